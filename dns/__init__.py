@@ -1,0 +1,1 @@
+"""The virtual resolver. Pure: bytes, time and randomness are arguments."""

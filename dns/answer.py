@@ -1,0 +1,167 @@
+"""Answers, as octets; the only file that knows dnslib.
+
+dnslib builds and never reads: what comes in is read by `dns.message`. Names are handed to it as
+label tuples, which it writes octet for octet, so that the question goes back in the case in which
+it was asked.
+
+Every answer says RA, copies RD and CD (RFC 1035 §4.1.1, RFC 4035 §3.2.2) and claims neither AA nor
+AD: it comes from a resolver, and one that makes addresses up. An OPT record is in it if and only
+if one was in the query (RFC 6891 §6.1.1).
+
+Negative answers carry a SOA record of the root with all timers 1: caches do not agree on what
+to do without one (RFC 2308 §5), and a second is what a virtual answer lives too.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from dnslib import (
+    AAAA,
+    EDNS0,
+    PTR,
+    RD,
+    RR,
+    SOA,
+    A,
+    DNSHeader,
+    DNSLabel,
+    DNSQuestion,
+    DNSRecord,
+    EDNSOption,
+)
+
+from dns import wire
+from dns.codes import ExtendedError, RCode, RRType
+from dns.message import Malformed, Query
+from dns.names import Labels
+
+VIRTUAL_TTL_S = 1
+"""How long a virtual answer, and a negative one, may be kept."""
+MAX_UDP = 1232
+"""Octets of an answer over UDP, whatever the asker would take: what every path carries in one
+piece (DNS flag day 2020). It is also the payload that we say we take."""
+_MIN_UDP = 512
+"""RFC 1035 §4.2.1; a smaller EDNS payload counts as this (RFC 6891 §6.2.3)."""
+_MAX_TCP = 65535
+_EXTENDED_ERROR = 15
+"""The EDNS option of RFC 8914 §2."""
+_ROOT = DNSLabel(())
+
+
+def addresses(
+    query: Query,
+    found: Iterable[IPv4Address | IPv6Address],
+    *,
+    over_tcp: bool,
+    ttl_s: int = VIRTUAL_TTL_S,
+) -> bytes:
+    """Answer with those of the addresses `found` that are of the type asked for.
+
+    NODATA where there are none, as for every type but A and AAAA. Where they do not all fit,
+    all are left out and TC is set: the asker comes back over TCP (RFC 2181 §9).
+    """
+    records = [
+        _record(query, query.qtype, ttl_s, rdata)
+        for rtype, rdata in map(_address_data, found)
+        if rtype == query.qtype
+    ]
+    if not records:
+        return no_data(query)
+    whole = _message(query, answers=records)
+    if len(whole) <= _limit(query, over_tcp):
+        return whole
+    return _message(query, flags=wire.TC)
+
+
+def pointer(query: Query, target: Labels) -> bytes:
+    """Answer a PTR query with a name."""
+    return _message(
+        query, answers=[_record(query, RRType.PTR, VIRTUAL_TTL_S, PTR(DNSLabel(target)))]
+    )
+
+
+def any_type(query: Query) -> bytes:
+    """Answer a query for ANY with one synthetic HINFO record (RFC 8482 §4.2)."""
+    hinfo = RD(b"\x07RFC8482\x00")
+    return _message(query, answers=[_record(query, RRType.HINFO, VIRTUAL_TTL_S, hinfo)])
+
+
+def no_data(query: Query) -> bytes:
+    """Answer that the name has no record of this type (RFC 2308 §2.2)."""
+    return _message(query, authority=[_soa()])
+
+
+def nx_domain(query: Query) -> bytes:
+    """Answer that there is no such name (RFC 2308 §2.1)."""
+    return _message(query, RCode.NXDOMAIN, authority=[_soa()])
+
+
+def error(query: Query, rcode: RCode, why: ExtendedError, text: str) -> bytes:
+    """Answer that there is no answer; `text` is a few ASCII words for people (RFC 8914 §2)."""
+    option = EDNSOption(_EXTENDED_ERROR, struct.pack("!H", why) + text.encode("ascii"))
+    return _message(query, rcode, options=[option])
+
+
+def malformed(query: Malformed) -> bytes:
+    """Answer a query that is none. The question goes back as it came, if it could be read.
+
+    No OPT record, except that BADVERS cannot be said without: the upper bits of a response code
+    stand there (RFC 6891 §6.1.3).
+    """
+    with_opt = query.rcode > 0xF
+    flags = wire.QR | query.opcode << 11 | query.rd * wire.RD | wire.RA | query.rcode & 0xF
+    header = wire.HEADER.pack(query.id, flags, bool(query.question), 0, 0, with_opt)
+    opt = struct.pack("!BHHIH", 0, RRType.OPT, MAX_UDP, query.rcode >> 4 << 24, 0)
+    return header + query.question + opt * with_opt
+
+
+def _message(
+    query: Query,
+    rcode: RCode = RCode.NOERROR,
+    *,
+    flags: int = 0,
+    answers: Sequence[Any] = (),
+    authority: Sequence[Any] = (),
+    options: Sequence[Any] = (),
+) -> bytes:
+    flags |= wire.QR | query.rd * wire.RD | wire.RA | query.cd * wire.CD | rcode
+    record = DNSRecord(
+        DNSHeader(id=query.id, bitmap=flags),
+        questions=[DNSQuestion(DNSLabel(query.labels), query.qtype, query.qclass)],
+        rr=answers,
+        auth=authority,
+        ar=_opt(query, options),
+    )
+    return bytes(record.pack())
+
+
+def _opt(query: Query, options: Sequence[Any]) -> list[Any]:
+    if query.edns is None:
+        return []
+    # RFC 3225 §3: the DO bit goes back as it came.
+    return [EDNS0(_ROOT, flags="do" * query.edns.do, udp_len=MAX_UDP, opts=list(options))]
+
+
+def _record(query: Query, rtype: int, ttl_s: int, rdata: Any) -> Any:
+    return RR(DNSLabel(query.labels), rtype, query.qclass, ttl_s, rdata)
+
+
+def _address_data(address: IPv4Address | IPv6Address) -> tuple[RRType, Any]:
+    # As octets: dnslib reads no text form that ends in a dotted quad.
+    if address.version == 4:
+        return RRType.A, A(tuple(address.packed))
+    return RRType.AAAA, AAAA(tuple(address.packed))
+
+
+def _soa() -> Any:
+    return RR(_ROOT, RRType.SOA, ttl=VIRTUAL_TTL_S, rdata=SOA(_ROOT, _ROOT, (1, 1, 1, 1, 1)))
+
+
+def _limit(query: Query, over_tcp: bool) -> int:
+    if over_tcp:
+        return _MAX_TCP
+    return min(max(_MIN_UDP, query.edns.payload if query.edns else 0), MAX_UDP)

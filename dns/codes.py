@@ -1,0 +1,47 @@
+"""The numbers of the DNS that this package speaks of, and no others.
+
+Numbers on the wire that stand in no table here are legal and stay plain integers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+IN = 1
+"""Class Internet, RFC 1035 §3.2.4."""
+
+
+class RRType(IntEnum):
+    """Types of resource records (IANA, "Resource Record (RR) TYPEs")."""
+
+    A = 1
+    CNAME = 5
+    SOA = 6
+    PTR = 12
+    HINFO = 13
+    AAAA = 28
+    OPT = 41
+    SVCB = 64
+    HTTPS = 65
+    ANY = 255
+
+
+class RCode(IntEnum):
+    """Response codes (RFC 1035 §4.1.1; 16 and above need an OPT record, RFC 6891 §6.1.3)."""
+
+    NOERROR = 0
+    FORMERR = 1
+    SERVFAIL = 2
+    NXDOMAIN = 3
+    NOTIMP = 4
+    REFUSED = 5
+    BADVERS = 16
+
+
+class ExtendedError(IntEnum):
+    """Why an answer failed, for people with dig(1) (RFC 8914 §4)."""
+
+    OTHER = 0
+    BLOCKED = 15
+    NOT_SUPPORTED = 21
+    NO_REACHABLE_AUTHORITY = 22

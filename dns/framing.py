@@ -1,0 +1,52 @@
+"""DNS messages over a stream: two octets of length, then the message (RFC 7766 §8).
+
+Memory is bounded by the format: at most one incomplete message waits, of at most 65535 octets.
+"""
+
+from __future__ import annotations
+
+import struct
+
+_LENGTH = struct.Struct("!H")
+MAX_MESSAGE = 0xFFFF
+
+
+def frame(message: bytes) -> bytes:
+    """Return `message` behind its length. Raises ValueError where that does not fit."""
+    if len(message) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(message)} octets cannot be framed")
+    return _LENGTH.pack(len(message)) + message
+
+
+class Framing:
+    """Takes one direction of a stream apart.
+
+    `max_message` is the largest message, in octets, that the peer may send: who takes many
+    streams gives less than the format allows, for each may leave that much waiting.
+    """
+
+    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+        self._max_message = max_message
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the messages that `data` completes, in order.
+
+        Raises ValueError where the peer announces more than `max_message`; there is then no way
+        to find the next message, and the stream is to be closed.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages = []
+        start = 0
+        while len(buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > self._max_message:
+                raise ValueError(f"a message of {length} octets is announced")
+            end = start + _LENGTH.size + length
+            if end > len(buffer):
+                break
+            messages.append(bytes(buffer[start + _LENGTH.size : end]))
+            start = end
+        del buffer[:start]
+        return messages

@@ -1,0 +1,237 @@
+"""S4 and S7: what the privileged processes hold, and that any of them may be killed at any time.
+
+app: client ─ warden ─ monitor ─ gate          each found by its parent, none by its name
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import Lab, services, state, tcp, until
+from lab.addresses import TARGET
+from lab.overlay import Endpoint, Overlay
+
+NET_ADMIN = 1 << 12
+HEAVY = ("asyncssh", "aioquic", "cryptography", "scapy", "uvloop")
+KILLS = 50
+GONE_WITHIN_S = 2.0
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one instance, by what they are."""
+
+    client: int
+    warden: int
+    monitor: int
+    gate: int
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def instance(client: int) -> Processes:
+    """Follow the children of a client down to the gate."""
+    (warden,) = children(client)
+    (monitor,) = children(warden)
+    (gate,) = children(monitor)
+    return Processes(client, warden, monitor, gate)
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def capabilities(pid: int) -> dict[str, int]:
+    found = status(pid)
+    return {name: int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
+
+
+@pytest.fixture
+def processes(lab: Lab, overlay: Overlay) -> Processes:
+    services.names(lab.target)
+    services.web(lab, lab.target)
+    overlay.up(overlay.serve())
+    lab.app.run(["curl", "--silent", "--fail", "http://www.example.com/"])
+    return instance(overlay.status()["pid"])
+
+
+# S4: what they hold.
+
+
+def test_monitor_and_warden_hold_one_capability(processes: Processes) -> None:
+    for pid in (processes.monitor, processes.warden):
+        found = capabilities(pid)
+        assert found == {"CapInh": 0, "CapPrm": NET_ADMIN, "CapEff": NET_ADMIN, "CapAmb": 0}
+        assert int(status(pid)["CapBnd"], 16) == 0
+
+
+def test_gate_and_client_hold_none(processes: Processes) -> None:
+    for pid in (processes.gate, processes.client):
+        assert set(capabilities(pid).values()) == {0}
+
+
+def test_none_can_gain_privileges_or_be_traced(processes: Processes, lab: Lab) -> None:
+    for pid in (processes.client, processes.warden, processes.monitor, processes.gate):
+        assert status(pid)["NoNewPrivs"] == "1"
+        # A process that is not dumpable belongs to root in /proc (proc(5)).
+        assert os.stat(f"/proc/{pid}/environ").st_uid == 0
+
+
+def test_monitor_and_gate_are_one_thread_and_no_user_with_files(
+    processes: Processes, lab: Lab
+) -> None:
+    for pid in (processes.monitor, processes.gate):
+        found = status(pid)
+        assert found["Threads"] == "1"
+        if lab.is_multi_user:
+            assert set(found["Uid"].split()) == {"61100"}
+            assert set(found["Gid"].split()) == {"61100"}
+            assert found["Groups"] == ""
+
+
+def test_client_is_the_user_who_ran_sudo(processes: Processes, lab: Lab) -> None:
+    assert set(status(processes.client)["Uid"].split()) == {str(lab.alice.uid)}
+
+
+def test_gate_has_no_network(processes: Processes, lab: Lab) -> None:
+    own = os.stat(f"/proc/{processes.gate}/ns/net").st_ino
+    assert own not in {host.net for host in lab.hosts}
+    devices = Path(f"/proc/{processes.gate}/net/dev").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in devices] == ["lo"]
+
+
+def test_gate_holds_the_descriptors_it_was_given_and_no_other(processes: Processes) -> None:
+    kinds = sorted(
+        os.readlink(f"/proc/{processes.gate}/fd/{name}").partition(":[")[0]
+        for name in os.listdir(f"/proc/{processes.gate}/fd")
+        if int(name) > 2
+    )
+    assert kinds == sorted(
+        [
+            "/dev/net/tun",
+            "/dev/net/tun",
+            "/memfd:overlay-vpn names (deleted)",
+            "anon_inode",
+            "pipe",
+            "socket",
+            "socket",
+        ]
+    )
+
+
+def test_heavy_libraries_are_in_the_client_only(processes: Processes) -> None:
+    def mapped(pid: int) -> set[str]:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        return {name for name in HEAVY if f"/{name}" in maps}
+
+    assert {"cryptography", "uvloop"} <= mapped(processes.client)
+    for pid in (processes.warden, processes.monitor, processes.gate):
+        assert mapped(pid) == set()
+
+
+def test_modules_of_the_monitor_are_its_own(lab: Lab) -> None:
+    """Pure Python leaves no mapping: ask an interpreter that has imported what the monitor has."""
+    source = "import sys, shim.monitor.__main__; print('\\n'.join(sys.modules))"
+    loaded = set(lab.app.python(source).stdout.split())
+    assert "pyroute2" in loaded
+    assert not loaded & {*HEAVY, "vpn", "click", "rich"}
+
+
+# S7: kill -9.
+
+
+def traces(lab: Lab) -> list[str]:
+    """What differs on the app from how the lab was built; programs of the test left out."""
+    return state.diff(lab.before[lab.app], state.snapshot(lab.app))
+
+
+def start(overlay: Overlay, endpoint: Endpoint) -> Processes:
+    overlay.up(endpoint)
+    return instance(overlay.status()["pid"])
+
+
+@pytest.mark.parametrize("victim", ["client", "gate", "monitor", "warden"])
+def test_killed_while_up_leaves_the_network_as_it_was(
+    lab: Lab, overlay: Overlay, victim: str
+) -> None:
+    endpoint = overlay.serve()
+    for _ in range(3):
+        pids = start(overlay, endpoint)
+        os.kill(getattr(pids, victim), signal.SIGKILL)
+        begin = time.monotonic()
+        until(lambda: not network_traces(lab), GONE_WITHIN_S, f"no trace after killing {victim}")
+        assert time.monotonic() - begin < GONE_WITHIN_S
+        if victim != "warden":
+            until(lambda: not traces(lab), GONE_WITHIN_S, "no file and no process")
+    overlay.recover()
+    overlay.recover()
+    assert traces(lab) == []
+
+
+def network_traces(lab: Lab) -> list[str]:
+    return [line for line in traces(lab) if "/run/" not in line]
+
+
+@pytest.mark.timeout(240)
+def test_killed_at_random_moments_leaves_nothing_and_starts_again(
+    lab: Lab, overlay: Overlay
+) -> None:
+    services.names(lab.target)
+    services.web(lab, lab.target)
+    endpoint = overlay.serve()
+    dice = random.Random(7)
+    took = _duration_of_up(overlay, endpoint)
+    for number in range(KILLS):
+        # From before the monitor exists to well into the tear-down.
+        delay_s = dice.uniform(0, took * 1.5)
+        victim = dice.choice(["client", "gate", "monitor"])
+        program = lab.app.popen([*overlay.up_command(endpoint), "--foreground"], env=overlay.sudo)
+        time.sleep(delay_s)
+        if number % 5 == 4 and program.is_alive:
+            os.kill(program.pid, signal.SIGTERM)  # in the middle of going down
+        pid = find(program.pid, victim)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        else:
+            os.kill(program.pid, signal.SIGKILL)
+        until(
+            lambda: not traces(lab),
+            GONE_WITHIN_S,
+            f"no trace of number {number}, {victim} after {delay_s:.3f} s",
+        )
+    overlay.up(endpoint)
+    assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
+
+
+def _duration_of_up(overlay: Overlay, endpoint: Endpoint) -> float:
+    begin = time.monotonic()
+    overlay.up(endpoint)
+    took = time.monotonic() - begin
+    overlay.down()
+    return took
+
+
+def find(client: int, victim: str) -> int | None:
+    """The process of an instance that may not be complete."""
+    pid = client
+    for name in ("client", "warden", "monitor", "gate"):
+        if name == victim:
+            return pid
+        below = children(pid)
+        if not below:
+            return None
+        pid = below[-1]
+    return None

@@ -1,0 +1,187 @@
+"""The main job: a machine's traffic through our server over QUIC, and through a stock sshd.
+
+app ──── router ──── server ──── target      no way from app to target but the tunnel
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from lab import Lab, services, tcp, until
+from lab.addresses import CLOSED_PORT, NO_ROUTE, SERVER, TARGET
+from lab.overlay import Endpoint, Overlay
+from lab.services import Web
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["quic", "ssh"])
+
+
+@pytest.fixture
+def web(lab: Lab) -> Web:
+    services.names(lab.target)
+    return services.web(lab, lab.target)
+
+
+def bring_up(overlay: Overlay, transport: str, *options: str) -> Endpoint:
+    """Come up through our server, or through a stock sshd with a resolver behind it."""
+    if transport == "quic":
+        endpoint = overlay.serve()
+        overlay.up(endpoint, *options)
+    else:
+        endpoint = overlay.serve_ssh()
+        overlay.up(endpoint, "--dns-server", TARGET.v4, *options)
+    return endpoint
+
+
+@TRANSPORTS
+def test_up_real_programs_work_by_name(
+    lab: Lab, overlay: Overlay, web: Web, transport: str
+) -> None:
+    repository = services.repository(lab.target, web.root)
+    services.sshd(lab, lab.target)
+    bring_up(overlay, transport)
+    curl = ["curl", "--silent", "--show-error", "--fail", "--cacert", web.ca]
+    for name in ("www", "v4only", "v6only", "alias"):
+        for scheme in ("http", "https"):
+            page = lab.app.run([*curl, f"{scheme}://{name}.example.com/"], user=lab.alice).stdout
+            assert page == "hello from the lab\n"
+    for number, url in enumerate(
+        ("https://git.example.com/project.git", f"ssh://git.example.com{repository}")
+    ):
+        copy = lab.alice.home / f"copy-{number}"
+        trust = {"GIT_SSL_CAINFO": str(web.ca)}
+        lab.app.run(["git", "clone", url, copy], user=lab.alice, env=trust)
+        assert (copy / "README").is_file()
+
+
+@TRANSPORTS
+def test_up_by_address_of_both_families(
+    lab: Lab, overlay: Overlay, web: Web, transport: str
+) -> None:
+    bring_up(overlay, transport)
+    for address in TARGET:
+        assert tcp.outcome(lab.app, address, 80) == "connected"
+        assert tcp.outcome(lab.app, address, CLOSED_PORT) == "ECONNREFUSED"
+
+
+@TRANSPORTS
+def test_up_failures_are_honest(lab: Lab, overlay: Overlay, web: Web, transport: str) -> None:
+    bring_up(overlay, transport)
+    refused = ["curl", "--silent", "--show-error", f"http://www.example.com:{CLOSED_PORT}/"]
+    done = lab.app.run(refused, check=False)
+    assert done.returncode == 7
+    assert "reset" not in done.stderr.lower()
+    missing = lab.app.run(["dig", "+noall", "+comments", "nothing.example.com"]).stdout
+    assert "status: NXDOMAIN" in missing
+    v4only = lab.app.run(["dig", "+noall", "+comments", "v4only.example.com", "AAAA"]).stdout
+    assert "status: NOERROR" in v4only
+    assert "ANSWER: 0" in v4only
+    assert tcp.outcome(lab.app, NO_ROUTE.v4, 80) == "ENETUNREACH"
+    assert tcp.outcome(lab.app, NO_ROUTE.v6, 80) == "ENETUNREACH"
+
+
+@TRANSPORTS
+def test_up_iperf3_each_way(lab: Lab, overlay: Overlay, transport: str) -> None:
+    services.iperf3(lab.target)
+    bring_up(overlay, transport)
+    for address in TARGET:
+        for is_reverse in (False, True):
+            rate = services.throughput_mbit_s(lab.app, address, is_reverse=is_reverse)
+            assert rate > 5
+
+
+def test_up_status_says_so_and_down_takes_it_down(lab: Lab, overlay: Overlay, web: Web) -> None:
+    assert overlay.status() == {**overlay.status(), "schema": 1, "state": "down"}
+    assert overlay.cli("status", check=False).returncode == 1
+    bring_up(overlay, "quic")
+    lab.app.run(["curl", "--silent", "--fail", "http://www.example.com/"])
+    status = overlay.status()
+    assert (status["schema"], status["state"], status["transport"]) == (1, "connected", "quic")
+    assert status["flows_opened"] == 1
+    text = overlay.cli("status").stdout
+    assert text.splitlines()[0] == "connected"
+    overlay.down()
+    assert overlay.status()["state"] == "down"
+    assert overlay.cli("down").returncode == 0
+
+
+def test_up_with_prefix_captures_that_prefix_only(lab: Lab, overlay: Overlay, web: Web) -> None:
+    endpoint = overlay.serve()
+    overlay.up(endpoint, "--route", "203.0.113.0/24")
+    assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
+    assert tcp.outcome(lab.app, TARGET.v6, 80) == "ENETUNREACH"
+    assert tcp.outcome(lab.app, SERVER.v4, CLOSED_PORT) == "ECONNREFUSED"
+
+
+def test_up_with_suffix_answers_those_names_and_forwards_the_rest(
+    lab: Lab, overlay: Overlay, web: Web
+) -> None:
+    home = services.names(
+        lab.router, "$ORIGIN home.arpa.\n@ 60 IN SOA a b 1 2 3 4 5\nprinter 60 IN A 192.0.2.77\n"
+    )
+    endpoint = overlay.serve()
+    overlay.up(endpoint, "--route", "example.com")
+    lab.app.run(["curl", "--silent", "--fail", "http://www.example.com/"])
+    for transport in ("+notcp", "+tcp"):
+        dig = ["dig", "+short", transport]
+        assert lab.app.run([*dig, "printer.home.arpa"]).stdout == "192.0.2.77\n"
+        assert lab.app.run([*dig, "www.example.com"]).stdout.startswith("198.1")
+    assert "printer.home.arpa" in home.stdout
+    assert "example.com" not in home.stdout
+    assert tcp.outcome(lab.app, TARGET.v4, 80) == "ENETUNREACH"
+
+
+def test_up_in_mode_virtual_asks_nobody(lab: Lab, overlay: Overlay) -> None:
+    zone = services.names(lab.target)
+    bring_up(overlay, "quic", "--dns", "virtual")
+    answer = lab.app.run(["dig", "+short", "nothing.example.com"]).stdout
+    assert answer.startswith("198.1")
+    assert "nothing" not in zone.stdout
+
+
+def test_second_instance_is_refused_and_the_first_lives_on(
+    lab: Lab, overlay: Overlay, web: Web
+) -> None:
+    endpoint = bring_up(overlay, "quic")
+    second = overlay.up(endpoint, check=False)
+    assert second.returncode == 1
+    assert second.stderr == (
+        "overlay-vpn: overlay-vpn is already up here; run 'overlay-vpn down' first\n"
+    )
+    assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
+
+
+def test_other_hosts_have_instances_of_their_own(lab: Lab, overlay: Overlay, web: Web) -> None:
+    bring_up(overlay, "quic")
+    on_router = json.loads(overlay.cli("status", "--json", host=lab.router, check=False).stdout)
+    assert on_router["state"] == "down"
+
+
+def test_interrupted_while_connecting_comes_up_no_more(lab: Lab, overlay: Overlay) -> None:
+    endpoint = overlay.serve()
+    os.kill(endpoint.program.pid, signal.SIGSTOP)
+    try:
+        program = lab.app.popen(overlay.up_command(endpoint), env=overlay.sudo)
+        until(lambda: overlay.status()["state"] == "connecting", 10, "it to be connecting")
+        os.kill(program.pid, signal.SIGINT)
+        assert program.wait(10) == 130
+        assert "Traceback" not in program.stderr
+    finally:
+        os.kill(endpoint.program.pid, signal.SIGCONT)
+    until(lambda: overlay.status()["state"] == "down", 5, "nothing to be left")
+
+
+def test_server_that_goes_is_noticed_and_the_network_is_as_before(
+    lab: Lab, overlay: Overlay, web: Web
+) -> None:
+    endpoint = overlay.serve()
+    client = overlay.start(endpoint)
+    endpoint.program.stop()
+    assert client.wait(25) == 255
+    assert "ended" in client.stderr
+    assert len(client.stderr.splitlines()) == 1
+    assert tcp.outcome(lab.app, SERVER.v4, CLOSED_PORT) == "ECONNREFUSED"
+    overlay.is_up = False

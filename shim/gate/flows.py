@@ -1,0 +1,217 @@
+"""The life of a captured TCP flow, as far as the gate takes part: hold, ask, release, hand over.
+
+Theory of operation
+-------------------
+Pure: packets, messages and the time come in as arguments; what is to be done comes out as orders.
+
+        SYN                opened                accepted             closed
+    ─────────▶  HELD  ──────────────▶ RELEASED ───────────▶ HANDED ───────────▶ (forgotten)
+                 │ refused               │ nobody accepts
+                 ▼                       ▼
+         RST, ICMP or silence          cancel
+
+- A SYN of an unknown flow is held and the client is asked. Retransmissions are absorbed; the last
+  one is kept, because its timestamp (RFC 7323) is the one that gives the kernel a true RTT.
+- When the far end has connected, the SYN is released into the flow namespace, where the kernel
+  shakes hands. Only then is there a socket, and only then does the client learn of it.
+- A SYN of a flow that is handed over is the next flow between the same ports, of which the client
+  has not yet said that the one before has ended: a TUN device duplicates nothing.
+- Every other segment is none of our business: the loop passes it on verbatim.
+- An application that gives up while its SYN is held sends nothing. Its flow ends as RELEASED
+  without an accept, and is cancelled after `ACCEPT_TIMEOUT_S`.
+
+Bounds: `max_held` SYNs and `max_flows` flows; beyond, a SYN is as good as lost on the wire.
+A flow to a virtual address keeps its name pinned until it is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, Protocol
+
+from shim.gate.packet import FlowKey, Packet
+from shim.protocol import Reason
+
+HOLD_TIMEOUT_S: Final = 127.0
+"""As long as Linux retransmits a SYN with its default of six tries (tcp(7), tcp_syn_retries)."""
+
+ACCEPT_TIMEOUT_S: Final = 10.0
+
+
+class State(Enum):
+    """Where a flow stands."""
+
+    HELD = auto()
+    RELEASED = auto()
+    HANDED = auto()
+
+
+@dataclass(slots=True)
+class Flow:
+    """One flow. `syn` is the packet that is held, `since` when the state began (seconds)."""
+
+    number: int
+    key: FlowKey
+    state: State
+    since: float
+    syn: Packet
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the client to open the flow."""
+
+    flow: int
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Let the SYN into the flow namespace."""
+
+    syn: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Answer the SYN. REFUSED is a RST, the unreachable kinds are ICMP, a timeout is silence."""
+
+    syn: Packet
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Tell the client that nobody will take the flow."""
+
+    flow: int
+
+
+Order = Ask | Release | Reject | GiveUp
+
+
+class Names(Protocol):
+    """The part of the pool that flows need."""
+
+    def target(self, address: bytes) -> tuple[str, str | None] | None:
+        """Return `(host to ask for, name to pin)`, or None for a virtual address without name."""
+        ...
+
+    def pin(self, name: str) -> None:
+        """Keep the address of a name from being given to another."""
+        ...
+
+    def unpin(self, name: str, now: float) -> None:
+        """Undo one `pin`."""
+        ...
+
+
+class Flows:
+    """All flows of a gate."""
+
+    def __init__(
+        self,
+        names: Names,
+        *,
+        is_local: Callable[[Packet], bool],
+        max_held: int = 1024,
+        max_flows: int = 32768,
+    ) -> None:
+        """`is_local` says of a SYN whether the gate itself serves the connection."""
+        self._names = names
+        self._is_local = is_local
+        self._max_held = max_held
+        self._max_flows = max_flows
+        self._by_key: dict[FlowKey, Flow] = {}
+        self._by_number: dict[int, Flow] = {}
+        self._waiting: dict[int, Flow] = {}
+        self._next = 1
+        self.lost = 0
+        """SYNs that found no room."""
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    @property
+    def held(self) -> int:
+        """How many SYNs wait for the client or for an accept."""
+        return len(self._waiting)
+
+    def on_syn(self, syn: Packet, now: float) -> Order | None:
+        """An application sent a SYN."""
+        flow = self._by_key.get(syn.key)
+        if flow is not None and flow.state is State.HELD:
+            flow.syn = syn
+            return None
+        if flow is not None and flow.state is State.RELEASED:
+            return Release(syn)
+        if self._is_local(syn):
+            return Release(syn)
+        if len(self._waiting) >= self._max_held or len(self._by_number) >= self._max_flows:
+            self.lost += 1
+            return None
+        target = self._names.target(syn.destination)
+        if target is None:
+            return Reject(syn, Reason.REFUSED)
+        host, name = target
+        flow = Flow(self._next, syn.key, State.HELD, now, syn, name)
+        self._next = self._next % 0xFFFFFFFF + 1
+        self._by_key[flow.key] = self._by_number[flow.number] = self._waiting[flow.number] = flow
+        if name is not None:
+            self._names.pin(name)
+        return Ask(flow.number, host, syn.destination_port)
+
+    def on_opened(self, number: int, now: float) -> Order | None:
+        """The far end has connected. Late answers are given up."""
+        flow = self._by_number.get(number)
+        if flow is None:
+            return GiveUp(number)
+        if flow.state is not State.HELD:
+            return None
+        flow.state, flow.since = State.RELEASED, now
+        return Release(flow.syn)
+
+    def on_refused(self, number: int, reason: Reason, now: float) -> Order | None:
+        """The far end has not connected."""
+        flow = self._by_number.get(number)
+        if flow is None or flow.state is not State.HELD:
+            return None
+        self._forget(flow, now)
+        return Reject(flow.syn, reason)
+
+    def on_accepted(self, key: FlowKey) -> int | None:
+        """The kernel has shaken hands. Returns the flow to hand over, None if there is none."""
+        flow = self._by_key.get(key)
+        if flow is None or flow.state is not State.RELEASED:
+            return None
+        flow.state = State.HANDED
+        self._waiting.pop(flow.number, None)
+        return flow.number
+
+    def on_closed(self, number: int, now: float) -> None:
+        """The client is done with a flow, or could not be asked for it."""
+        flow = self._by_number.get(number)
+        if flow is not None:
+            self._forget(flow, now)
+
+    def expire(self, now: float) -> list[Order]:
+        """Forget what has waited too long."""
+        orders: list[Order] = []
+        for flow in list(self._waiting.values()):
+            limit = HOLD_TIMEOUT_S if flow.state is State.HELD else ACCEPT_TIMEOUT_S
+            if now - flow.since > limit:
+                self._forget(flow, now)
+                orders.append(GiveUp(flow.number))
+        return orders
+
+    def _forget(self, flow: Flow, now: float) -> None:
+        if self._by_key.get(flow.key) is flow:
+            del self._by_key[flow.key]
+        del self._by_number[flow.number]
+        self._waiting.pop(flow.number, None)
+        if flow.name is not None:
+            self._names.unpin(flow.name, now)

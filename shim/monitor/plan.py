@@ -1,0 +1,127 @@
+"""Which routing rules capture what, as data. Pure.
+
+Theory of operation
+-------------------
+One routing table of our own holds a default route into the capture TUN, for both families. Rules
+decide what looks into it, and all of them lie between `FIRST` and `END`, so that the machine's own
+policy before and after stays what it was:
+
+    FIRST     marked packets (our outer sockets)          skip the rest
+    +1        port 53, UDP and TCP, to any address        our table     (with names)
+    +2        the pools of virtual addresses              our table
+    +3        no source address yet, or the TUN's own     go on at CAPTURE
+    +4        another source address, from this machine   skip the rest
+    CAPTURE   nothing: where going on begins
+    +1        the chosen prefixes                         our table
+    +2        a route in main that is not a default       main          (with everything)
+    +3        anything                                    our table     (with everything)
+    END       nothing: where skipping ends
+
+The two rules in the middle are what keeps the operator's login alive without a single firewall
+rule: an answer to a connection that came in carries the address it came in to, and leaves as it
+would without us; a new connection has no address yet. The reverse path check (ip-sysctl.txt,
+rp_filter) asks with the same address, so strict mode passes too. Forwarded packets do not
+come from `lo` and are captured like local ones.
+
+IPv6 cannot match "no address yet" but never matches a source prefix without one, so two halves
+of the address space stand for "an address".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final, Literal
+
+from shim.protocol import DEVICE4, DEVICE6, MAX_PREFIXES, POOL4, POOL6, Capture, Prefix
+
+Network = IPv4Network | IPv6Network
+Family = Literal[4, 6]
+
+TABLE: Final = 7200
+PROTOCOL: Final = 118
+"""The `rtm_protocol` that marks rules and routes as ours (rtnetlink(7)); unassigned elsewhere."""
+MARK: Final = 0x6F76706E
+FIRST: Final = 7200
+CAPTURE: Final = 7210
+END: Final = 7220
+
+_DNS_PORT: Final = 53
+_UDP: Final = 17
+_TCP: Final = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule of ip-rule(8): looks into `table`, or goes to priority `goto`, or does nothing."""
+
+    family: Family
+    priority: int
+    table: int = 0
+    goto: int = 0
+    source: str = ""
+    destination: str = ""
+    mark: int = 0
+    local: bool = False
+    protocol: int = 0
+    port: int = 0
+    without_default: bool = False
+
+
+def networks(prefixes: tuple[Prefix, ...]) -> list[Network]:
+    """Return the prefixes as networks. Raises ValueError for one that is none."""
+    if len(prefixes) > MAX_PREFIXES:
+        raise ValueError("too many prefixes")
+    return [_network(prefix) for prefix in prefixes]
+
+
+def _network(prefix: Prefix) -> Network:
+    if len(prefix.address) == 4:
+        return IPv4Network((prefix.address, prefix.length))
+    if len(prefix.address) == 16:
+        return IPv6Network((prefix.address, prefix.length))
+    raise ValueError("not an address")
+
+
+def rules(capture: Capture, families: tuple[Family, ...] = (4, 6)) -> list[Rule]:
+    """Return the rules of the families in the order in which they are to be added.
+
+    The last to be added are those that capture, so that no packet meets half a plan.
+    Raises ValueError for a prefix that is none.
+    """
+    chosen = networks(capture.prefixes)
+    return [rule for family in families for rule in _rules(family, capture, chosen)]
+
+
+def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[Rule]:
+    # A target must exist before a rule may go to it.
+    yield Rule(family=family, priority=END)
+    yield Rule(family=family, priority=CAPTURE)
+    yield Rule(family=family, priority=FIRST, mark=MARK, goto=END)
+    if family == 4:
+        yield Rule(family=4, priority=FIRST + 3, source="0.0.0.0/32", goto=CAPTURE)
+        yield Rule(family=4, priority=FIRST + 3, source=f"{DEVICE4}/32", goto=CAPTURE)
+        yield Rule(family=4, priority=FIRST + 4, local=True, goto=END)
+    else:
+        yield Rule(family=6, priority=FIRST + 3, source=f"{DEVICE6}/128", goto=CAPTURE)
+        yield Rule(family=6, priority=FIRST + 4, local=True, source="::/1", goto=END)
+        yield Rule(family=6, priority=FIRST + 4, local=True, source="8000::/1", goto=END)
+    if capture.everything:
+        yield Rule(family=family, priority=CAPTURE + 2, table=254, without_default=True)
+    pool = ip_network(POOL4 if family == 4 else POOL6)
+    yield Rule(family=family, priority=FIRST + 2, destination=str(pool), table=TABLE)
+    if capture.names:
+        for protocol in (_UDP, _TCP):
+            yield Rule(
+                family=family,
+                priority=FIRST + 1,
+                protocol=protocol,
+                port=_DNS_PORT,
+                table=TABLE,
+            )
+    for network in chosen:
+        if network.version == family:
+            yield Rule(family=family, priority=CAPTURE + 1, destination=str(network), table=TABLE)
+    if capture.everything:
+        yield Rule(family=family, priority=CAPTURE + 3, table=TABLE)

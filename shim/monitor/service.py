@@ -1,0 +1,162 @@
+"""The monitor's dispatch: one static table of what a client may ask, when, and how often.
+
+Theory of operation
+-------------------
+A request is carried out if its type is in `TABLE` and the state is one in which it may come;
+anything else ends the link, and with it everything. Each handler does one thing for which the
+capability is needed, and answers with one message. What arrives is checked here although the
+decoder has checked its type: a prefix must be a prefix, a family must be one of two.
+
+The monitor ends when the client goes, when the gate dies, when its warden dies, or when it is
+told to. It undoes nothing itself while the warden lives: ending is undoing.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final
+
+from shim.monitor.netlink import Netlink
+from shim.monitor.plan import MARK, Family, rules
+from shim.monitor.state import State
+from shim.protocol import (
+    DEVICE,
+    VERSION,
+    Capture,
+    Captured,
+    Down,
+    Failed,
+    Fault,
+    Hello,
+    Link,
+    LinkClosedError,
+    Message,
+    OuterSocket,
+    OuterSocketWanted,
+    ViolationError,
+    Welcome,
+)
+
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+class Phase(Enum):
+    """How far the client has come."""
+
+    NEW = auto()
+    READY = auto()
+    CAPTURING = auto()
+    OVER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """When a request is allowed, and what carries it out."""
+
+    phases: frozenset[Phase]
+    handler: Callable[[Service, Any], None]
+
+
+class Service:
+    """Serves one client."""
+
+    def __init__(
+        self,
+        client: Link,
+        state: State,
+        netlink: Netlink,
+        families: tuple[Family, ...],
+        gate: Link,
+        control: socket.socket,
+    ) -> None:
+        """`gate` and `control` are given to the client: its links to the gate and to the CLI."""
+        self._client = client
+        self._state = state
+        self._netlink = netlink
+        self._families = families
+        self._gate = gate
+        self._control = control
+        self._phase = Phase.NEW
+
+    def run(self, *ends: int) -> None:
+        """Serve until a descriptor of `ends` becomes readable, or the client is done or gone."""
+        poll = select.poll()
+        for fd in (self._client.fileno(), *ends):
+            poll.register(fd, select.POLLIN)
+        while self._phase is not Phase.OVER:
+            ready = [fd for fd, _ in poll.poll()]
+            if any(fd in ends for fd in ready):
+                return
+            try:
+                received = self._client.receive()
+                if received is not None:
+                    self._on_message(received[0])
+            except (LinkClosedError, ViolationError):
+                return
+
+    def _on_message(self, message: Message) -> None:
+        entry = TABLE[type(message)]
+        if self._phase not in entry.phases:
+            raise ViolationError("out of state")
+        entry.handler(self, message)
+
+    def _on_hello(self, hello: Hello) -> None:
+        if hello.version != VERSION:
+            raise ViolationError("another version of the protocol")
+        self._send(Welcome(VERSION, DEVICE), self._gate.fileno(), self._control.fileno())
+        self._gate.close()
+        self._control.close()
+        self._phase = Phase.READY
+
+    def _on_outer_socket_wanted(self, wanted: OuterSocketWanted) -> None:
+        try:
+            with socket.socket(_FAMILIES[wanted.family], _KINDS[wanted.kind]) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+                self._send(OuterSocket(), sock.fileno())
+        except OSError as error:
+            self._send(Failed(Fault.LIMIT, error.errno or 0))
+
+    def _on_capture(self, capture: Capture) -> None:
+        try:
+            plan = rules(capture, self._families)
+        except ValueError as error:
+            raise ViolationError("not a prefix") from error
+        try:
+            for rule in plan:
+                self._state.record(rule)
+                self._netlink.add_rule(rule)
+        except OSError as error:
+            self._state.undo(self._netlink)
+            self._send(Failed(Fault.NETLINK, error.errno or 0))
+            return
+        self._phase = Phase.CAPTURING
+        self._send(Captured())
+
+    def _on_down(self, _: Down) -> None:
+        self._phase = Phase.OVER
+
+    def _send(self, message: Message, *fds: int) -> None:
+        if not self._client.send(message, fds):
+            raise ViolationError("the client does not read")
+
+
+TABLE: Final[dict[type[Message], Entry]] = {
+    Hello: Entry(frozenset({Phase.NEW}), Service._on_hello),
+    OuterSocketWanted: Entry(
+        frozenset({Phase.READY, Phase.CAPTURING}), Service._on_outer_socket_wanted
+    ),
+    Capture: Entry(frozenset({Phase.READY}), Service._on_capture),
+    Down: Entry(frozenset({Phase.NEW, Phase.READY, Phase.CAPTURING}), Service._on_down),
+}
+
+
+def fault_of(error: OSError) -> Fault:
+    """Return the fault that best says why a device could not be made."""
+    if isinstance(error, PermissionError):
+        return Fault.NOT_PERMITTED
+    return Fault.NO_TUN if isinstance(error, FileNotFoundError) else Fault.NO_NAMESPACE

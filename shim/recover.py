@@ -1,0 +1,33 @@
+"""`python -I -B -m shim.recover`: undo what a killed instance left. Twice is harmless."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from shim.monitor.netlink import Netlink
+from shim.monitor.state import BusyError, State
+
+BUSY: Final = 75
+
+
+def main() -> int:
+    """Undo, and return an exit status: 0, 1 if something remains, 75 while an instance runs."""
+    try:
+        state = State()
+    except BusyError:
+        return BUSY
+    except OSError as error:
+        print(f"overlay-vpn: cannot open the state directory: {error}", file=sys.stderr)
+        return 1
+    try:
+        state.undo(Netlink())
+    except OSError as error:
+        print(f"overlay-vpn: cannot undo a routing rule: {error}", file=sys.stderr)
+        return 1
+    state.remove()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""`python -I -B -m shim.unshare`, link on fd 3: namespaces for one command, made by its own user.
+
+Theory of operation
+-------------------
+No privilege is needed and none is left: a user namespace gives every right inside itself, and
+after set-up all of them are given away. In this order, each step by doing it, since nothing else
+tells whether the kernel allows it:
+
+ 1. new user, mount and network namespaces, in which the user keeps its own ids;
+ 2. the mounts (`mounts.py`);
+ 3. the capture TUN with the default routes, the flow namespace, the gate;
+ 4. everything is given away, and the namespaces go to the client, which starts the command.
+
+It then waits, and makes sockets inside the namespace for ports that are published. It ends with
+the client or the gate; a namespace without a gate leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Final, NoReturn
+
+from shim import linux, privileges, protocol, tun
+from shim.gate import process
+from shim.monitor import flownet
+from shim.monitor.netlink import Netlink
+from shim.protocol import (
+    Failed,
+    Fault,
+    Hello,
+    InnerSocket,
+    InnerSocketWanted,
+    Link,
+    LinkClosedError,
+    Namespace,
+    ViolationError,
+)
+from shim.unshare import mounts
+
+LINK_FD: Final = 3
+MASK_BUS: Final = "OVERLAY_VPN_MASK_BUS"
+"""The one setting, in the environment, because the set-up comes before the first message."""
+
+_MAIN_TABLE: Final = 254
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class _RefusedError(Exception):
+    def __init__(self, fault: Fault, error: OSError) -> None:
+        super().__init__(fault)
+        self.message = Failed(fault, error.errno or 0)
+
+
+def main() -> None:
+    """Set up, and serve the client until it goes."""
+    client = Link(socket.socket(fileno=LINK_FD), protocol.NAMESPACE)
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        gate, alive = _set_up(mask_bus=os.environ.get(MASK_BUS) == "1")
+    except _RefusedError as refused:
+        select.select([client], [], [], 30.0)
+        with suppress(LinkClosedError, ViolationError):
+            client.receive()
+            client.send(refused.message)
+        return
+    # The client reads the namespaces of this process; tracing it gains nothing: it has nothing.
+    with suppress(LinkClosedError, ViolationError):
+        _serve(client, gate, alive)
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(alive, signal.SIGKILL)
+
+
+def _set_up(*, mask_bus: bool) -> tuple[Link, int]:
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS | linux.CLONE_NEWNET)
+        _map_ids(uid, gid)
+    except OSError as error:
+        raise _RefusedError(Fault.NO_NAMESPACE, error) from error
+    try:
+        mounts.prepare(mask_bus=mask_bus)
+    except OSError as error:
+        is_whole = error.errno in (errno.EPERM, errno.EACCES) and error.filename == "/"
+        raise _RefusedError(Fault.RESTRICTED if is_whole else Fault.MOUNT, error) from error
+    try:
+        capture = tun.create(protocol.DEVICE)
+    except OSError as error:
+        raise _RefusedError(_tun_fault(error), error) from error
+    try:
+        _route()
+        flow = flownet.build()
+    except OSError as error:
+        raise _RefusedError(Fault.NETLINK, error) from error
+    return _start_gate(capture, flow)
+
+
+def _tun_fault(error: OSError) -> Fault:
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return Fault.NO_TUN
+    return Fault.TUN_CLOSED
+
+
+def _map_ids(uid: int, gid: int) -> None:
+    """Keep one's own ids; whatever belongs to others belongs to nobody (user_namespaces(7))."""
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
+
+
+def _route() -> None:
+    netlink = Netlink()
+    netlink.set_up("lo", ())
+    for text in (protocol.DEVICE4, protocol.DEVICE6):
+        address = ip_address(text)
+        index = netlink.set_up(protocol.DEVICE, (address,))
+        netlink.add_default(index, _MAIN_TABLE, address)
+    netlink.size(index)
+    netlink.close()
+
+
+def _start_gate(capture: int, flow: flownet.FlowNetwork) -> tuple[Link, int]:
+    to_gate, at_gate = protocol.pair(protocol.CLIENT_OF_GATE, protocol.GATE)
+    stop, end = os.pipe()
+    pool = process.new_pool()
+    gate = os.fork()
+    if gate == 0:
+        process.run(capture, flow.device, flow.listener, at_gate, pool, stop)
+    os.set_inheritable(end, False)
+    at_gate.close()
+    os.close(stop)
+    alive = os.pidfd_open(gate)
+    privileges.drop(frozenset(), os.geteuid())
+    return to_gate, alive
+
+
+def _serve(client: Link, gate: Link, alive: int) -> None:
+    while True:
+        ready, _, _ = select.select([client.fileno(), alive], [], [])
+        if alive in ready:
+            return
+        received = client.receive()
+        if received is None:
+            continue
+        match received[0]:
+            case Hello(protocol.VERSION):
+                _welcome(client, gate)
+            case InnerSocketWanted(family):
+                with socket.socket(_FAMILIES[family], socket.SOCK_STREAM) as sock:
+                    client.send(InnerSocket(), (sock.fileno(),))
+            case _:
+                return
+
+
+def _welcome(client: Link, gate: Link) -> None:
+    kinds = ("user", "mnt", "net")
+    spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
+    client.send(Namespace(protocol.VERSION), (gate.fileno(), *spaces))
+    gate.close()
+    for space in spaces:
+        os.close(space)
+
+
+def _exit(status: int) -> NoReturn:
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:  # the last line of a process without a caller
+        print(f"overlay-vpn namespace: {type(error).__name__}: {error}", file=sys.stderr)
+        _exit(1)
+    _exit(0)

@@ -1,0 +1,248 @@
+"""A flow as a dialogue: SYNs and messages in, orders out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from scapy.layers.inet import IP, TCP
+
+from shim.gate import packet
+from shim.gate.flows import (
+    ACCEPT_TIMEOUT_S,
+    HOLD_TIMEOUT_S,
+    Ask,
+    Flows,
+    GiveUp,
+    Reject,
+    Release,
+)
+from shim.gate.packet import Packet
+from shim.protocol import Reason
+from shim.tun import NO_OFFLOAD
+
+VIRTUAL = ip_address("198.18.0.77").packed
+UNMAPPED = ip_address("198.18.0.78").packed
+
+
+@dataclass
+class FakeNames:
+    """One name has an address; everything else stands for itself."""
+
+    pins: list[str] = field(default_factory=list)
+
+    def target(self, address: bytes) -> tuple[str, str | None] | None:
+        if address == VIRTUAL:
+            return "www.example.com", "www.example.com"
+        return None if address == UNMAPPED else (str(ip_address(address)), None)
+
+    def pin(self, name: str) -> None:
+        self.pins.append(name)
+
+    def unpin(self, name: str, now: float) -> None:
+        self.pins.remove(name)
+
+
+def syn(port: int = 40000, *, to: str = "203.0.113.7", dport: int = 443, seq: int = 1) -> Packet:
+    layers = IP(src="198.18.0.2", dst=to) / TCP(sport=port, dport=dport, flags="S", seq=seq)
+    result = packet.read(NO_OFFLOAD + bytes(layers))
+    assert isinstance(result, Packet)
+    return result
+
+
+def is_dns(segment: Packet) -> bool:
+    return segment.destination_port == 53
+
+
+@pytest.fixture
+def names() -> FakeNames:
+    return FakeNames()
+
+
+@pytest.fixture
+def flows(names: FakeNames) -> Flows:
+    return Flows(names, is_local=is_dns, max_held=4, max_flows=8)
+
+
+def test_new_syn_is_held_and_the_client_asked(flows: Flows) -> None:
+    assert flows.on_syn(syn(), 0.0) == Ask(1, "203.0.113.7", 443)
+
+
+def test_held_retransmission_is_absorbed_and_the_last_one_released(flows: Flows) -> None:
+    flows.on_syn(syn(seq=1), 0.0)
+    again = syn(seq=2)
+    assert flows.on_syn(again, 1.0) is None
+    assert flows.on_opened(1, 2.0) == Release(again)
+
+
+def test_virtual_address_is_asked_for_by_name_and_pinned_until_closed(
+    flows: Flows, names: FakeNames
+) -> None:
+    held = syn(to="198.18.0.77")
+    assert flows.on_syn(held, 0.0) == Ask(1, "www.example.com", 443)
+    assert names.pins == ["www.example.com"]
+    flows.on_opened(1, 0.1)
+    assert flows.on_accepted(held.key) == 1
+    assert names.pins == ["www.example.com"]
+    flows.on_closed(1, 5.0)
+    assert names.pins == []
+
+
+def test_virtual_address_without_name_is_refused(flows: Flows) -> None:
+    held = syn(to="198.18.0.78")
+    assert flows.on_syn(held, 0.0) == Reject(held, Reason.REFUSED)
+    assert len(flows) == 0
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_held_refused_is_rejected_for_that_reason(flows: Flows, reason: Reason) -> None:
+    held = syn()
+    flows.on_syn(held, 0.0)
+    assert flows.on_refused(1, reason, 0.5) == Reject(held, reason)
+    assert (len(flows), flows.held) == (0, 0)
+    assert isinstance(flows.on_syn(held, 1.0), Ask)
+
+
+def test_released_retransmission_is_released_too(flows: Flows) -> None:
+    flows.on_syn(syn(), 0.0)
+    flows.on_opened(1, 0.1)
+    assert flows.on_syn(syn(), 0.2) == Release(syn())
+
+
+def test_handed_over_and_a_new_syn_is_the_next_flow(flows: Flows, names: FakeNames) -> None:
+    first, again = syn(to="198.18.0.77", seq=1), syn(to="198.18.0.77", seq=2)
+    flows.on_syn(first, 0.0)
+    flows.on_opened(1, 0.1)
+    flows.on_accepted(first.key)
+    assert flows.on_syn(again, 0.2) == Ask(2, "www.example.com", 443)
+    flows.on_closed(1, 0.3)
+    assert names.pins == ["www.example.com"]
+    assert flows.on_opened(2, 0.4) == Release(again)
+    assert flows.on_accepted(again.key) == 2
+
+
+def test_connection_to_the_resolver_is_released_at_once(flows: Flows) -> None:
+    query = syn(dport=53)
+    assert flows.on_syn(query, 0.0) == Release(query)
+    assert len(flows) == 0
+
+
+def test_accept_that_nobody_asked_for_has_no_flow(flows: Flows) -> None:
+    assert flows.on_accepted(syn().key) is None
+    flows.on_syn(syn(), 0.0)
+    assert flows.on_accepted(syn().key) is None
+
+
+def test_accepted_twice_has_no_flow_the_second_time(flows: Flows) -> None:
+    flows.on_syn(syn(), 0.0)
+    flows.on_opened(1, 0.1)
+    assert flows.on_accepted(syn().key) == 1
+    assert flows.on_accepted(syn().key) is None
+
+
+def test_released_and_never_accepted_is_given_up(flows: Flows) -> None:
+    flows.on_syn(syn(), 0.0)
+    flows.on_opened(1, 1.0)
+    assert flows.expire(1.0 + ACCEPT_TIMEOUT_S) == []
+    assert flows.expire(1.1 + ACCEPT_TIMEOUT_S) == [GiveUp(1)]
+    assert (len(flows), flows.held) == (0, 0)
+
+
+def test_held_and_never_answered_is_given_up(flows: Flows) -> None:
+    flows.on_syn(syn(), 0.0)
+    assert flows.expire(HOLD_TIMEOUT_S) == []
+    assert flows.expire(HOLD_TIMEOUT_S + 0.1) == [GiveUp(1)]
+
+
+def test_handed_over_never_expires(flows: Flows) -> None:
+    flows.on_syn(syn(), 0.0)
+    flows.on_opened(1, 0.1)
+    flows.on_accepted(syn().key)
+    assert flows.expire(1e9) == []
+    assert len(flows) == 1
+
+
+def test_opened_after_it_was_given_up_is_given_up_again(flows: Flows) -> None:
+    assert flows.on_opened(99, 0.0) == GiveUp(99)
+
+
+def test_refused_after_opened_changes_nothing(flows: Flows) -> None:
+    flows.on_syn(syn(), 0.0)
+    flows.on_opened(1, 0.1)
+    assert flows.on_refused(1, Reason.REFUSED, 0.2) is None
+    assert flows.on_accepted(syn().key) == 1
+
+
+def test_no_room_for_held_is_a_lost_syn_until_there_is_room(flows: Flows) -> None:
+    for port in range(4):
+        assert isinstance(flows.on_syn(syn(1000 + port), 0.0), Ask)
+    assert flows.on_syn(syn(2000), 0.0) is None
+    assert flows.lost == 1
+    flows.on_refused(1, Reason.REFUSED, 0.1)
+    assert isinstance(flows.on_syn(syn(2000), 1.0), Ask)
+
+
+def test_no_room_for_flows_is_a_lost_syn(flows: Flows) -> None:
+    for port in range(8):
+        held = syn(1000 + port)
+        order = flows.on_syn(held, 0.0)
+        assert isinstance(order, Ask)
+        flows.on_opened(order.flow, 0.0)
+        flows.on_accepted(held.key)
+    assert flows.on_syn(syn(2000), 0.0) is None
+    flows.on_closed(3, 0.1)
+    assert isinstance(flows.on_syn(syn(2000), 0.0), Ask)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever comes in whatever order: bounds hold, and pins are exactly the live names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = FakeNames()
+        self.flows = Flows(self.names, is_local=is_dns, max_held=3, max_flows=5)
+        self.now = 0.0
+
+    numbers = st.integers(0, 12)
+    ports = st.integers(1, 8)
+
+    @rule(port=ports, virtual=st.booleans())
+    def on_syn(self, port: int, virtual: bool) -> None:
+        self.flows.on_syn(syn(port, to="198.18.0.77" if virtual else "203.0.113.7"), self.now)
+
+    @rule(number=numbers)
+    def on_opened(self, number: int) -> None:
+        self.flows.on_opened(number, self.now)
+
+    @rule(number=numbers, reason=st.sampled_from(Reason))
+    def on_refused(self, number: int, reason: Reason) -> None:
+        self.flows.on_refused(number, reason, self.now)
+
+    @rule(port=ports, virtual=st.booleans())
+    def on_accepted(self, port: int, virtual: bool) -> None:
+        self.flows.on_accepted(syn(port, to="198.18.0.77" if virtual else "203.0.113.7").key)
+
+    @rule(number=numbers)
+    def on_closed(self, number: int) -> None:
+        self.flows.on_closed(number, self.now)
+
+    @rule(seconds=st.sampled_from([0.5, 20.0, 200.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.flows.expire(self.now)
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        assert self.flows.held <= 3
+        assert len(self.flows) <= 5
+        assert len(self.names.pins) <= len(self.flows)
+        if not len(self.flows):
+            assert self.names.pins == []
+
+
+AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestAnyOrder = AnyOrder.TestCase

@@ -1,0 +1,211 @@
+"""Headers in, answers out; scapy is the other opinion on both."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6ParamProblem,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+)
+from scapy.packet import Packet as ScapyPacket
+from scapy.packet import Raw
+
+from shim.gate import packet
+from shim.gate.packet import Packet, Unreachable
+from shim.protocol import GATEWAY4, GATEWAY6
+from shim.tun import NO_OFFLOAD
+
+APP4, FAR4 = "198.18.0.2", "203.0.113.7"
+APP6, FAR6 = "fd6f:7670:6e00::2", "2001:db8:3::7"
+GATEWAYS = (ip_address(GATEWAY4).packed, ip_address(GATEWAY6).packed)
+
+
+def framed(layers: ScapyPacket) -> bytes:
+    return NO_OFFLOAD + bytes(layers)
+
+
+def read(layers: ScapyPacket) -> Packet:
+    result = packet.read(framed(layers))
+    assert isinstance(result, Packet)
+    return result
+
+
+def syn4(**fields: object) -> ScapyPacket:
+    return IP(src=APP4, dst=FAR4) / TCP(sport=40000, dport=443, flags="S", seq=7, **fields)
+
+
+def syn6(**fields: object) -> ScapyPacket:
+    return IPv6(src=APP6, dst=FAR6) / TCP(sport=40000, dport=443, flags="S", seq=7, **fields)
+
+
+@pytest.mark.parametrize("syn", [syn4(), syn6()], ids=["IPv4", "IPv6"])
+def test_syn_is_read(syn: ScapyPacket) -> None:
+    got = read(syn)
+    assert (got.protocol, got.flags) == (packet.TCP, packet.SYN)
+    assert (got.source_port, got.destination_port) == (40000, 443)
+    assert got.key == packet.flow_key(got.source, got.destination, 40000, 443)
+    assert len(got.key) == (12 if len(got.source) == 4 else 36)
+
+
+def test_extension_headers_are_stepped_over() -> None:
+    got = read(IPv6(src=APP6, dst=FAR6) / IPv6ExtHdrDestOpt() / TCP(dport=443, flags="S"))
+    assert (got.protocol, got.destination_port) == (packet.TCP, 443)
+
+
+def test_offload_header_stays_with_the_packet() -> None:
+    offload = bytes(range(1, 11))
+    got = packet.read(offload + bytes(syn4()))
+    assert isinstance(got, Packet)
+    assert got.offload + got.raw == offload + bytes(syn4())
+
+
+def test_trailing_bytes_are_cut_off() -> None:
+    got = packet.read(framed(syn4()) + b"trailer")
+    assert isinstance(got, Packet)
+    assert got.raw == bytes(syn4())
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        (b"", "short"),
+        (b"\x45" + bytes(10), "short"),
+        (b"\x60" + bytes(10), "short"),
+        (b"\x10" + bytes(40), "version"),
+        (bytes(IP(src=APP4, dst=FAR4, ihl=4) / TCP()), "length"),
+        (bytes(IP(src=APP4, dst=FAR4, len=1000) / TCP()), "length"),
+        (bytes(IPv6(src=APP6, dst=FAR6, plen=1000) / TCP()), "length"),
+        (bytes(IP(src=APP4, dst=FAR4, flags="MF") / TCP()), "fragment"),
+        (bytes(IP(src=APP4, dst=FAR4, frag=8) / TCP()), "fragment"),
+        (bytes(IPv6(src=APP6, dst=FAR6) / IPv6ExtHdrFragment() / TCP()), "fragment"),
+        (bytes(IPv6(src=APP6, dst=FAR6, nh=60)) + b"", "short"),
+        (bytes(IP(src=FAR4, dst=FAR4) / TCP(dport=80)), "land"),
+        (bytes(IPv6(src=FAR6, dst=FAR6) / TCP(dport=80)), "land"),
+        (bytes(IP(src=APP4, dst=FAR4, proto=6) / Raw(bytes(19))), "short"),
+        (bytes(IP(src=APP4, dst=FAR4) / TCP(dport=80, dataofs=4)), "length"),
+        (bytes(IP(src=APP4, dst=FAR4) / TCP(dport=80, dataofs=15)), "length"),
+        (bytes(IP(src=APP4, dst=FAR4) / TCP(dport=0)), "port"),
+        (bytes(IP(src=APP4, dst=FAR4) / UDP(dport=53, len=7)), "length"),
+        (bytes(IP(src=APP4, dst=FAR4) / UDP(dport=53, len=99)), "length"),
+        (bytes(IP(src=APP4, dst=FAR4, proto=1) / Raw(bytes(7))), "short"),
+    ],
+)
+def test_malformed_packet_has_a_reason(layers: bytes, reason: str) -> None:
+    assert packet.read(NO_OFFLOAD + layers) == reason
+
+
+def test_endless_extension_headers_end() -> None:
+    chain = struct.pack("!BB6x", 60, 0) * 100
+    raw = bytes(IPv6(src=APP6, dst=FAR6, nh=60) / Raw(chain))
+    assert packet.read(NO_OFFLOAD + raw) == "extensions"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_packet_or_a_reason(raw: bytes) -> None:
+    assert isinstance(packet.read(NO_OFFLOAD + raw), Packet | str)
+
+
+@given(st.sampled_from([0x45, 0x46, 0x60]), st.binary(min_size=39, max_size=120))
+def test_any_bytes_behind_a_version_are_a_packet_or_a_reason(first: int, rest: bytes) -> None:
+    assert isinstance(packet.read(NO_OFFLOAD + bytes([first]) + rest), Packet | str)
+
+
+def same(sent: bytes, expected: ScapyPacket) -> None:
+    """Scapy fills in lengths and checksums: equal bytes are right bytes."""
+    assert sent == bytes(expected)
+
+
+def test_refused_syn_is_answered_by_a_reset() -> None:
+    same(
+        packet.reset(read(syn4())),
+        IP(src=FAR4, dst=APP4, id=0)
+        / TCP(sport=443, dport=40000, flags="RA", seq=0, ack=8, window=0),
+    )
+    same(
+        packet.reset(read(syn6())),
+        IPv6(src=FAR6, dst=APP6) / TCP(sport=443, dport=40000, flags="RA", seq=0, ack=8, window=0),
+    )
+
+
+def test_reset_acknowledges_the_data_of_a_syn_and_wraps() -> None:
+    syn = IP(src=APP4, dst=FAR4) / TCP(dport=443, flags="S", seq=0xFFFFFFFF) / Raw(b"early")
+    assert IP(packet.reset(read(syn)))[TCP].ack == 5
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 13])
+def test_icmp_error_quotes_the_packet(code: int) -> None:
+    syn = syn4()
+    same(
+        packet.unreachable(read(syn), Unreachable(code), *GATEWAYS),
+        IP(src=GATEWAY4, dst=APP4, id=0) / ICMP(type=3, code=code) / Raw(bytes(syn)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "code6"),
+    [
+        (Unreachable.NET, 0),
+        (Unreachable.HOST, 3),
+        (Unreachable.PORT, 4),
+        (Unreachable.ADMINISTRATIVELY_PROHIBITED, 1),
+    ],
+)
+def test_icmpv6_error_quotes_the_packet(code: Unreachable, code6: int) -> None:
+    syn = syn6()
+    same(
+        packet.unreachable(read(syn), code, *GATEWAYS),
+        IPv6(src=GATEWAY6, dst=APP6, hlim=64) / ICMPv6DestUnreach(code=code6) / Raw(bytes(syn)),
+    )
+
+
+def test_unknown_protocol_of_ipv6_is_a_parameter_problem() -> None:
+    odd = IPv6(src=APP6, dst=FAR6, nh=132) / Raw(b"sctp")
+    same(
+        packet.unreachable(read(odd), Unreachable.PROTOCOL, *GATEWAYS),
+        IPv6(src=GATEWAY6, dst=APP6, hlim=64) / ICMPv6ParamProblem(code=1, ptr=6) / Raw(bytes(odd)),
+    )
+
+
+def test_icmp_error_is_no_larger_than_its_rfc_says() -> None:
+    big4 = IP(src=APP4, dst=FAR4) / UDP(dport=9) / Raw(bytes(3000))
+    big6 = IPv6(src=APP6, dst=FAR6) / UDP(dport=9) / Raw(bytes(3000))
+    assert len(packet.unreachable(read(big4), Unreachable.PORT, *GATEWAYS)) == 576
+    assert len(packet.unreachable(read(big6), Unreachable.PORT, *GATEWAYS)) == 1280
+
+
+@given(st.binary(max_size=300))
+def test_datagram_is_what_scapy_builds(payload: bytes) -> None:
+    same(
+        packet.datagram(ip_address(FAR4).packed, ip_address(APP4).packed, (53, 999), payload),
+        IP(src=FAR4, dst=APP4, id=0) / UDP(sport=53, dport=999) / Raw(payload),
+    )
+    same(
+        packet.datagram(ip_address(FAR6).packed, ip_address(APP6).packed, (53, 999), payload),
+        IPv6(src=FAR6, dst=APP6) / UDP(sport=53, dport=999) / Raw(payload),
+    )
+
+
+@given(st.binary(max_size=400))
+def test_checksum_equals_the_loop_of_the_rfc(data: bytes) -> None:
+    total = 0
+    padded = data + b"\0" * (len(data) % 2)
+    for index in range(0, len(padded), 2):
+        total += int.from_bytes(padded[index : index + 2])
+        total = (total & 0xFFFF) + (total >> 16)
+    assert packet.checksum(data) == ~total & 0xFFFF
+
+
+@pytest.mark.parametrize("address", ["224.0.0.1", "255.255.255.255", "239.1.2.3"])
+def test_multicast_and_broadcast_are_not_to_one_host(address: str) -> None:
+    assert not read(IP(src=APP4, dst=address) / UDP(dport=9)).is_to_one_host
+    assert not read(IPv6(src=APP6, dst="ff02::1") / UDP(dport=9)).is_to_one_host
+    assert read(syn4()).is_to_one_host

@@ -1,0 +1,178 @@
+"""The routing rules: what a small model of ip-rule(8) makes of them is what the plan promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+
+from shim.monitor import plan
+from shim.monitor.plan import MARK, TABLE, Rule
+from shim.protocol import DEVICE4, DEVICE6, MAX_PREFIXES, Capture, Prefix
+
+EVERYTHING = Capture(True, True, ())
+UNSET = {4: "0.0.0.0", 6: "::"}
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What the kernel asks the rules about."""
+
+    destination: str
+    source: str = ""
+    mark: int = 0
+    is_local: bool = True
+    protocol: int = 6
+    port: int = 80
+
+
+def table_for(rules: list[Rule], lookup: Lookup, *, lan: tuple[str, ...] = ()) -> str:
+    """Walk the rules as the kernel does; `lan` are routes of main that are no default."""
+    destination = ip_address(lookup.destination)
+    ordered = sorted(
+        (rule for rule in rules if rule.family == destination.version),
+        key=lambda rule: rule.priority,
+    )
+    at = 0
+    for rule in ordered:
+        if rule.priority < at or not matches(rule, lookup):
+            continue
+        if rule.goto:
+            assert any(other.priority == rule.goto for other in ordered)
+            at = rule.goto
+        elif rule.without_default:
+            if any(destination in ip_network(net) for net in lan if _same(net, destination)):
+                return "main"
+        elif rule.table == TABLE:
+            return "ours"
+    return "main"
+
+
+def _same(net: str, address: IPv4Address | IPv6Address) -> bool:
+    return ip_network(net).version == address.version
+
+
+def matches(rule: Rule, lookup: Lookup) -> bool:
+    destination = ip_address(lookup.destination)
+    source = ip_address(lookup.source or UNSET[destination.version])
+    if rule.mark and lookup.mark != rule.mark:
+        return False
+    if rule.local and not lookup.is_local:
+        return False
+    if rule.destination and destination not in ip_network(rule.destination):
+        return False
+    if rule.source:
+        # fib6_rule_match(): a source prefix never matches while there is no source address.
+        if destination.version == 6 and not lookup.source:
+            return False
+        if source not in ip_network(rule.source):
+            return False
+    return not rule.port or (rule.port, rule.protocol) == (lookup.port, lookup.protocol)
+
+
+FAR = {4: "203.0.113.7", 6: "2001:db8:3::7"}
+OWN = {4: "192.0.2.2", 6: "2001:db8:1::2"}
+DEVICE = {4: DEVICE4, 6: DEVICE6}
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+
+@FAMILIES
+def test_everything_captures_a_new_connection(family: int) -> None:
+    rules = plan.rules(EVERYTHING)
+    assert table_for(rules, Lookup(FAR[family])) == "ours"
+
+
+@FAMILIES
+def test_everything_captures_segments_of_a_captured_connection(family: int) -> None:
+    rules = plan.rules(EVERYTHING)
+    assert table_for(rules, Lookup(FAR[family], source=DEVICE[family])) == "ours"
+
+
+@FAMILIES
+def test_outer_socket_is_not_captured(family: int) -> None:
+    rules = plan.rules(EVERYTHING)
+    assert table_for(rules, Lookup(FAR[family], mark=MARK)) == "main"
+    assert table_for(rules, Lookup(FAR[family], mark=MARK, port=53, protocol=17)) == "main"
+
+
+@FAMILIES
+def test_answer_of_an_incoming_login_leaves_as_it_came(family: int) -> None:
+    rules = plan.rules(EVERYTHING)
+    assert table_for(rules, Lookup(FAR[family], source=OWN[family])) == "main"
+
+
+@FAMILIES
+def test_forwarded_packet_is_captured(family: int) -> None:
+    rules = plan.rules(EVERYTHING)
+    forwarded = Lookup(FAR[family], source=OWN[family], is_local=False)
+    assert table_for(rules, forwarded) == "ours"
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_query_to_any_resolver_is_captured_whatever_its_source(family: int, protocol: int) -> None:
+    rules = plan.rules(EVERYTHING)
+    query = Lookup(FAR[family], source=OWN[family], port=53, protocol=protocol)
+    assert table_for(rules, query, lan=(f"{FAR[family]}",)) == "ours"
+
+
+def test_everything_leaves_the_local_network_alone() -> None:
+    rules = plan.rules(EVERYTHING)
+    assert table_for(rules, Lookup("192.0.2.9"), lan=("192.0.2.0/24",)) == "main"
+    assert table_for(rules, Lookup("198.51.100.9"), lan=("192.0.2.0/24",)) == "ours"
+
+
+def test_prefixes_capture_what_is_inside_and_nothing_else() -> None:
+    chosen = (
+        Prefix(bytes([203, 0, 113, 0]), 24),
+        Prefix(IPv6Address("2001:db8:3::").packed, 48),
+    )
+    rules = plan.rules(Capture(False, False, chosen))
+    for family in (4, 6):
+        assert table_for(rules, Lookup(FAR[family])) == "ours"
+        assert table_for(rules, Lookup(FAR[family], port=53)) == "ours"
+    assert table_for(rules, Lookup("198.51.100.9")) == "main"
+    assert table_for(rules, Lookup("198.51.100.9", port=53, protocol=17)) == "main"
+    assert table_for(rules, Lookup("2001:db8:4::1")) == "main"
+
+
+def test_names_capture_resolvers_and_pools_only() -> None:
+    rules = plan.rules(Capture(False, True, ()))
+    assert table_for(rules, Lookup("198.18.5.5")) == "ours"
+    assert table_for(rules, Lookup("fd6f:7670:6e00::5")) == "ours"
+    assert table_for(rules, Lookup("198.51.100.9", port=53, protocol=17)) == "ours"
+    assert table_for(rules, Lookup("198.51.100.9")) == "main"
+
+
+def test_family_that_the_kernel_lacks_has_no_rules() -> None:
+    assert {rule.family for rule in plan.rules(EVERYTHING, (4,))} == {4}
+
+
+def test_target_of_a_jump_is_added_before_the_jump() -> None:
+    seen: set[tuple[int, int]] = set()
+    for rule in plan.rules(EVERYTHING):
+        assert not rule.goto or (rule.family, rule.goto) in seen
+        seen.add((rule.family, rule.priority))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        Prefix(b"", 0),
+        Prefix(b"\x0a\x00\x00", 8),
+        Prefix(b"\x0a\x00\x00\x00", 33),
+        Prefix(b"\x0a\x00\x00\x00", -1),
+        Prefix(b"\x0a\x00\x00\x01", 8),
+        Prefix(bytes(16), 129),
+    ],
+)
+def test_prefix_that_is_none_is_refused(prefix: Prefix) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        plan.rules(Capture(False, False, (prefix,)))
+
+
+def test_too_many_prefixes_are_refused() -> None:
+    prefix = Prefix(bytes(4), 32)
+    with pytest.raises(ValueError, match="too many"):
+        plan.rules(Capture(False, False, (prefix,) * (MAX_PREFIXES + 1)))

@@ -1,0 +1,187 @@
+"""The link: what may cross it does, whatever breaks a rule ends it, and no descriptor is lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import typing
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shim import protocol
+from shim.protocol import (
+    Accepted,
+    Capture,
+    Hello,
+    Link,
+    LinkClosedError,
+    Open,
+    Opened,
+    OuterSocketWanted,
+    Prefix,
+    ViolationError,
+    Welcome,
+)
+
+Ends = tuple[socket.socket, Link]
+
+
+@pytest.fixture
+def to_monitor() -> Iterator[Ends]:
+    yield from _ends(protocol.MONITOR)
+
+
+@pytest.fixture
+def to_client() -> Iterator[Ends]:
+    yield from _ends(protocol.CLIENT_OF_GATE)
+
+
+def _ends(role: protocol.Role) -> Iterator[Ends]:
+    raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link = Link(other, role)
+    yield raw, link
+    raw.close()
+    link.close()
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_message_sent_is_received() -> None:
+    gate, client = protocol.pair(protocol.GATE, protocol.CLIENT_OF_GATE)
+    assert gate.send(Open(7, "www.example.com", 443))
+    assert client.receive() == (Open(7, "www.example.com", 443), [])
+    assert client.send(Opened(7))
+    assert gate.receive() == (Opened(7), [])
+    gate.close()
+    client.close()
+
+
+def test_socket_passed_is_the_same_socket() -> None:
+    gate, client = protocol.pair(protocol.GATE, protocol.CLIENT_OF_GATE)
+    mine, yours = socket.socketpair()
+    assert gate.send(Accepted(1), (yours.fileno(),))
+    yours.close()
+    received = client.receive()
+    assert received is not None
+    message, (fd,) = received
+    assert message == Accepted(1)
+    with socket.socket(fileno=fd) as theirs:
+        mine.sendall(b"through")
+        assert theirs.recv(10) == b"through"
+    for end in (gate, client, mine):
+        end.close()
+
+
+def test_nothing_sent_is_nothing_received(to_monitor: Ends) -> None:
+    assert to_monitor[1].receive() is None
+
+
+def test_peer_gone_is_the_end(to_monitor: Ends) -> None:
+    raw, link = to_monitor
+    raw.close()
+    with pytest.raises(LinkClosedError):
+        link.receive()
+    with pytest.raises(LinkClosedError):
+        link.send(Hello(1))
+
+
+def test_full_link_takes_nothing_and_says_so() -> None:
+    gate, client = protocol.pair(protocol.GATE, protocol.CLIENT_OF_GATE)
+    sent = 0
+    while gate.send(Open(sent, "n" * 200, 80)):
+        sent += 1
+    for number in range(sent):
+        assert client.receive() == (Open(number, "n" * 200, 80), [])
+    assert client.receive() is None
+    gate.close()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\x00",
+        msgspec.msgpack.encode(["unknown"]),
+        msgspec.msgpack.encode(["hello"]),
+        msgspec.msgpack.encode(["hello", "one"]),
+        msgspec.msgpack.encode(["hello", 1, 2]),
+        msgspec.msgpack.encode(["outer-socket-wanted", 5, "tcp"]),
+        msgspec.msgpack.encode(["outer-socket-wanted", 4, "raw"]),
+        msgspec.msgpack.encode(["open", 1, "host", 80]),
+        msgspec.msgpack.encode(Hello(1)) + b"\x00",
+        msgspec.msgpack.encode({"type": "hello", "version": 1}),
+    ],
+)
+def test_monitor_receives_what_is_no_request_of_its(packet: bytes, to_monitor: Ends) -> None:
+    raw, link = to_monitor
+    raw.send(packet)
+    with pytest.raises(ViolationError):
+        link.receive()
+
+
+def test_message_larger_than_its_type_is_refused_though_another_may_be_larger(
+    to_monitor: Ends,
+) -> None:
+    raw, link = to_monitor
+    raw.send(msgspec.msgpack.encode(["hello", 1]).ljust(Hello.SIZE + 1, b"\x00"))
+    with pytest.raises(ViolationError):
+        link.receive()
+
+
+def test_message_larger_than_all_types_is_refused(to_monitor: Ends) -> None:
+    raw, link = to_monitor
+    raw.send(bytes(protocol.MONITOR.largest + 1))
+    with pytest.raises(ViolationError):
+        link.receive()
+
+
+@pytest.mark.parametrize("count", [1, 2, 253])
+def test_descriptors_nobody_asked_for_are_refused_and_closed(count: int, to_monitor: Ends) -> None:
+    raw, link = to_monitor
+    before = open_descriptors()
+    socket.send_fds(raw, [msgspec.msgpack.encode(Hello(1))], [0] * count)
+    with pytest.raises(ViolationError):
+        link.receive()
+    assert open_descriptors() == before
+
+
+def test_descriptor_missing_is_refused(to_client: Ends) -> None:
+    raw, link = to_client
+    raw.send(msgspec.msgpack.encode(Accepted(1)))
+    with pytest.raises(ViolationError):
+        link.receive()
+
+
+def test_largest_capture_fits_its_size() -> None:
+    prefix = Prefix(b"\xff" * 16, 128)
+    capture = Capture(True, True, (prefix,) * protocol.MAX_PREFIXES)
+    assert len(msgspec.msgpack.encode(capture)) <= Capture.SIZE
+
+
+def test_every_role_has_room_for_the_descriptors_of_its_types() -> None:
+    assert protocol.CLIENT_OF_MONITOR.fds == Welcome.FDS == 2
+    assert protocol.MONITOR.fds == 0
+    assert OuterSocketWanted.FDS == 0
+
+
+@given(st.binary(min_size=1, max_size=256))
+def test_random_bytes_are_a_message_or_a_violation(packet: bytes) -> None:
+    for role in (protocol.MONITOR, protocol.GATE, protocol.CLIENT_OF_GATE):
+        raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link = Link(other, role)
+        raw.send(packet)
+        try:
+            received = link.receive()
+            assert received is not None
+            assert isinstance(received[0], typing.get_args(protocol.ToMonitor | protocol.ToGate))
+        except ViolationError:
+            pass
+        finally:
+            raw.close()
+            link.close()

@@ -1,0 +1,52 @@
+"""What `--help` and the parent of `run` import: start-up is mostly imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"aioquic", "asyncssh", "cryptography", "pyroute2", "rich", "uvloop"}
+
+# The client is another process; a failure of it ends the parent where the command would start.
+RUN_IN_PARENT = """
+import os
+from vpn.cli import main, run
+from vpn.client import messages
+
+def no_client(settings, link, *, mask_bus):
+    messages.send(link, messages.Ready("none"))
+    os._exit(0)
+
+run._serve = no_client
+assert main.run(["run", *{arguments!r}, "--", "true"]) == 125
+"""
+
+
+def imported(source: str) -> set[str]:
+    """Run Python source in a new process and return the top-level names of all its modules."""
+    tell = "\nimport sys; print('modules', *{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", source + tell], stdout=subprocess.PIPE, check=True, text=True
+    )
+    word, *names = done.stdout.splitlines()[-1].split()
+    assert word == "modules"
+    return set(names)
+
+
+def test_detector_sees_an_import() -> None:
+    assert imported("import asyncssh") & HEAVY == {"asyncssh", "cryptography"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["list"]])
+def test_short_verb_imports_nothing_heavy(arguments: list[str]) -> None:
+    source = f"from vpn.cli import main\ntry: main.run({arguments})\nexcept SystemExit: pass"
+    assert imported(source) & HEAVY == set()
+
+
+@pytest.mark.parametrize("arguments", [["--embedded"], ["alice@server.example", "--allow=a.b"]])
+def test_parent_of_run_imports_nothing_heavy(arguments: list[str]) -> None:
+    names = imported(RUN_IN_PARENT.format(arguments=arguments))
+    assert "vpn" in names
+    assert names & HEAVY == set()

@@ -1,0 +1,150 @@
+"""The client's part in a flow: asked, opened or refused, joined, and told when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from shim.protocol import Cancel, Closed, Message, Open, Opened, Reason, Refused
+from vpn.client import flows as module
+from vpn.client.flows import Flows
+from vpn.pump import Pump
+from vpn.ssh.failure import Failure, OpenFailed
+
+
+class FarEnd:
+    """A session whose destinations are sockets of the test."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.failure: Failure | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.far, self._inner = socket.socketpair()
+        self.far.setblocking(False)
+
+    async def open(self, host: str, port: int) -> Pump:
+        self.asked.append((host, port))
+        await self.gate.wait()
+        if self.failure is not None:
+            raise OpenFailed(self.failure)
+        pump = Pump()
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: pump.far, sock=self._inner)
+        return pump
+
+    def close(self) -> None:
+        self.far.close()
+        self._inner.close()
+
+
+Dialogue = Callable[[Flows, FarEnd, list[Message]], Awaitable[None]]
+
+
+def play(dialogue: Dialogue) -> None:
+    async def act() -> None:
+        said: list[Message] = []
+        far_end = FarEnd()
+        try:
+            await asyncio.wait_for(dialogue(Flows(far_end, said.append), far_end, said), 10)
+        finally:
+            far_end.close()
+
+    asyncio.run(act())
+
+
+async def heard(said: list[Message], count: int = 1) -> None:
+    for _ in range(5000):
+        if len(said) >= count:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it was never said")
+
+
+def test_opened_is_said_after_the_far_end_has_opened() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, "www.example.com", 443))
+        await asyncio.sleep(0.01)
+        assert far_end.asked == [("www.example.com", 443)]
+        assert said == []
+        far_end.gate.set()
+        await heard(said)
+        assert said == [Opened(7)]
+        flows.abort()
+
+    play(dialogue)
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_each_failure_has_its_reason(failure: Failure) -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.failure = failure
+        flows.on_open(Open(7, "192.0.2.1", 80))
+        await heard(said)
+        assert said == [Refused(7, module.REASONS[failure])]
+        assert flows.counters.refused == 1
+
+    play(dialogue)
+
+
+def test_refusal_of_the_far_end_is_a_refusal_and_a_rule_is_a_denial() -> None:
+    assert module.REASONS[Failure.ECONNREFUSED] is Reason.REFUSED
+    assert module.REASONS[Failure.POLICY] is Reason.DENIED
+
+
+def test_accepted_is_joined_and_its_end_is_told() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        flows.on_open(Open(7, "192.0.2.1", 80))
+        await heard(said)
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+            app = socket.create_connection(listener.getsockname()[:2])
+            accepted, _ = listener.accept()
+        app.setblocking(False)
+        flows.on_accepted(7, accepted.detach())
+        await loop.sock_sendall(app, b"question")
+        assert await loop.sock_recv(far_end.far, 99) == b"question"
+        await loop.sock_sendall(far_end.far, b"answer")
+        assert await loop.sock_recv(app, 99) == b"answer"
+        assert flows.counters.active == 1
+        app.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(far_end.far, 99) == b""
+        far_end.far.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(app, 99) == b""
+        await heard(said, 2)
+        assert said[1:] == [Closed((7,))]
+        counters = flows.counters
+        assert (counters.active, counters.bytes_up, counters.bytes_down) == (0, 8, 6)
+        app.close()
+
+    play(dialogue)
+
+
+def test_cancelled_before_it_is_open_is_asked_no_more() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, "192.0.2.1", 80))
+        await asyncio.sleep(0.01)
+        flows.on_cancel(Cancel(7))
+        far_end.gate.set()
+        await asyncio.sleep(0.01)
+        assert said == []
+
+    play(dialogue)
+
+
+def test_accepted_that_nobody_knows_is_closed_and_told() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        ours, theirs = socket.socketpair()
+        flows.on_accepted(99, theirs.detach())
+        ours.settimeout(1)
+        assert ours.recv(1) == b""
+        await heard(said)
+        assert said == [Closed((99,))]
+        ours.close()
+
+    play(dialogue)

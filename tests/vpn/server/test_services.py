@@ -1,0 +1,36 @@
+import asyncio
+
+import pytest
+
+from vpn.server.services import is_reserved, protocol_for
+from vpn.ssh.failure import Failure, OpenFailed
+from vpn.ssh.services import RESOLVER
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        ("resolver.overlay-vpn.internal", True),
+        ("RESOLVER.Overlay-VPN.internal.", True),
+        ("a.b.overlay-vpn.internal", True),
+        ("overlay-vpn.internal", True),
+        ("notoverlay-vpn.internal", False),
+        ("overlay-vpn.internal.example", False),
+        ("192.0.2.1", False),
+        ("", False),
+    ],
+)
+def test_reserved_names(host: str, is_ours: bool) -> None:
+    assert is_reserved(host) is is_ours
+
+
+def test_service_of_the_table_is_given() -> None:
+    protocol = asyncio.Protocol()
+    assert protocol_for({RESOLVER: lambda: protocol}, RESOLVER[0].upper(), 53) is protocol
+
+
+@pytest.mark.parametrize(("host", "port"), [("other.overlay-vpn.internal", 53), (RESOLVER[0], 80)])
+def test_what_is_not_in_the_table_is_refused(host: str, port: int) -> None:
+    with pytest.raises(OpenFailed) as failed:
+        protocol_for({RESOLVER: asyncio.Protocol}, host, port)
+    assert (failed.value.failure, failed.value.detail) == (Failure.POLICY, "reserved")

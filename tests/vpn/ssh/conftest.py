@@ -1,0 +1,47 @@
+"""What the tests of SSH share: event loops, a server of ours, a stock sshd."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "transport"))
+
+from ssh_lab import Keys, Sshd, started_sshd
+from transport_lab import LOOPS, Runner
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def run(request: pytest.FixtureRequest) -> Iterator[Callable]:
+    """Run a coroutine on each kind of event loop."""
+    with Runner(request.param) as runner:
+        yield runner.run
+
+
+@pytest.fixture
+def run_one() -> Iterator[Callable]:
+    """Run a coroutine on asyncio's own event loop."""
+    with Runner("asyncio") as runner:
+        yield runner.run
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """A user's key and the authorized_keys file of a server."""
+    return Keys(tmp_path)
+
+
+@pytest.fixture
+def start_sshd(keys: Keys) -> Iterator[Callable[..., Sshd]]:
+    """Start a stock sshd which accepts the user's key."""
+    started: list[Sshd] = []
+
+    def start(*lines: str, authorized: str | None = None) -> Sshd:
+        started.append(started_sshd(keys, lines, authorized))
+        return started[-1]
+
+    yield start
+    for sshd in started:
+        sshd.stop()

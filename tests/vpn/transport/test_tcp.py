@@ -1,0 +1,48 @@
+"""TCP beyond what every transport promises."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transport_lab import Recorder, dialing
+
+from vpn.transport.base import Address
+from vpn.transport.tcp import TcpTransport
+
+Run = Callable[[Any], Any]
+
+ROUNDS = 60
+DELAYED_ACK_S = 0.04  # the least Linux delays an ACK (net/tcp.h, TCP_DELACK_MIN)
+
+
+def test_peer_with_nagle_does_not_wait_for_delayed_acks(run: Run) -> None:
+    """As sshd does: a small packet right after another, held until the first is acknowledged."""
+
+    async def serve(listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        peer, _ = await loop.sock_accept(listener)
+        with peer:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            while await loop.sock_recv(peer, 100):
+                await loop.sock_sendall(peer, b"answer")
+                await loop.sock_sendall(peer, b"end")
+
+    async def dialogue() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            server = asyncio.create_task(serve(listener))
+            client = Recorder()
+            address = Address(*listener.getsockname())
+            await TcpTransport().connect(dialing(address), lambda: client)
+            began = time.monotonic()
+            for number in range(1, ROUNDS + 1):
+                client.transport.write(b"request")
+                await client.until_bytes(9 * number)
+            assert time.monotonic() - began < ROUNDS * DELAYED_ACK_S / 4
+            client.transport.close()
+            await server
+            await client.until_fact("lost")
+
+    run(dialogue())

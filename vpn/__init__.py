@@ -1,0 +1,1 @@
+"""The unprivileged side: command line, SSH over a transport, client and server."""

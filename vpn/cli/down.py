@@ -1,0 +1,41 @@
+"""`overlay-vpn down`: take the tunnel down and leave the network as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import click
+
+from vpn.client import control
+from vpn.errors import NotPermittedError, OverlayError
+
+
+@click.command("down")
+def command() -> None:
+    """Take the tunnel down; the network is as before when this returns."""
+    try:
+        if control.stop():
+            return
+    except NotPermittedError:
+        raise
+    except OverlayError:
+        if os.geteuid() != 0:
+            raise
+    _end_owner()
+
+
+def _end_owner() -> None:
+    """End the process that undoes everything when it is told to: the client does not answer."""
+    pid = control.owner()
+    if pid is None:
+        return
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has ended in between
+    except PermissionError:
+        raise NotPermittedError(
+            "this overlay-vpn belongs to another user; run it as that user or with sudo"
+        ) from None
+    control.wait_until_gone(10.0)

@@ -1,0 +1,110 @@
+"""The entry point: finds the verb, and turns every failure into one line and an exit status.
+
+Each verb lives in a file of its own that imports what it needs when it runs, so that `--help`
+and short verbs stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import traceback
+from importlib.metadata import version
+from typing import Final
+
+import click
+
+from vpn.errors import Exit, OverlayError
+
+_OURS: Final = 125
+
+_VERBS: Final = {
+    "down": "vpn.cli.down",
+    "enter": "vpn.cli.enter",
+    "key": "vpn.cli.key",
+    "keygen": "vpn.cli.keygen",
+    "list": "vpn.cli.list",
+    "recover": "vpn.cli.recover",
+    "run": "vpn.cli.run",
+    "server": "vpn.cli.server",
+    "status": "vpn.cli.status",
+    "up": "vpn.cli.up",
+}
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _VERBS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = importlib.import_module(module).command
+        return command
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("overlay-vpn"), prog_name="overlay-vpn")
+@click.option("-v", "--verbose", is_flag=True, help="Say more when something fails.")
+@click.pass_context
+def cli(context: click.Context, verbose: bool) -> None:
+    """Give this machine the network of another one, through one SSH session."""
+    context.obj = verbose
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status."""
+    verbose = bool({"-v", "--verbose"} & set(arguments[:1]))
+    if not verbose:
+        # Its tracebacks are for developers, and may name destinations.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    arguments = _unshared(arguments)
+    status_of_ours = _status_of_ours(arguments)
+    try:
+        result = cli.main(arguments, prog_name="overlay-vpn", standalone_mode=False)
+        return result if isinstance(result, int) else Exit.OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return Exit.USAGE
+    except click.UsageError as error:
+        _say(f"{error.format_message()} (see 'overlay-vpn --help')")
+        return status_of_ours or Exit.USAGE
+    except click.Abort:
+        return 130
+    except OverlayError as error:
+        _say(str(error))
+        if verbose:
+            traceback.print_exc()
+        return status_of_ours or error.status
+    except Exception as error:  # whatever it is, the user gets one line
+        _say(f"unexpected {type(error).__name__}: {error} (run 'overlay-vpn -v …' for the details)")
+        if verbose:
+            traceback.print_exc()
+        return status_of_ours or Exit.FAILURE
+
+
+def _unshared(arguments: list[str]) -> list[str]:
+    """`up --unshare TARGET -- CMD` is `run TARGET -- CMD`."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "up" not in ours[:2] or "--unshare" not in ours:
+        return arguments
+    words = ["run" if word == "up" else word for word in ours if word != "--unshare"]
+    return words + arguments[len(ours) :]
+
+
+def _status_of_ours(arguments: list[str]) -> int:
+    """Return the exit status of all our failures where the command's own must stay apart."""
+    return _OURS if {"run", "enter"} & set(arguments[:2]) else 0
+
+
+def _say(line: str) -> None:
+    click.echo(f"overlay-vpn: {' '.join(line.split())}", err=True)

@@ -1,0 +1,215 @@
+"""`overlay-vpn run`: one command in a network of its own, without root.
+
+Three processes: this one is the command's parent and does nothing but wait; the client has the
+session; the shim has the namespaces. The latter two are made at once, since both take their time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from vpn import members
+from vpn.cli import caller, child, shim
+from vpn.cli.options import Access, access
+from vpn.client import messages
+from vpn.errors import OverlayError, UsageError
+from vpn.local import parse_host, parse_publication
+from vpn.policy import Action, Policy, Rule, parse_rule
+from vpn.target import Target, parse_target
+
+if TYPE_CHECKING:
+    from vpn.client.run import Settings
+
+OURS: Final = 125
+"""The exit status of a failure of ours: the command was not started (as env(1) has it)."""
+
+_LINK: Final = 3
+_MASK_BUS: Final = "OVERLAY_VPN_MASK_BUS"
+_ACTIONS: Final = {"--allow": Action.ALLOW, "--deny": Action.DENY}
+
+
+class RunCommand(click.Command):
+    """Takes the command off behind `--`, and keeps the order of rules across two options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse our own words only. Raises UsageError without a command."""
+        if "--" in args:
+            end = args.index("--")
+            ctx.meta["command"] = tuple(args[end + 1 :])
+            ctx.meta["rules"] = _rules(args[:end])
+            args = args[:end]
+        return super().parse_args(ctx, args)
+
+
+def _rules(words: list[str]) -> list[Rule]:
+    found = []
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in _ACTIONS:
+            text = value if equals else "".join(words[index + 1 : index + 2])
+            found.append(parse_rule(_ACTIONS[option], text))
+    return found
+
+
+@click.command(
+    "run",
+    cls=RunCommand,
+    options_metavar="[OPTIONS] -- CMD [ARG]...",
+)
+@click.argument("target", required=False)
+@click.option("--embedded", is_flag=True, help="Use a server of our own on this side; no TARGET.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="RULE",
+    help="Allow a name, *.suffix or prefix, with an optional :PORT[-PORT]; nothing else then. "
+    "Repeatable; the first rule that matches decides.",
+)
+@click.option("--deny", multiple=True, metavar="RULE", help="Deny it. Repeatable.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what was contacted and denied to this file.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 125 if something was denied.")
+@click.option(
+    "--publish",
+    multiple=True,
+    metavar="[ADDRESS:]PORT[:PORT]",
+    help="Make a port of the command reachable on this machine. Repeatable.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME=ADDRESS[:PORT]",
+    help="Give a name an address at the far end. Repeatable.",
+)
+@click.option("--host-loopback", is_flag=True, help="Reach this machine's loopback at 198.18.0.1.")
+@click.option("--mask-bus", is_flag=True, help="Hide the system's D-Bus from the command.")
+@access
+@click.pass_context
+def command(
+    context: click.Context,
+    target: str | None,
+    embedded: bool,
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    report: Path | None,
+    strict: bool,
+    publish: tuple[str, ...],
+    hosts: tuple[str, ...],
+    host_loopback: bool,
+    mask_bus: bool,
+    access: Access,
+) -> int:
+    """Run CMD in a network of its own, whose only way out is through TARGET.
+
+    No root is needed. The exit status is the command's; 125 if it was not started.
+    """
+    words: tuple[str, ...] = context.meta.get("command", ())
+    if not words:
+        raise UsageError("there is no command; write it behind --, as in: run TARGET -- CMD")
+    if embedded == (target is not None):
+        raise UsageError("name either a TARGET or --embedded")
+    parsed = None if target is None else parse_target(target)
+    publications = tuple(map(parse_publication, publish))
+    static = dict(map(parse_host, hosts))
+    policy = Policy(context.meta["rules"])
+    run_id = secrets.token_hex(4)
+    parent = os.getpid()
+    path = None if report is None else report.absolute()
+
+    def settings() -> Settings:
+        from vpn.client.egress import Limits
+        from vpn.client.run import Settings
+
+        limits = Limits(policy, static, host_loopback)
+        login = None if parsed is None else access.login(parsed, caller.find(os.environ))
+        dns, server = access.dns, access.dns_server
+        return Settings(
+            run_id, parent, words, parsed, login, dns, server, limits, publications, path
+        )
+
+    return _run(words, settings, run_id, parsed, mask_bus=mask_bus, strict=strict)
+
+
+def _run(
+    words: tuple[str, ...],
+    settings: Callable[[], Settings],
+    run_id: str,
+    target: Target | None,
+    *,
+    mask_bus: bool,
+    strict: bool,
+) -> int:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client = os.fork()
+    if client == 0:
+        ours.close()
+        _serve(settings, theirs, mask_bus=mask_bus)
+    theirs.close()
+    ready, fds = messages.receive(ours)
+    if not isinstance(ready, messages.Ready) or ready.problem or len(fds) != 3:
+        os.waitpid(client, 0)
+        problem = ready.problem if isinstance(ready, messages.Ready) else ""
+        raise OverlayError(problem or "the client ended before it was ready")
+    network = os.dup(fds[2])
+    about = {
+        "OVERLAY_VPN_ID": run_id,
+        "OVERLAY_VPN_TARGET": "embedded" if target is None else str(target.address),
+    }
+    status = child.run(words, (fds[0], fds[1], fds[2]), about)
+    with suppress(OSError):
+        ours.send(b"%d" % status)
+    done, _ = messages.receive(ours)
+    members.end(network)
+    os.waitpid(client, 0)
+    if not isinstance(done, messages.Done):
+        return status
+    if done.problem:
+        click.echo(f"overlay-vpn: {done.problem}", err=True)
+    return OURS if status == 0 and (done.problem or (strict and done.has_denied)) else status
+
+
+def _serve(settings: Callable[[], Settings], parent: socket.socket, *, mask_bus: bool) -> NoReturn:
+    """Be the client: in a session of its own, out of the terminal's reach."""
+    try:
+        os.setsid()
+        caller.allow_many_files()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        setting = {_MASK_BUS: "1"} if mask_bus else {}
+        namespace = shim.spawn("shim.unshare", {_LINK: theirs.fileno()}, setting)
+        theirs.close()
+        caller.lock()
+        parent.setblocking(False)
+
+        import uvloop
+
+        from vpn.client import run
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run.run(settings(), link, parent))
+        os.waitpid(namespace, 0)
+    except OverlayError as error:
+        messages.send(parent, messages.Ready(str(error)))
+    except Exception as error:  # the last line of a process without a caller
+        messages.send(parent, messages.Ready(f"unexpected {type(error).__name__}: {error}"))
+    finally:
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,39 @@
+"""`overlay-vpn status`: the state word first, then the figures."""
+
+from __future__ import annotations
+
+import click
+
+from vpn.client import control
+from vpn.errors import Exit
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(as_json: bool) -> int:
+    """Say whether the tunnel is up; exit status 0 only if it is."""
+    status = control.query()
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(status).decode())
+    else:
+        click.echo(_text(status))
+    return Exit.OK if status.state == "connected" else Exit.FAILURE
+
+
+def _text(status: control.Status) -> str:
+    if status.state == "down":
+        return status.state
+    rows = {
+        "server": f"{status.target} ({status.transport})",
+        "device": status.device,
+        "names": status.dns,
+        "routes": ", ".join(status.routes),
+        "up for": f"{status.uptime_s} s",
+        "flows": f"{status.flows_active} now, {status.flows_opened} opened, "
+        f"{status.flows_refused} refused",
+        "bytes": f"{status.bytes_up} up, {status.bytes_down} down",
+        "process": str(status.pid),
+    }
+    return "\n".join([status.state, *(f"  {name:<8} {value}" for name, value in rows.items())])

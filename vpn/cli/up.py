@@ -1,0 +1,98 @@
+"""`overlay-vpn up`: route this machine's traffic through a server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from vpn.cli import caller, detach, shim
+from vpn.cli.options import Access, access
+from vpn.errors import NotPermittedError
+from vpn.target import parse_routes, parse_target
+
+if TYPE_CHECKING:
+    from vpn.client.app import Settings
+
+_MONITOR_LINK: Final = 3
+
+
+@click.command("up")
+@click.argument("target")
+@click.option(
+    "--route",
+    "routes",
+    multiple=True,
+    metavar="PREFIX|NAME",
+    help="Route only this prefix, or this name and all below it. Repeatable; default: everything.",
+)
+@access
+@click.option("--foreground", is_flag=True, help="Stay in the foreground.")
+@click.pass_obj
+def command(
+    verbose: bool,
+    target: str,
+    routes: tuple[str, ...],
+    foreground: bool,
+    access: Access,
+) -> None:
+    """Route this machine's traffic through TARGET.
+
+    TARGET is user@host[:port] for a server of ours, or ssh://user@host[:port] for any sshd.
+    Returns when the tunnel is usable; 'overlay-vpn down' takes it down.
+    """
+    parsed = parse_target(target)
+    chosen = parse_routes(routes)
+    if os.geteuid() != 0:
+        raise NotPermittedError("routing the machine needs root; run it with sudo")
+    who = caller.find(os.environ)
+
+    def settings() -> Settings:
+        from vpn.client.app import Settings
+
+        login = access.login(parsed, who)
+        return Settings(parsed, chosen, login, access.dns, access.dns_server)
+
+    log = who.home / ".local" / "state" / "overlay-vpn" / "client.log"
+    if foreground:
+        _run(who, settings, lambda: click.echo("connected"))
+    else:
+        detach.detach(lambda ready: _run(who, settings, ready, log))
+
+
+def _run(
+    who: caller.Caller,
+    settings: Callable[[], Settings],
+    ready: Callable[[], None],
+    log: Path | None = None,
+) -> None:
+    import uvloop
+
+    from vpn.client import app
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monitor = shim.spawn("shim.monitor", {_MONITOR_LINK: theirs.fileno()})
+    theirs.close()
+
+    def on_ready() -> None:
+        ready()
+        if log is not None:
+            detach.redirect(log)
+
+    try:
+        caller.become(who)
+        caller.allow_many_files()
+        os.chdir("/")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.run(settings(), ours, on_ready))
+    finally:
+        with contextlib.suppress(OSError):
+            ours.close()
+        # The monitor's parent is told when everything is as before.
+        os.waitpid(monitor, 0)

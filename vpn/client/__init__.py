@@ -1,0 +1,1 @@
+"""The client: flows of the shim become channels of an SSH session."""

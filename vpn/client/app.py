@@ -1,0 +1,185 @@
+"""The composition root of `up`: one session, one gate, one monitor, until told to stop.
+
+Theory of operation
+-------------------
+In this order, so that nothing is captured before it can be carried:
+
+ 1. the monitor gives the links and marked sockets;
+ 2. the session is made on a marked socket: reaching the server does not depend on us;
+ 3. the gate is told how to answer names; only now it answers at all;
+ 4. the routes are put in place; the client is up.
+
+It ends when the user says so, or when any of the three is gone. Whatever the reason, closing the
+link to the monitor is what takes the network down, so being killed ends the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from shim import protocol
+from shim.protocol import Configure, Link
+from vpn.client.control import ControlServer, State, Status
+from vpn.client.core import Core, resolver_for
+from vpn.client.egress import Egress, Limits
+from vpn.client.flows import Counters
+from vpn.client.monitor import Monitor
+from vpn.errors import OverlayError, TransportError
+from vpn.ssh import client as ssh
+from vpn.target import Routes, Target
+from vpn.transport import base
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for."""
+
+    target: Target
+    routes: Routes
+    login: ssh.Login
+    dns: str
+    """`virtual`, `remote`, or empty for the best that the far end can do."""
+    dns_server: str | None
+    """The address of a resolver that the far end can reach."""
+
+
+class Client:
+    """A client that is coming up, is up, or is going down."""
+
+    def __init__(self, settings: Settings, monitor: Monitor) -> None:
+        self._settings = settings
+        self._monitor = monitor
+        self._state: State = "connecting"
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._down = asyncio.Event()
+        self._is_asking = False
+        self._core: Core | None = None
+
+    def stop(self) -> None:
+        """Take everything down in order; a second time, at once."""
+        if self._stop.is_set():
+            self._monitor.close()
+        self._stop.set()
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Come up, call `on_ready`, stay up. Raises OverlayError when it did not end by `stop`."""
+        gate, listener = await self._monitor.hello()
+        control = ControlServer(listener, self.status, self._stop_and_wait)
+        serving = asyncio.create_task(control.serve())
+        try:
+            session = await self._connect()
+            try:
+                core = await self._capture(session, gate)
+                self._state = "connected"
+                on_ready()
+                await self._stay_up(session, core)
+            finally:
+                self._state = "closing"
+                if self._core is not None:
+                    self._core.abort()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(session.close(), 2.0)
+        finally:
+            self._monitor.down()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._monitor.closed), 5.0)
+            self._down.set()
+            serving.cancel()
+            await control.finish()
+
+    def status(self) -> Status:
+        """Return what is going on."""
+        settings = self._settings
+        counters = self._core.counters if self._core is not None else Counters()
+        routes = (
+            *(("everything",) if settings.routes.everything else ()),
+            *map(str, settings.routes.prefixes),
+            *settings.routes.suffixes,
+        )
+        return Status(
+            state=self._state,
+            target=f"{settings.login.user}@{settings.target.address}",
+            transport=settings.target.transport,
+            device=protocol.DEVICE,
+            dns="remote" if self._is_asking else "virtual",
+            routes=routes,
+            pid=os.getpid(),
+            uptime_s=int(time.monotonic() - self._started),
+            flows_active=counters.active,
+            flows_opened=counters.opened,
+            flows_refused=counters.refused,
+            bytes_up=counters.bytes_up,
+            bytes_down=counters.bytes_down,
+        )
+
+    async def _connect(self) -> ssh.Session:
+        settings = self._settings
+        transport = base.load(settings.target.transport)
+        check = settings.login.host_keys.check_peer
+        dialing = base.Dialing(settings.target.address, self._monitor, check)
+        connecting = asyncio.create_task(ssh.connect(transport, dialing, settings.login))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not connecting.done():
+            connecting.cancel()
+            raise OverlayError("stopped before the session was there")
+        return connecting.result()
+
+    async def _capture(self, session: ssh.Session, gate: Link) -> Core:
+        settings = self._settings
+        resolver = resolver_for(session, settings.dns, settings.dns_server)
+        self._is_asking = resolver is not None
+        egress = Egress(session, resolver, Limits())
+        core = self._core = Core(gate, session, egress, self._monitor)
+        await core.configure(Configure(self._is_asking, settings.routes.suffixes))
+        await self._monitor.capture(
+            everything=settings.routes.everything,
+            names=settings.routes.everything or bool(settings.routes.suffixes),
+            prefixes=settings.routes.prefixes,
+        )
+        return core
+
+    async def _stay_up(self, session: ssh.Session, core: Core) -> None:
+        stopping = asyncio.create_task(self._stop.wait())
+        ends: tuple[asyncio.Future[Any], ...] = (
+            stopping,
+            session.closed,
+            core.closed,
+            self._monitor.closed,
+        )
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._stop.is_set():
+            return
+        if session.closed.done():
+            where, why = self._settings.target.address, session.closed.result()
+            raise TransportError(
+                f"the session with {where} ended: {why}; run 'overlay-vpn up' again"
+            )
+        raise OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
+
+    async def _stop_and_wait(self) -> None:
+        self.stop()
+        await self._down.wait()
+
+
+async def run(settings: Settings, link: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Run a client over a link to the monitor until SIGINT, SIGTERM or `down`.
+
+    Raises OverlayError.
+    """
+    client = Client(settings, Monitor(Link(link, protocol.CLIENT_OF_MONITOR)))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, client.stop)
+    await client.run(on_ready)

@@ -1,0 +1,134 @@
+"""Flows of the gate become channels of the session.
+
+A flow is opened at the far end before its handshake is completed here, so what the application
+sees is what the far end saw. The socket comes later and is joined to the channel that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from shim.protocol import MAX_CLOSED, Cancel, Closed, Message, Open, Opened, Reason, Refused
+from vpn.pump import Pump
+from vpn.ssh.failure import Failure, OpenFailed
+
+CLOSED_AFTER_S: Final = 0.05
+
+REASONS: Final = {
+    Failure.ECONNREFUSED: Reason.REFUSED,
+    Failure.EHOSTUNREACH: Reason.HOST_UNREACHABLE,
+    Failure.ENETUNREACH: Reason.NET_UNREACHABLE,
+    Failure.ETIMEDOUT: Reason.TIMED_OUT,
+    Failure.NXDOMAIN: Reason.HOST_UNREACHABLE,
+    Failure.POLICY: Reason.DENIED,
+    Failure.UNAVAILABLE: Reason.NET_UNREACHABLE,
+}
+"""What an application is told. A name without an address is a host that cannot be reached."""
+
+
+class Opener(Protocol):
+    """Whatever opens channels."""
+
+    async def open(self, host: str, port: int) -> Pump:
+        """Return a pump whose far side is the channel. Raises OpenFailed."""
+        ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened so far. `active` flows have a socket."""
+
+    active: int = 0
+    opened: int = 0
+    refused: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class Flows:
+    """All flows between a gate and a session."""
+
+    def __init__(self, opener: Opener, send: Callable[[Message], None]) -> None:
+        self._opener = opener
+        self._send = send
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._pumps: dict[int, Pump] = {}
+        self._attaching: set[asyncio.Task[None]] = set()
+        self._closed: list[int] = []
+        self.counters = Counters()
+
+    def on_open(self, message: Open) -> None:
+        """An application wants to connect."""
+        task = asyncio.create_task(self._open(message))
+        self._opening[message.flow] = task
+        task.add_done_callback(lambda _: self._opening.pop(message.flow, None))
+
+    def on_cancel(self, message: Cancel) -> None:
+        """It has given up."""
+        task = self._opening.get(message.flow)
+        if task is not None:
+            task.cancel()
+        pump = self._pumps.pop(message.flow, None)
+        if pump is not None:
+            pump.abort()
+
+    def on_accepted(self, flow: int, fd: int) -> None:
+        """It is connected: `fd` is its socket."""
+        # Said, not asked of the kernel: the gate's listener is dual-stack TCP.
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
+        pump = self._pumps.get(flow)
+        if pump is None:
+            sock.close()
+            self._on_closed(flow)
+            return
+        self.counters.active += 1
+        pump.on_done(lambda done: self._on_done(flow, done))
+        task = asyncio.create_task(self._attach(pump, sock))
+        self._attaching.add(task)
+        task.add_done_callback(self._attaching.discard)
+
+    def abort(self) -> None:
+        """Reset every flow: the session is gone."""
+        for task in list(self._opening.values()):
+            task.cancel()
+        for pump in list(self._pumps.values()):
+            pump.abort()
+
+    async def _open(self, message: Open) -> None:
+        try:
+            pump = await self._opener.open(message.host, message.port)
+        except OpenFailed as error:
+            self.counters.refused += 1
+            self._send(Refused(message.flow, REASONS[error.failure]))
+            return
+        self._pumps[message.flow] = pump
+        self.counters.opened += 1
+        self._send(Opened(message.flow))
+
+    async def _attach(self, pump: Pump, sock: socket.socket) -> None:
+        try:
+            await pump.attach(sock)
+        except OSError:
+            pump.abort()
+
+    def _on_done(self, flow: int, pump: Pump) -> None:
+        self._pumps.pop(flow, None)
+        self.counters.active -= 1
+        self.counters.bytes_up += pump.bytes_up
+        self.counters.bytes_down += pump.bytes_down
+        self._on_closed(flow)
+
+    def _on_closed(self, flow: int) -> None:
+        """Tell the gate soon: nobody waits for it, and many ends make one message."""
+        if not self._closed:
+            asyncio.get_running_loop().call_later(CLOSED_AFTER_S, self._send_closed)
+        self._closed.append(flow)
+
+    def _send_closed(self) -> None:
+        for start in range(0, len(self._closed), MAX_CLOSED):
+            self._send(Closed(tuple(self._closed[start : start + MAX_CLOSED])))
+        self._closed.clear()

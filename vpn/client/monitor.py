@@ -1,0 +1,56 @@
+"""The client's side of the monitor: asks for what needs a capability."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Network, IPv6Network
+
+from shim import protocol
+from shim.protocol import (
+    Capture,
+    Captured,
+    Down,
+    Hello,
+    Link,
+    OuterSocket,
+    OuterSocketWanted,
+    Prefix,
+    Welcome,
+)
+from vpn.client.shim import Shim
+
+
+class Monitor(Shim):
+    """Speaks with the monitor of `up`."""
+
+    async def hello(self) -> tuple[Link, socket.socket]:
+        """Introduce ourselves. Returns the link to the gate and the listener for the CLI."""
+        _, (gate, control) = await self.ask(Hello(protocol.VERSION), Welcome)
+        return (
+            Link(socket.socket(fileno=gate), protocol.CLIENT_OF_GATE),
+            socket.socket(fileno=control),
+        )
+
+    async def capture(
+        self,
+        *,
+        everything: bool,
+        names: bool,
+        prefixes: tuple[IPv4Network | IPv6Network, ...],
+    ) -> None:
+        """Route these through the tunnel."""
+        packed = tuple(Prefix(net.network_address.packed, net.prefixlen) for net in prefixes)
+        await self.ask(Capture(everything, names, packed), Captured)
+
+    async def outer_socket(
+        self, family: socket.AddressFamily, kind: socket.SocketKind
+    ) -> socket.socket:
+        """Return a socket whose packets leave beside the tunnel. Raises OSError."""
+        wanted = OuterSocketWanted(
+            4 if family == socket.AF_INET else 6, "tcp" if kind == socket.SOCK_STREAM else "udp"
+        )
+        return await self.ask_for_socket(wanted, OuterSocket)
+
+    def down(self) -> None:
+        """Have everything taken down; `closed` is done when the monitor has heard it."""
+        self._link.send(Down())

@@ -1,0 +1,218 @@
+"""The composition root of `run`: one session, one namespace, as long as one command lasts.
+
+Theory of operation
+-------------------
+This process is not the command's parent, so that stopping the command with Ctrl-Z does not stop
+the tunnel. The parent waits for one packet from here: either the three namespaces, with which it
+starts the command, or the reason why it must not. From then on it sends one packet, the exit
+status, or it is gone, killed; either way whatever is left in the namespace is ended.
+
+The session and the namespace are made at the same time, and both must be there before the command
+may start: there is no moment at which it runs with another network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from shim import protocol
+from shim.protocol import Configure, Link
+from vpn import members
+from vpn.client import embedded, runtime
+from vpn.client.core import Core, resolver_for
+from vpn.client.egress import Egress, Limits
+from vpn.client.messages import Done, Ready, send
+from vpn.client.namespace import Namespace
+from vpn.errors import OverlayError
+from vpn.local import Publication
+from vpn.pump import Pump
+from vpn.report import Report, encode
+from vpn.server.app import Server
+from vpn.ssh import client as ssh
+from vpn.target import Target
+from vpn.transport import base
+
+_EXIT_PACKET: Final = 16
+_KILLED: Final = 128 + 9
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for. Without a `target` the server is embedded."""
+
+    id: str
+    pid: int
+    command: tuple[str, ...]
+    target: Target | None
+    login: ssh.Login | None
+    dns: str
+    dns_server: str | None
+    limits: Limits
+    publications: tuple[Publication, ...]
+    report: Path | None
+
+
+async def run(settings: Settings, shim: socket.socket, parent: socket.socket) -> None:
+    """Serve a command until it ends. Raises OverlayError if it must not start."""
+    namespace = Namespace(Link(shim, protocol.CLIENT_OF_NAMESPACE))
+    listener, path = runtime.listen(settings.id)
+    server: Server | None = None
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    loop.add_reader(parent, _give_up, parent, task)
+    try:
+        entering = asyncio.create_task(namespace.enter())
+        try:
+            session, server = await _connect(settings)
+        finally:
+            await asyncio.wait({entering})
+            if not entering.cancelled():
+                entering.exception()  # of two failures one is told, and the other is no surprise
+        gate, spaces = entering.result()
+        report = Report()
+        resolver = resolver_for(session, settings.dns, settings.dns_server)
+        egress = Egress(session, resolver, settings.limits, report)
+        core = Core(gate, session, egress, base.PlainSockets())
+        await core.configure(Configure(True, ()))
+        published = await _publish(settings.publications, namespace)
+        started = time.time()
+        loop.remove_reader(parent)
+        answering = asyncio.create_task(_answer(listener, settings, spaces, started))
+        send(parent, Ready(""), spaces)
+        status = await _command_ends(parent, session)
+        answering.cancel()
+        for each in published:
+            each.close()
+        await loop.run_in_executor(None, members.end, spaces[2])
+        core.abort()
+        problem = _write_report(settings, report, started, status)
+        send(parent, Done(report.has_denied, problem))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(session.close(), 1.0)
+    finally:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        namespace.close()
+        if server is not None:
+            await server.close()
+
+
+def _give_up(parent: socket.socket, running: asyncio.Task[None]) -> None:
+    """The parent has gone before there was anything to tell it: nobody waits for a command."""
+    asyncio.get_running_loop().remove_reader(parent)
+    running.cancel()
+
+
+async def _connect(settings: Settings) -> tuple[ssh.Session, Server | None]:
+    login = settings.login
+    if settings.target is None or login is None:
+        return await embedded.connect()
+    transport = base.load(settings.target.transport)
+    sockets = base.PlainSockets()
+    dialing = base.Dialing(settings.target.address, sockets, login.host_keys.check_peer)
+    return await ssh.connect(transport, dialing, login), None
+
+
+async def _command_ends(parent: socket.socket, session: ssh.Session) -> int:
+    """Return the exit status of the command; if its parent was killed, so was the command."""
+    loop = asyncio.get_running_loop()
+
+    def tell(closed: asyncio.Future[str]) -> None:
+        print(
+            f"overlay-vpn: the session ended: {closed.result()}; the command has no network",
+            file=sys.stderr,
+        )
+
+    session.closed.add_done_callback(tell)
+    packet = await loop.sock_recv(parent, _EXIT_PACKET)
+    session.closed.remove_done_callback(tell)
+    return int(packet) if packet else _KILLED
+
+
+async def _answer(
+    listener: socket.socket, settings: Settings, spaces: tuple[int, int, int], started: float
+) -> None:
+    """Answer `list` and `enter`; the directory of the socket keeps others out."""
+    loop = asyncio.get_running_loop()
+    target = "embedded" if settings.target is None else str(settings.target.address)
+    about = runtime.Run(settings.id, settings.pid, target, settings.command, started)
+    while True:
+        sock, _ = await loop.sock_accept(listener)
+        with sock, suppress(OSError, TimeoutError):
+            question = await asyncio.wait_for(loop.sock_recv(sock, 64), runtime.TIMEOUT_S)
+            if question == runtime.STATUS:
+                await loop.sock_sendall(sock, msgspec.json.encode(about))
+            elif question == runtime.ENTER:
+                socket.send_fds(sock, [b"enter"], spaces)
+
+
+async def _publish(
+    publications: tuple[Publication, ...], namespace: Namespace
+) -> list[asyncio.Server]:
+    loop = asyncio.get_running_loop()
+
+    def accepted(inner_port: int) -> asyncio.Protocol:
+        pump = Pump()
+        task = loop.create_task(_join(pump, namespace, inner_port))
+        pump.on_done(lambda _: task.cancel())
+        return pump.near
+
+    servers = []
+    for each in publications:
+        try:
+            factory = partial(accepted, each.inner_port)
+            servers.append(await loop.create_server(factory, each.address, each.port))
+        except OSError as error:
+            raise OverlayError(
+                f"cannot publish {each.address}:{each.port}: {error.strerror}; choose another port"
+            ) from error
+    return servers
+
+
+async def _join(pump: Pump, namespace: Namespace, port: int) -> None:
+    """Connect the other end of a published connection inside the namespace."""
+    loop = asyncio.get_running_loop()
+    try:
+        sock = await namespace.inner_socket(4)
+        try:
+            await loop.sock_connect(sock, ("127.0.0.1", port))
+            await loop.create_connection(lambda: pump.far, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError:
+        pump.abort()
+
+
+def _write_report(settings: Settings, report: Report, started: float, status: int) -> str:
+    """Write the report where it was asked for; returns the problem if that fails."""
+    if settings.report is None:
+        return ""
+    document = report.document(
+        start=started,
+        end=time.time(),
+        target="embedded" if settings.target is None else str(settings.target.address),
+        command=settings.command,
+        exit_status=status,
+    )
+    temporary = settings.report.with_name(f".{settings.report.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(encode(document))
+        temporary.replace(settings.report)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        return f"cannot write the report {settings.report}: {error.strerror}"
+    return ""

@@ -1,0 +1,57 @@
+"""The errors that reach a user: one line each, with a stable exit status.
+
+A message says what failed, where, and what to do. Exit statuses are part of the interface
+(`overlay-vpn(1)`): 1 failure, 2 usage, 77 not permitted and 78 configuration (sysexits(3)),
+255 transport or authentication, as ssh(1) has it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit statuses of the command line."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    NOT_PERMITTED = 77
+    CONFIGURATION = 78
+    TRANSPORT = 255
+
+
+class OverlayError(Exception):
+    """A failure with one line for people and an exit status for scripts."""
+
+    status = Exit.FAILURE
+
+
+class UsageError(OverlayError):
+    """The command line cannot mean anything."""
+
+    status = Exit.USAGE
+
+
+class NotPermittedError(OverlayError):
+    """The caller may not do this, or the kernel does not let us."""
+
+    status = Exit.NOT_PERMITTED
+
+
+class ConfigurationError(OverlayError):
+    """A file, key or setting is missing, unreadable or contradicts another."""
+
+    status = Exit.CONFIGURATION
+
+
+class TransportError(OverlayError):
+    """The server cannot be reached, or the stream to it broke."""
+
+    status = Exit.TRANSPORT
+
+
+class AuthenticationError(OverlayError):
+    """One side does not accept the identity of the other."""
+
+    status = Exit.TRANSPORT

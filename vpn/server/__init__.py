@@ -1,0 +1,1 @@
+"""The server: channels become connections of this machine."""

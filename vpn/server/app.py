@@ -1,0 +1,66 @@
+"""The composition root of a server: one listener, one identity, one way out."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from vpn.identity import Identity
+from vpn.pump import Pump
+from vpn.server import services
+from vpn.server.dial import Dialer
+from vpn.server.resolver import ResolverProtocol
+from vpn.ssh.authorized_files import Authorized
+from vpn.ssh.server import Gatekeeper
+from vpn.ssh.services import RESOLVER
+from vpn.transport.base import Address, Listener, Listening, Transport
+
+
+class Server:
+    """A server on one transport. Make it with `start`."""
+
+    def __init__(self, identity: Identity, authorized: Authorized) -> None:
+        self._dialer = Dialer()
+        self._services = {RESOLVER: partial(ResolverProtocol, self._dialer.resolve)}
+        self._gatekeeper = Gatekeeper(identity.ssh_key(), authorized, self._open_flow)
+        self._listener: Listener
+
+    @classmethod
+    async def start(
+        cls, transport: Transport, listening: Listening, authorized: Authorized
+    ) -> Server:
+        """Listen, with the identity in `listening`. Raises TransportError.
+
+        `authorized` is asked again for each login.
+        """
+        server = cls(Identity(listening.identity), authorized)
+        try:
+            server._listener = await transport.listen(listening, server._gatekeeper.protocol)
+        except BaseException:
+            server._dialer.close()
+            raise
+        return server
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; the port is the real one."""
+        return self._listener.address
+
+    @property
+    def flow_count(self) -> int:
+        """How many flows are open, or being opened."""
+        return self._gatekeeper.flow_count
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Let nobody in, wait up to `drain_s` for the flows to end, then end everything."""
+        await self._gatekeeper.close(drain_s)
+        await self._listener.close()
+        self._dialer.close()
+
+    async def _open_flow(self, host: str, port: int) -> asyncio.Protocol:
+        if services.is_reserved(host):
+            return services.protocol_for(self._services, host, port)
+        sock = await self._dialer.connect(host, port)
+        pump = Pump()
+        await pump.attach(sock)
+        return pump.far

@@ -1,0 +1,1 @@
+"""SSH over one duplex stream: client session, server session, failures on the wire."""

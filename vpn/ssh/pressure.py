@@ -1,0 +1,71 @@
+"""Back-pressure of the one stream, spread over the channels that write to it.
+
+asyncssh ignores `pause_writing()` of its transport, and while keys are exchanged it keeps all
+channel data for later: either way a fast sender would fill memory. So channels ask `is_high`
+after each write and wait in line when it is.
+
+When the pressure falls, only a few channels are let go per turn of the event loop, in the order
+in which they came: enough to fill the stream again, and each has its turn. What is held above
+the stream's high-water mark is therefore at most one read of each channel that was writing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+CHANNELS_PER_TURN = 4  # of one read each, 256 KiB: what the stream has room for
+
+
+class Writer(Protocol):
+    """Someone who stopped writing because of the pressure."""
+
+    def on_relief(self) -> None:
+        """Write again; called once for each `wait`."""
+        ...
+
+
+class Pressure:
+    """Whether the stream wants no more for now, and who waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Writer] = deque()
+        self._is_stream_full = False
+        self._is_key_exchange = False
+        self._is_turn_scheduled = False
+        self.is_high = False
+
+    def on_stream(self, is_full: bool) -> None:
+        """Note that the stream paused or resumed writing."""
+        self._is_stream_full = is_full
+        self._update()
+
+    def on_key_exchange(self, is_running: bool) -> None:
+        """Note that a key exchange began or ended (RFC 4253, section 9)."""
+        self._is_key_exchange = is_running
+        self._update()
+
+    def wait(self, writer: Writer) -> None:
+        """Put a writer in line; it must stop writing until `on_relief`."""
+        self._waiting.append(writer)
+
+    def _update(self) -> None:
+        self.is_high = self._is_stream_full or self._is_key_exchange
+        if not self.is_high:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._is_turn_scheduled:
+            self._is_turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._is_turn_scheduled = False
+        for _ in range(min(CHANNELS_PER_TURN, len(self._waiting))):
+            if self.is_high:
+                return
+            self._waiting.popleft().on_relief()
+        if not self.is_high:
+            self._schedule()

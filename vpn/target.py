@@ -1,0 +1,129 @@
+"""What a user writes to name a server, and which routes to take. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final
+
+from shim.protocol import MAX_PREFIXES, MAX_SUFFIXES
+from vpn.errors import UsageError
+from vpn.transport.base import Address
+
+QUIC_PORT: Final = 4422
+SSH_PORT: Final = 22
+
+_FORMS: Final = "user@host:port or ssh://user@host[:port]"
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]+(%\w+)?")
+_LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server: how to get there, and as whom to log in. `user` is empty where none was given."""
+
+    transport: str
+    user: str
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What goes through the tunnel: everything, or prefixes and names under suffixes."""
+
+    everything: bool
+    prefixes: tuple[IPv4Network | IPv6Network, ...]
+    suffixes: tuple[str, ...]
+
+
+def parse_target(text: str) -> Target:
+    """Return the server that `text` names. Raises UsageError.
+
+    A literal IPv6 address stands in brackets, as in a URL (RFC 3986 §3.2.2).
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "quic", text
+    if scheme not in ("quic", "ssh"):
+        raise _malformed(text, f"there is no scheme {scheme!r}")
+    transport, default_port = ("quic", QUIC_PORT) if scheme == "quic" else ("tcp", SSH_PORT)
+    user, at, host_port = rest.rpartition("@")
+    if at and not user:
+        raise _malformed(text, "the user is empty")
+    host, port = _split_port(text, host_port, default_port)
+    if not _HOST.fullmatch(host) or len(host) > 253:
+        raise _malformed(text, f"{host!r} is not a host")
+    return Target(transport, user, Address(host, port))
+
+
+def parse_listen(text: str) -> Address:
+    """Return where to listen: `host`, `host:port` or `[address]:port`. Raises UsageError."""
+    host, port = _split_port(text, text, QUIC_PORT)
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"cannot listen on {text!r}: write an address as 192.0.2.1:4422")
+    return Address(host, port)
+
+
+def _split_port(text: str, host_port: str, default: int) -> tuple[str, int]:
+    if host_port.startswith("["):
+        host, bracket, tail = host_port[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")):
+            raise _malformed(text, "the brackets do not match")
+        port = tail[1:] if tail else ""
+        has_port = bool(tail)
+    else:
+        host, colon, port = host_port.partition(":")
+        has_port = bool(colon)
+        if ":" in port:
+            raise _malformed(text, "an IPv6 address needs brackets")
+    if not has_port:
+        return host, default
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+        raise _malformed(text, f"{port!r} is not a port")
+    return host, int(port)
+
+
+def _malformed(text: str, why: str) -> UsageError:
+    return UsageError(f"cannot read the target {text!r}: {why}; write {_FORMS}")
+
+
+def parse_routes(texts: tuple[str, ...]) -> Routes:
+    """Return the routes that were asked for; none means everything. Raises UsageError.
+
+    `10.0.0.0/8` is a prefix, `corp.example` and everything below it a suffix.
+    """
+    prefixes: list[IPv4Network | IPv6Network] = []
+    suffixes: list[str] = []
+    for text in texts:
+        if "/" in text or ":" in text or text.replace(".", "").isdigit():
+            prefixes.append(_parse_prefix(text))
+        else:
+            suffixes.append(_parse_suffix(text))
+    for kind, found, limit in (
+        ("prefixes", prefixes, MAX_PREFIXES),
+        ("names", suffixes, MAX_SUFFIXES),
+    ):
+        if len(found) > limit:
+            raise UsageError(f"too many {kind} with --route: {len(found)}, at most {limit}")
+    defaults = {network.version for network in prefixes if network.prefixlen == 0}
+    if not texts or defaults == {4, 6}:
+        return Routes(True, (), tuple(suffixes))
+    return Routes(False, tuple(prefixes), tuple(suffixes))
+
+
+def _parse_prefix(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"cannot read the route {text!r}: {error}") from None
+
+
+def _parse_suffix(text: str) -> str:
+    name = text.removeprefix("*.").removeprefix(".").removesuffix(".").lower()
+    labels = name.split(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) and len(label) < 64 for label in labels):
+        raise UsageError(
+            f"cannot read the route {text!r}: write a prefix (10.0.0.0/8) or a name (corp.example)"
+        )
+    return name

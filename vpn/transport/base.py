@@ -1,0 +1,150 @@
+"""What a transport is: one duplex stream per connect().
+
+Theory of operation
+-------------------
+SSH runs over a stream and opens no socket; a transport gives the stream and knows nothing of SSH.
+Both sides speak asyncio's own vocabulary: a *stream* is an `asyncio.Transport` that drives an
+`asyncio.Protocol`, so asyncssh runs on it as it is and no copy is made on the way. A carrier that
+reports facts instead (a QUIC engine, a pair in memory) builds on `vpn.transport.stream`.
+
+Invariants, held by `tests/vpn/transport/test_conformance.py` for every transport:
+
+- order and content of bytes are kept; any chunking may happen;
+- `write_eof()` becomes `eof_received()` at the peer, and the other direction stays open;
+- `abort()` becomes `connection_lost(ConnectionResetError)` at the peer, never a clean end;
+- back-pressure: `pause_writing()` is called once more than `HIGH_WATER` bytes wait that could not
+  be sent yet. What is sent and not acknowledged is bounded by the peer's receive window (the
+  kernel's for TCP, `quic_config.WINDOW_BYTES` for QUIC), so a peer that calls `pause_reading()`
+  stops the sender with bounded memory. The mark is low because everything behind it is delay
+  for what is written next: 256 KiB are 0.1 s at 20 Mbit/s;
+- a peer that falls silent is noticed (`connection_lost(TimeoutError)`) where the transport
+  has liveness of its own; elsewhere SSH keepalives notice it.
+
+Extra information of a stream (`get_extra_info`):
+
+- `"peername"`: `(host, port)` of the peer, as far as it is known;
+- `"peer_key"`: the peer's raw Ed25519 public key (32 bytes) if the transport itself proved it,
+  else None. The client compares it with the SSH host key: one identity, two layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from vpn.errors import UsageError
+
+ENTRY_POINTS = "overlay_vpn.transports"
+HIGH_WATER = 256 << 10
+
+StreamFactory = Callable[[], asyncio.Protocol]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens. `host` is a name or an IP literal without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class OuterSockets(Protocol):
+    """Gives the sockets on which a transport leaves the machine.
+
+    With the shim running these come already marked (socket(7), SO_MARK), so that the tunnel
+    does not capture itself; otherwise they are plain sockets.
+    """
+
+    async def outer_socket(
+        self, family: socket.AddressFamily, kind: socket.SocketKind
+    ) -> socket.socket:
+        """Return a new non-blocking socket, neither bound nor connected. Raises OSError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialing:
+    """Everything a transport may use to connect.
+
+    `check_peer` is called with the peer's raw Ed25519 key as soon as the transport has seen it
+    prove possession, before any byte of the stream is sent; it raises to refuse.
+    """
+
+    address: Address
+    sockets: OuterSockets
+    check_peer: Callable[[bytes], None]
+    timeout_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Everything a transport may use to listen. `identity` is the server's raw Ed25519 seed."""
+
+    address: Address
+    identity: bytes
+
+
+class Listener(Protocol):
+    """A bound listener; every stream it accepts drives a protocol of its own."""
+
+    @property
+    def address(self) -> Address:
+        """The bound address; the port is the real one where 0 was asked for."""
+        ...
+
+    async def close(self) -> None:
+        """Stop accepting and abort the streams that are still open."""
+        ...
+
+
+class Transport(Protocol):
+    """A way to a server. One instance serves any number of connects and listens."""
+
+    name: str
+
+    async def connect(self, dialing: Dialing, factory: StreamFactory) -> asyncio.Transport:
+        """Return one duplex stream that drives the protocol made by `factory`.
+
+        Raises TransportError (not reachable, no answer) or AuthenticationError (`check_peer`).
+        """
+        ...
+
+    async def listen(self, listening: Listening, factory: StreamFactory) -> Listener:
+        """Accept streams; `factory` is called once per stream. Raises TransportError."""
+        ...
+
+
+class PlainSockets:
+    """Sockets as any program opens them."""
+
+    async def outer_socket(
+        self, family: socket.AddressFamily, kind: socket.SocketKind
+    ) -> socket.socket:
+        """Return a new non-blocking socket. Raises OSError."""
+        return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+
+def load(name: str) -> Transport:
+    """Return a new instance of the transport registered as `name`. Raises UsageError."""
+    found = entry_points(group=ENTRY_POINTS, name=name)
+    for entry in found:
+        factory: Callable[[], Transport] = entry.load()
+        return factory()
+    known = ", ".join(sorted(entry_points(group=ENTRY_POINTS).names))
+    raise UsageError(f"there is no transport {name!r}; choose one of: {known}")
+
+
+async def resolve(
+    address: Address, kind: socket.SocketKind
+) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    """Return the socket addresses of a server in the order of getaddrinfo(3). Raises OSError."""
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(address.host, address.port, type=kind)
+    return [(family, sockaddr) for family, _, _, _, sockaddr in infos]

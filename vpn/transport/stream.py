@@ -1,0 +1,275 @@
+"""The half of an asyncio.Transport that message-driven carriers have in common.
+
+Theory of operation
+-------------------
+A carrier (QUIC, a pair in memory, a node-id library) reports facts and takes orders; asyncio's
+`Transport` and `Protocol` have rules of their own about when a protocol may be called. `Stream`
+is those rules, once:
+
+- *facts*, called by the carrier: `on_open`, `on_bytes`, `on_fin`, `on_progress` (bytes left us),
+  `on_end` (the carrier is gone, cleanly or with the reason);
+- *orders*, implemented by the carrier: `_send`, `_send_fin`, `_consumed`, `_flushed`, `_shut`,
+  `_reset`.
+
+Invariants:
+
+- `connection_made` comes first, `connection_lost` last and once, never from inside a call which
+  the protocol made;
+- bytes which arrive while reading is paused are kept here and are reported `_consumed` only when
+  the protocol has them: the carrier's flow control therefore bounds them;
+- a clean end waits until the protocol has read what came before it; a reset does not wait;
+- a protocol that raises is aborted and the event loop's exception handler is told, as asyncio's
+  own transports do.
+
+Left out: `asyncio.BufferedProtocol` (SSH does not use it, and it would need a copy here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from vpn.transport.base import HIGH_WATER
+
+LOW_WATER = HIGH_WATER // 2
+
+
+class Stream(asyncio.Transport):
+    """One duplex stream that drives `protocol`; see the module for the duties of a carrier."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.Protocol,
+        extra: Mapping[str, Any],
+    ) -> None:
+        super().__init__(dict(extra))
+        self._loop = loop
+        self._protocol: asyncio.BaseProtocol = protocol
+        self._data_received = protocol.data_received
+        self._inbound: deque[bytes] = deque()
+        self._is_reading = True
+        self._is_delivering = False
+        self._is_writing_paused = False
+        self._is_closing = False
+        self._is_lost = False
+        self._has_sent_fin = False
+        self._has_fin_waiting = False
+        self._has_end_waiting = False
+
+    # Orders to the carrier.
+
+    @abstractmethod
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait to be sent."""
+
+    @abstractmethod
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes to send; a mutable buffer must be copied before returning."""
+
+    @abstractmethod
+    def _send_fin(self) -> None:
+        """End our direction after the bytes already taken."""
+
+    @abstractmethod
+    def _consumed(self, count: int) -> None:
+        """Give the peer credit for `count` bytes which the protocol has read."""
+
+    @abstractmethod
+    def _flushed(self) -> bool:
+        """Return whether the peer's machine has all bytes and the end we sent."""
+
+    @abstractmethod
+    def _shut(self) -> None:
+        """End the carrier cleanly. Called once, after everything is flushed."""
+
+    @abstractmethod
+    def _reset(self) -> None:
+        """End the carrier so that the peer sees a reset. Called at most once."""
+
+    # Facts from the carrier.
+
+    def on_open(self) -> None:
+        """Let the protocol begin."""
+        self._guarded(self._connection_made)
+
+    def on_bytes(self, data: bytes) -> None:
+        """Deliver bytes in order, or keep them while reading is paused."""
+        if self._is_closing:
+            self._consumed(len(data))
+        elif self._is_reading and not self._inbound:
+            try:
+                self._data_received(data)
+            except Exception as error:
+                self._fail(error)
+            self._consumed(len(data))
+        else:
+            self._inbound.append(data)
+
+    def on_fin(self) -> None:
+        """Deliver the end of the peer's direction, after the bytes before it."""
+        self._has_fin_waiting = True
+        self._deliver()
+
+    def on_progress(self) -> None:
+        """Look again at how much waits to be sent: some of it has gone."""
+        if self._is_closing:
+            self._finish_if_flushed()
+        elif self._is_writing_paused and self.get_write_buffer_size() <= LOW_WATER:
+            self._is_writing_paused = False
+            self._guarded(self._protocol.resume_writing)
+
+    def on_end(self, error: Exception | None) -> None:
+        """Report that the carrier is gone: None is a clean end, else the reason."""
+        if error is None and not self._is_closing:
+            self._has_end_waiting = True
+            self._deliver()
+        else:
+            self._lose(error)
+
+    # asyncio.Transport.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes; dropped silently once the stream is closing, as asyncio does."""
+        if self._has_sent_fin and not self._is_closing:
+            raise RuntimeError("write() after write_eof()")
+        if self._is_closing or self._is_lost or not data:
+            return
+        self._send(data)
+        if not self._is_writing_paused and self.get_write_buffer_size() > HIGH_WATER:
+            self._is_writing_paused = True
+            self._guarded(self._protocol.pause_writing)
+
+    def write_eof(self) -> None:
+        """End our direction; the peer's stays open."""
+        if not (self._has_sent_fin or self._is_closing or self._is_lost):
+            self._has_sent_fin = True
+            self._send_fin()
+
+    def can_write_eof(self) -> bool:
+        """Return True: both directions end by themselves."""
+        return True
+
+    def close(self) -> None:
+        """Send what was written, then end; nothing more is received."""
+        if self._is_closing or self._is_lost:
+            return
+        self.write_eof()
+        self._is_closing = True
+        self._drop_inbound()
+        if self._has_end_waiting:
+            self._lose(None)
+        else:
+            self._finish_if_flushed()
+
+    def abort(self) -> None:
+        """End at once; the peer sees a reset."""
+        self._abort(None)
+
+    def is_closing(self) -> bool:
+        """Return whether the stream is closing or closed."""
+        return self._is_closing or self._is_lost
+
+    def pause_reading(self) -> None:
+        """Stop `data_received`; the peer may send one flow-control window more."""
+        self._is_reading = False
+
+    def resume_reading(self) -> None:
+        """Deliver again, from the next turn of the event loop on."""
+        if not self._is_reading:
+            self._is_reading = True
+            self._loop.call_soon(self._deliver)
+
+    def is_reading(self) -> bool:
+        """Return whether bytes are being delivered."""
+        return self._is_reading and not self._is_closing
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the low and high water marks in bytes."""
+        return LOW_WATER, HIGH_WATER
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Refuse: the marks are the same for every stream."""
+        raise NotImplementedError("the write buffer limits of a stream are fixed")
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Drive another protocol from now on."""
+        if not isinstance(protocol, asyncio.Protocol):
+            raise TypeError("a stream drives an asyncio.Protocol")
+        self._protocol = protocol
+        self._data_received = protocol.data_received
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol being driven."""
+        return self._protocol
+
+    # Ours.
+
+    def _connection_made(self) -> None:
+        self._protocol.connection_made(self)
+
+    def _deliver(self) -> None:
+        """Deliver what waits, as far as the protocol wants it."""
+        if self._is_delivering:
+            return
+        self._is_delivering = True
+        try:
+            while self._inbound and self._is_reading and not self._is_closing:
+                data = self._inbound.popleft()
+                self._guarded(self._data_received, data)
+                self._consumed(len(data))
+        finally:
+            self._is_delivering = False
+        if self._inbound or not self._is_reading or self._is_closing:
+            return
+        if self._has_fin_waiting:
+            self._has_fin_waiting = False
+            self._guarded(self._eof_received)
+        if self._has_end_waiting:
+            self._lose(None)
+
+    def _eof_received(self) -> None:
+        protocol = self._protocol
+        if isinstance(protocol, asyncio.Protocol) and not protocol.eof_received():
+            self.close()
+
+    def _finish_if_flushed(self) -> None:
+        if not self._is_lost and self._flushed():
+            self._shut()
+            self._lose(None)
+
+    def _abort(self, error: Exception | None) -> None:
+        if not self._is_lost:
+            self._reset()
+            self._lose(error)
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._is_lost:
+            return
+        self._is_lost = self._is_closing = True
+        self._inbound.clear()
+        self._loop.call_soon(self._protocol.connection_lost, error)
+
+    def _drop_inbound(self) -> None:
+        while self._inbound:
+            self._consumed(len(self._inbound.popleft()))
+
+    def _guarded(self, callback: Any, *arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {
+                "message": "a protocol raised; its stream is aborted",
+                "exception": error,
+                "transport": self,
+                "protocol": self._protocol,
+            }
+        )
+        self._abort(error)
