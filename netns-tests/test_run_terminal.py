@@ -31,16 +31,18 @@ pytestmark = pytest.mark.lab(direct=True, capture=False)
 COUNTER = """
 import os, signal, sys
 counts = {}
+def say(*words):  # not print(): a handler may interrupt it, and it must not be entered twice
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 def count(number, _):
     name = signal.Signals(number).name
     counts[name] = counts.get(name, 0) + 1
     size = os.get_terminal_size(0) if name == "SIGWINCH" else (0, 0)
-    print(name, counts[name], *size, flush=True)
+    say(name, counts[name], *size)
 for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH", "ALRM"):
     signal.signal(getattr(signal, "SIG" + name), count)
-print("ready", os.getpid(), *map(os.isatty, range(3)), flush=True)
+say("ready", os.getpid(), *map(os.isatty, range(3)))
 for line in sys.stdin:
-    print("heard", line.strip(), counts, flush=True)
+    say("heard", line.strip(), counts)
 """
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,14 +169,13 @@ def test_killed_while_up_leaves_the_network_as_it_was(
     lab: Lab, overlay: Overlay, victim: str
 ) -> None:
     endpoint = overlay.serve()
+    gone_within_s = GONE_WITHIN_S * max(1.0, _duration_of_up(overlay, endpoint))
     for _ in range(3):
         pids = start(overlay, endpoint)
         os.kill(getattr(pids, victim), signal.SIGKILL)
-        begin = time.monotonic()
-        until(lambda: not network_traces(lab), GONE_WITHIN_S, f"no trace after killing {victim}")
-        assert time.monotonic() - begin < GONE_WITHIN_S
+        until(lambda: not network_traces(lab), gone_within_s, f"no trace after killing {victim}")
         if victim != "warden":
-            until(lambda: not traces(lab), GONE_WITHIN_S, "no file and no process")
+            until(lambda: not traces(lab), gone_within_s, "no file and no process")
     overlay.recover()
     overlay.recover()
     assert traces(lab) == []
@@ -194,6 +194,8 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
     endpoint = overlay.serve()
     dice = random.Random(7)
     took = _duration_of_up(overlay, endpoint)
+    # A machine with nothing else to do needs less than a second for `up`.
+    gone_within_s = GONE_WITHIN_S * max(1.0, took)
     for number in range(KILLS):
         # From before the monitor exists to well into the tear-down.
         delay_s = dice.uniform(0, took * 1.5)
@@ -209,7 +211,7 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
             os.kill(program.pid, signal.SIGKILL)
         until(
             lambda: not traces(lab),
-            GONE_WITHIN_S,
+            gone_within_s,
             f"no trace of number {number}, {victim} after {delay_s:.3f} s",
         )
     overlay.up(endpoint)
@@ -224,13 +226,19 @@ def _duration_of_up(overlay: Overlay, endpoint: Endpoint) -> float:
     return took
 
 
+def is_privileged_side(pid: int) -> bool:
+    with suppress(OSError):
+        return b"shim.monitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
 def find(client: int, victim: str) -> int | None:
     """The process of an instance that may not be complete."""
     pid = client
     for name in ("client", "warden", "monitor", "gate"):
         if name == victim:
             return pid
-        below = children(pid)
+        below = [child for child in children(pid) if is_privileged_side(child)]
         if not below:
             return None
         pid = below[-1]

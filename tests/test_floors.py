@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +94,20 @@ def test_shim_runs_no_command(path: Path) -> None:
     }
     assert not called & {"execv", "execve", "system", "popen", "Popen", "posix_spawn"}
     assert "subprocess" not in roots(path)
+
+
+def test_importing_the_client_starts_no_program() -> None:
+    """Looking for optional libraries must not run the compiler (see vpn/ssh/__init__.py)."""
+    source = """
+import sys
+sys.addaudithook(lambda event, _: event == "subprocess.Popen" and print("ran a program"))
+{}
+import vpn.cli.main, vpn.client.app, vpn.server.app, vpn.identity
+"""
+
+    def said(more: str) -> str:
+        argv = [sys.executable, "-c", source.format(more)]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    assert said("import subprocess; subprocess.run(['true'])") == "ran a program\n"
+    assert said("") == ""

@@ -36,7 +36,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import asyncssh
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -47,6 +46,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from vpn.errors import ConfigurationError
+from vpn.ssh import asyncssh
 
 ALGORITHM = "ssh-ed25519"  # RFC 8709, section 4
 RAW_BYTES = 32  # RFC 8032, section 5.1.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +34,14 @@ def test_command_sees_names_of_the_marker(overlay_network: OverlayNetwork) -> No
     overlay_network.run([*CURL, "http://api.test:8080/"], stdout=subprocess.DEVNULL, check=True)
 
 
-def test_each_command_has_a_network_of_its_own(overlay_network: OverlayNetwork) -> None:
-    # At once: the number of one that has gone may be given to the next.
-    command = ["sh", "-c", "readlink /proc/self/ns/net; sleep 2"]
+def test_each_command_has_a_network_of_its_own(
+    overlay_network: OverlayNetwork, tmp_path: Path
+) -> None:
+    # Each waits for the other: the number of one that has gone may be given to the next.
+    script = (
+        'readlink /proc/self/ns/net | tee -a "$1"; until [ $(wc -l <"$1") = 2 ]; do sleep .05; done'
+    )
+    command = ["sh", "-c", script, "sh", str(tmp_path / "met")]
     with ThreadPoolExecutor() as at_once:
         runs = [at_once.submit(overlay_network.run, command, stdout=-1) for _ in range(2)]
     assert len({run.result().stdout for run in runs}) == 2

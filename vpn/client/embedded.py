@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
-import asyncssh
-
 from vpn.identity import Identity, fingerprint_of
 from vpn.server.app import Server
+from vpn.ssh import asyncssh
 from vpn.ssh import client as ssh
 from vpn.ssh.authorized_keys import AuthorizedKeys
 from vpn.ssh.authorized_parser import parse
