@@ -32,6 +32,7 @@ MAX_SUFFIXES: Final = 256
 MAX_DNS_MESSAGE: Final = 65535
 MAX_NAME: Final = 253
 MAX_CLOSED: Final = 256
+MAX_PAUSE_S: Final = 3600
 
 POOL4: Final = "198.18.0.0/15"
 """Virtual IPv4 addresses of names: the benchmarking range of RFC 2544, never routed."""
@@ -59,6 +60,9 @@ def state_directory() -> str:
 
 CONTROL: Final = "client.sock"
 """In the state directory: where the client answers `status` and `down`."""
+
+JOURNAL: Final = "journal"
+"""In the state directory: what has been changed, a line of JSON each."""
 
 LOCK: Final = "lock"
 """In the state directory: locked (flock(2)) while an instance runs; holds its process id."""
@@ -134,7 +138,9 @@ class OuterSocketWanted(Message, frozen=True, tag="outer-socket-wanted"):
 class Capture(Message, frozen=True, tag="capture"):
     """Route these through the tunnel. `everything` means both default routes.
 
-    `names` captures port 53 of every resolver, whatever its address.
+    `names` captures port 53 of every resolver, whatever its address. With `kill_switch` nothing
+    leaves beside the tunnel, whatever happens, until `Down`; `lan` leaves the local network
+    reachable then.
     """
 
     SIZE: ClassVar[int] = 64 + 32 * MAX_PREFIXES
@@ -142,6 +148,14 @@ class Capture(Message, frozen=True, tag="capture"):
     everything: bool
     names: bool
     prefixes: tuple[Prefix, ...]
+    kill_switch: bool = False
+    lan: bool = True
+
+
+class Pause(Message, frozen=True, tag="pause"):
+    """Capture nothing and block nothing for a while, at most `MAX_PAUSE_S`; 0 ends a pause."""
+
+    seconds: int
 
 
 class Down(Message, frozen=True, tag="down"):
@@ -168,6 +182,10 @@ class OuterSocket(Message, frozen=True, tag="outer-socket"):
 
 class Captured(Message, frozen=True, tag="captured"):
     """The routes are in place."""
+
+
+class Paused(Message, frozen=True, tag="paused"):
+    """The pause has begun, or has ended."""
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -304,8 +322,8 @@ class Forwarded(Message, frozen=True, tag="forwarded"):
     message: bytes
 
 
-ToMonitor = Hello | OuterSocketWanted | Capture | Down
-FromMonitor = Welcome | OuterSocket | Captured | Failed
+ToMonitor = Hello | OuterSocketWanted | Capture | Pause | Down
+FromMonitor = Welcome | OuterSocket | Captured | Paused | Failed
 ToNamespace = Hello | InnerSocketWanted
 FromNamespace = Namespace | InnerSocket | Failed
 FromGate = Configured | Open | Cancel | Accepted | Lookup | Forward

@@ -1,4 +1,7 @@
-"""`python -I -B -m shim.recover`: undo what a killed instance left. Twice is harmless."""
+"""`python -I -B -m shim.recover`: undo what a killed instance left. Twice is harmless.
+
+With `--keep-kill-switch` only if nothing is cut off: for a service manager, after a crash.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ def main() -> int:
     except OSError as error:
         print(f"overlay-vpn: cannot open the state directory: {error}", file=sys.stderr)
         return 1
+    if state.is_guarded and "--keep-kill-switch" in sys.argv[1:]:
+        return 0
     try:
         state.undo(Netlink())
     except OSError as error:

@@ -13,6 +13,10 @@ In this order, in one thread, without exec:
 The warden waits for the monitor and then undoes everything. Ending in order and being killed are
 the same path. If the warden dies first, the monitor undoes instead. The gate dies with the
 monitor, by the kernel's hand. So each of the three may be killed at any moment.
+
+With the kill switch undoing is what the user asks for: it happens when the client has said `Down`,
+and otherwise the rules and the filter stay, held by the kernel alone, until the next `up`, `down`
+or `recover`.
 """
 
 from __future__ import annotations
@@ -39,6 +43,9 @@ from shim.protocol import Failed, Fault, Link
 LINK_FD: Final = 3
 
 _FIRST_QUESTION_S: Final = 5.0
+
+_WITHOUT_DOWN: Final = 3
+"""The exit status of a monitor whose client has gone without a word."""
 
 _NO_IPV6: Final = (errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 """How the kernel says that IPv6 is switched off on a device, or not there at all."""
@@ -97,14 +104,16 @@ def _make() -> _Made:
     try:
         return _make_network(state)
     except _RefusedError:
-        state.remove()
+        if not state.is_guarded:
+            state.remove()
         raise
 
 
 def _make_network(state: State) -> _Made:
     try:
         netlink = Netlink()
-        state.undo(netlink)
+        if not state.is_guarded:
+            state.undo(netlink)
     except OSError as error:
         raise _RefusedError(Fault.NETLINK, error.errno or 0) from error
     try:
@@ -146,20 +155,18 @@ def _serve(client: Link, made: _Made, warden_alive: int) -> NoReturn:
         process.run(made.capture, made.flow.device, made.flow.listener, at_gate, pool, gate_stop)
     at_gate.close()
     os.close(gate_stop)
-    status = 1
+    status = _WITHOUT_DOWN
     try:
         privileges.drop(frozenset({privileges.NET_ADMIN}), privileges.identity())
         gate_alive = os.pidfd_open(gate)
         service = Service(client, made.state, made.netlink, made.families, to_gate, made.control)
-        service.run(warden_alive, gate_alive)
-        status = 0
+        status = 0 if service.run(warden_alive, gate_alive) else _WITHOUT_DOWN
     finally:
         with suppress(ProcessLookupError):
             os.kill(gate, signal.SIGKILL)
         os.close(gate_end)
         if _is_readable(warden_alive):
-            made.state.undo(Netlink())
-            made.state.remove()
+            _undo(made.state, status)
         os._exit(status)
 
 
@@ -168,15 +175,21 @@ def _is_readable(fd: int) -> bool:
 
 
 def _guard(monitor: int, state: State) -> NoReturn:
-    os.waitpid(monitor, 0)
-    status = 0
+    status = os.waitstatus_to_exitcode(os.waitpid(monitor, 0)[1])
     try:
-        state.undo(Netlink())
-        state.remove()
+        _undo(state, status)
+        status = 0
     except OSError as error:
         print(f"overlay-vpn: routing rules remain ({error}); run 'overlay-vpn recover' as root")
         status = 1
     os._exit(status)
+
+
+def _undo(state: State, status: int) -> None:
+    """Undo everything; with the kill switch only if the monitor has ended as it was asked to."""
+    if status == 0 or not state.is_guarded:
+        state.undo(Netlink())
+        state.remove()
 
 
 if __name__ == "__main__":

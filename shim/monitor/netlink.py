@@ -1,4 +1,4 @@
-"""Links, addresses, routes, rules and the one nftables rule, through pyroute2.
+"""Links, addresses, routes, rules and nftables, through pyroute2.
 
 The only file of the monitor that imports pyroute2. Nothing here decides anything: the plan is
 data (`plan.py`), and whatever the kernel refuses is raised as OSError with its errno.
@@ -17,11 +17,21 @@ from typing import Any, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nftsocket import Cmp, Meta, Regs
+from pyroute2.netlink.nfnetlink.nftsocket import (
+    NFT_MSG_DELSETELEM,
+    NFT_MSG_NEWSET,
+    NFT_MSG_NEWSETELEM,
+    Cmp,
+    Meta,
+    Regs,
+    nft_set_elem_list_msg,
+    nft_set_msg,
+)
 from pyroute2.nftables.expressions import genex, verdict
-from pyroute2.nftables.main import NFTables
+from pyroute2.nftables.main import NFTables, NFTSet, NFTSetElem
 
-from shim.monitor.plan import PROTOCOL, Rule
+from shim.monitor.guard import ARP, INET, PAUSED, PROTOCOLS, Chain, Test, chains
+from shim.monitor.plan import PROTOCOL, TABLE, Change, Guard, Rule, Unreachable
 
 TX_QUEUE_PACKETS: Final = 1000
 MTU_BYTES: Final = 65535
@@ -33,10 +43,13 @@ _RT_SCOPE_HOST: Final = 254
 _FR_ACT_TO_TBL: Final = 1
 _FR_ACT_GOTO: Final = 2
 _FR_ACT_NOP: Final = 3
-_NFPROTO_INET: Final = 1
 _NF_ACCEPT: Final = 1
 _PRIORITY_MANGLE: Final = -150
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+_LAST: Final = 0xFFFFFFFF
+"""The metric of a route that is asked after all others."""
 
 
 @contextlib.contextmanager
@@ -45,6 +58,16 @@ def _as_oserror() -> Iterator[None]:
         yield
     except NetlinkError as error:
         raise OSError(error.code, os.strerror(error.code)) from error
+
+
+@contextlib.contextmanager
+def _if_there() -> Iterator[None]:
+    try:
+        with _as_oserror():
+            yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT):
+            raise
 
 
 class Netlink:
@@ -104,26 +127,49 @@ class Netlink:
                 )
                 self._ip.rule("add", family=family, iifname="flow0", table=table, priority=100)
 
-    def add_rule(self, rule: Rule) -> None:
-        """Add a rule. One that is there already is an error: it is not ours."""
+    def make(self, change: Change) -> None:
+        """Make a change. One that is there already is an error: it is not ours."""
         with _as_oserror():
-            self._ip.rule("add", **_attributes(rule))
+            match change:
+                case Rule():
+                    self._ip.rule("add", **_rule(change))
+                case Unreachable(family):
+                    self._ip.route("add", **_unreachable(family))
+                case Guard(name, lan):
+                    _make_guard(name, chains(lan))
 
-    def delete_rule(self, rule: Rule) -> None:
-        """Delete a rule, if it is there."""
-        try:
-            with _as_oserror():
-                self._ip.rule("delete", **_attributes(rule))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EAFNOSUPPORT):
-                raise
+    def revert(self, change: Change) -> None:
+        """Undo a change, if it is there."""
+        match change:
+            case Rule():
+                with _if_there():
+                    self._ip.rule("delete", **_rule(change))
+            case Unreachable(family):
+                with _if_there():
+                    self._ip.route("delete", **_unreachable(family))
+            case Guard(name, _):
+                for nfgen_family in (ARP, INET):
+                    with _if_there(), _nft(nfgen_family) as nft:
+                        nft.table("del", name=name)
+
+    def pause(self, guard: Guard, seconds: int) -> None:
+        """Let everything pass for a while; the kernel ends it (nft(8), timeout). 0 ends it now."""
+        each = [NFTSetElem(value, timeout=seconds * 1000) for value in PROTOCOLS.values()]
+        elements = [element.as_netlink(None) for element in each]
+        of: dict[str, Any] = {"table": guard.name, "set": PAUSED}
+        with _nft(INET) as nft:
+            # Without elements: all of them.
+            _command(nft, nft_set_elem_list_msg, "del", NFT_MSG_DELSETELEM, of)
+            if seconds:
+                of |= {"elements": elements}
+                _command(nft, nft_set_elem_list_msg, "add", NFT_MSG_NEWSETELEM, of)
 
     def close(self) -> None:
         """Close the socket."""
         self._ip.close()
 
 
-def _attributes(rule: Rule) -> dict[str, Any]:
+def _rule(rule: Rule) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "family": _FAMILIES[rule.family],
         "priority": rule.priority,
@@ -144,9 +190,79 @@ def _attributes(rule: Rule) -> dict[str, Any]:
         attributes["iifname"] = "lo"
     if rule.port:
         attributes |= {"ip_proto": rule.protocol, "dport_range": f"{rule.port}:{rule.port}"}
+    if rule.source_port:
+        attributes["sport_range"] = f"{rule.source_port}:{rule.source_port}"
     if rule.without_default:
         attributes["FRA_SUPPRESS_PREFIXLEN"] = 0
     return attributes
+
+
+def _unreachable(family: int) -> dict[str, Any]:
+    return {
+        "family": _FAMILIES[family],
+        "type": "unreachable",
+        "dst": "default",
+        "table": TABLE,
+        "proto": PROTOCOL,
+        "priority": _LAST,
+    }
+
+
+@contextlib.contextmanager
+def _nft(family: int) -> Iterator[Any]:
+    with _as_oserror():
+        nft: Any = NFTables(nfgen_family=family)
+        try:
+            yield nft
+        finally:
+            nft.close()
+
+
+def _make_guard(name: str, filters: tuple[Chain, ...]) -> None:
+    for family in (INET, ARP):
+        with _nft(family) as nft:
+            nft.table("create", name=name)
+            if family == INET:
+                paused = NFTSet(name, PAUSED, key_type="nf_proto", timeout=1).as_netlink()
+                _command(nft, nft_set_msg, "add", NFT_MSG_NEWSET, paused)
+            for chain in filters:
+                if chain.family == family:
+                    _make_chain(nft, name, chain)
+
+
+def _make_chain(nft: Any, table: str, chain: Chain) -> None:
+    of = {"table": table}
+    nft.chain("add", **of, name=chain.hook, hook=chain.hook, policy=int(chain.accept))
+    for tests, accept in chain.lines:
+        matches = [_match(test) for test in tests]
+        nft.rule("add", **of, chain=chain.hook, expressions=(*matches, verdict(int(accept))))
+
+
+def _match(test: Test) -> list[Any]:
+    """Load the field, mask it, compare it (linux/netfilter/nf_tables.h)."""
+    register, size = Regs.NFT_REG_1, len(test.value)
+    if test.of in ("meta", "paused"):
+        match = [genex("meta", {"dreg": register, "key": test.at})]
+    else:
+        base = 1 if test.of == "network" else 2
+        where = {"base": base, "offset": test.at, "len": size}
+        match = [genex("payload", {"dreg": register, **where})]
+    if test.of == "paused":
+        return [*match, genex("lookup", {"set": PAUSED, "sreg": register})]
+    if test.mask:
+        by = {"len": size, "mask": _data(test.mask), "xor": _data(bytes(size))}
+        match.append(genex("bitwise", {"sreg": register, "dreg": register, **by}))
+    equal = {"sreg": register, "op": Cmp.NFT_CMP_EQ, "data": _data(test.value)}
+    return [*match, genex("cmp", equal)]
+
+
+def _data(value: bytes) -> dict[str, Any]:
+    return {"attrs": [("NFTA_DATA_VALUE", value)]}
+
+
+def _command(nft: Any, message: Any, verb: str, number: int, attributes: dict[str, Any]) -> None:
+    # NFTables.sets() raises TypeError after it has done its work (pyroute2 0.9.7).
+    nft._command(message, {verb: number}, verb, dict(attributes))
 
 
 def divert_tcp(port: int) -> None:
@@ -154,8 +270,7 @@ def divert_tcp(port: int) -> None:
 
     For both families, in a table of this network namespace: `meta l4proto tcp tproxy to :port`.
     """
-    with _as_oserror():
-        nft: Any = NFTables(nfgen_family=_NFPROTO_INET)
+    with _nft(INET) as nft:
         names = {"table": "overlay", "chain": "divert"}
         nft.table("add", name=names["table"])
         nft.chain(
@@ -168,16 +283,10 @@ def divert_tcp(port: int) -> None:
             priority=_PRIORITY_MANGLE,
         )
         register = Regs.NFT_REG_1
-        tcp = {"attrs": [("NFTA_DATA_VALUE", bytes([socket.IPPROTO_TCP]))]}
-        to = {"attrs": [("NFTA_DATA_VALUE", struct.pack("!H", port))]}
-        match = [
-            genex("meta", {"dreg": register, "key": Meta.NFT_META_L4PROTO}),
-            genex("cmp", {"sreg": register, "op": Cmp.NFT_CMP_EQ, "data": tcp}),
-        ]
         divert = [
-            genex("immediate", {"dreg": register, "data": to}),
+            genex("immediate", {"dreg": register, "data": _data(struct.pack("!H", port))}),
             # A family of 0 (the value of NFT_REG_VERDICT) is NFPROTO_UNSPEC: both.
             genex("tproxy", {"family": Regs.NFT_REG_VERDICT, "reg_port": register}),
         ]
-        nft.rule("add", **names, expressions=(match, divert, verdict(_NF_ACCEPT)))
-        nft.close()
+        tcp = Test("meta", Meta.NFT_META_L4PROTO, bytes([socket.IPPROTO_TCP]))
+        nft.rule("add", **names, expressions=(_match(tcp), divert, verdict(_NF_ACCEPT)))

@@ -1,4 +1,4 @@
-"""Which routing rules capture what, as data. Pure.
+"""What is changed in the network, as data. Pure.
 
 Theory of operation
 -------------------
@@ -25,14 +25,21 @@ come from `lo` and are captured like local ones.
 
 IPv6 cannot match "no address yet" but never matches a source prefix without one, so two halves
 of the address space stand for "an address".
+
+With the kill switch nothing depends on the source: an address of its own takes no packet past us.
+Instead of the routes in main only the private ranges are looked up there, and only if the local
+network is allowed, so a route that a hostile network has announced is a way to nowhere but itself.
+Our table ends with "unreachable", which stays when the device goes. `guard.py` has the filter that
+holds for sockets that are bound to a device, and for whatever else the rules do not see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, Literal
+
+import msgspec
 
 from shim.protocol import DEVICE4, DEVICE6, MAX_PREFIXES, POOL4, POOL6, Capture, Prefix
 
@@ -40,6 +47,7 @@ Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]
 
 TABLE: Final = 7200
+MAIN: Final = 254
 PROTOCOL: Final = 118
 """The `rtm_protocol` that marks rules and routes as ours (rtnetlink(7)); unassigned elsewhere."""
 MARK: Final = 0x6F76706E
@@ -52,8 +60,29 @@ _UDP: Final = 17
 _TCP: Final = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+DHCP: Final[dict[Family, tuple[int, int]]] = {4: (68, 67), 6: (546, 547)}
+"""The ports of client and server (RFC 2131 §4.1, RFC 8415 §7.2)."""
+LAN: Final[dict[Family, tuple[str, ...]]] = {
+    4: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+    6: ("fc00::/7", "fe80::/10"),
+}
+"""What the local network is: addresses that are never those of the internet (RFC 6890)."""
+
+
+class Guard(msgspec.Struct, frozen=True, tag="guard"):
+    """The filter of `guard.py`, in nftables tables of this name. `lan`: leave it reachable."""
+
+    name: str
+    lan: bool
+
+
+class Unreachable(msgspec.Struct, frozen=True, tag="unreachable"):
+    """The last route of our table: what has no way through the tunnel has none."""
+
+    family: Family
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="rule"):
     """One rule of ip-rule(8): looks into `table`, or goes to priority `goto`, or does nothing."""
 
     family: Family
@@ -66,7 +95,12 @@ class Rule:
     local: bool = False
     protocol: int = 0
     port: int = 0
+    source_port: int = 0
     without_default: bool = False
+
+
+Change = Guard | Unreachable | Rule
+"""A change of the network. Making one that is there already is an error: it is not ours."""
 
 
 def networks(prefixes: tuple[Prefix, ...]) -> list[Network]:
@@ -84,14 +118,22 @@ def _network(prefix: Prefix) -> Network:
     raise ValueError("not an address")
 
 
-def rules(capture: Capture, families: tuple[Family, ...] = (4, 6)) -> list[Rule]:
-    """Return the rules of the families in the order in which they are to be added.
+def changes(
+    capture: Capture, families: tuple[Family, ...] = (4, 6), held: Sequence[Change] = ()
+) -> list[Change]:
+    """Return the changes in the order in which they are to be made, beside those that are `held`.
 
-    The last to be added are those that capture, so that no packet meets half a plan.
+    The filter of the kill switch comes first, and the rules that capture last, so that no packet
+    meets half a plan; it is always a new one, for nobody knows whether the old one is whole.
     Raises ValueError for a prefix that is none.
     """
     chosen = networks(capture.prefixes)
-    return [rule for family in families for rule in _rules(family, capture, chosen)]
+    plan: list[Change] = []
+    if capture.kill_switch:
+        taken = {change.name for change in held if isinstance(change, Guard)}
+        name = min({"overlay-vpn", "overlay-vpn-2"} - taken, default="overlay-vpn")
+        plan += [Guard(name, capture.lan), *map(Unreachable, families)]
+    return plan + [rule for family in families for rule in _rules(family, capture, chosen)]
 
 
 def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[Rule]:
@@ -99,16 +141,12 @@ def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[
     yield Rule(family=family, priority=END)
     yield Rule(family=family, priority=CAPTURE)
     yield Rule(family=family, priority=FIRST, mark=MARK, goto=END)
-    if family == 4:
-        yield Rule(family=4, priority=FIRST + 3, source="0.0.0.0/32", goto=CAPTURE)
-        yield Rule(family=4, priority=FIRST + 3, source=f"{DEVICE4}/32", goto=CAPTURE)
-        yield Rule(family=4, priority=FIRST + 4, local=True, goto=END)
+    if capture.kill_switch:
+        yield from _strict(family, capture.lan)
     else:
-        yield Rule(family=6, priority=FIRST + 3, source=f"{DEVICE6}/128", goto=CAPTURE)
-        yield Rule(family=6, priority=FIRST + 4, local=True, source="::/1", goto=END)
-        yield Rule(family=6, priority=FIRST + 4, local=True, source="8000::/1", goto=END)
-    if capture.everything:
-        yield Rule(family=family, priority=CAPTURE + 2, table=254, without_default=True)
+        yield from _by_source(family)
+        if capture.everything:
+            yield Rule(family=family, priority=CAPTURE + 2, table=MAIN, without_default=True)
     pool = ip_network(POOL4 if family == 4 else POOL6)
     yield Rule(family=family, priority=FIRST + 2, destination=str(pool), table=TABLE)
     if capture.names:
@@ -125,3 +163,30 @@ def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[
             yield Rule(family=family, priority=CAPTURE + 1, destination=str(network), table=TABLE)
     if capture.everything:
         yield Rule(family=family, priority=CAPTURE + 3, table=TABLE)
+
+
+def _by_source(family: Family) -> Iterator[Rule]:
+    if family == 4:
+        yield Rule(family=4, priority=FIRST + 3, source="0.0.0.0/32", goto=CAPTURE)
+        yield Rule(family=4, priority=FIRST + 3, source=f"{DEVICE4}/32", goto=CAPTURE)
+        yield Rule(family=4, priority=FIRST + 4, local=True, goto=END)
+    else:
+        yield Rule(family=6, priority=FIRST + 3, source=f"{DEVICE6}/128", goto=CAPTURE)
+        yield Rule(family=6, priority=FIRST + 4, local=True, source="::/1", goto=END)
+        yield Rule(family=6, priority=FIRST + 4, local=True, source="8000::/1", goto=END)
+
+
+def _strict(family: Family, lan: bool) -> Iterator[Rule]:
+    client, server = DHCP[family]
+    yield Rule(
+        family=family, priority=FIRST, protocol=_UDP, port=server, source_port=client, goto=END
+    )
+    if lan:
+        for prefix in LAN[family]:
+            yield Rule(
+                family=family,
+                priority=CAPTURE + 2,
+                destination=prefix,
+                table=MAIN,
+                without_default=True,
+            )

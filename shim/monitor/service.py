@@ -8,23 +8,29 @@ capability is needed, and answers with one message. What arrives is checked here
 decoder has checked its type: a prefix must be a prefix, a family must be one of two.
 
 The monitor ends when the client goes, when the gate dies, when its warden dies, or when it is
-told to. It undoes nothing itself while the warden lives: ending is undoing.
+told to. It undoes nothing itself while the warden lives: ending is undoing, unless the kill switch
+is on; then only `Down` is.
+
+A pause takes away the rules and opens the kill switch. The kernel closes that by itself when the
+time is over, so a monitor that dies meanwhile leaves no hole.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from shim.monitor.netlink import Netlink
-from shim.monitor.plan import MARK, Family, rules
+from shim.monitor.plan import MARK, Change, Family, Guard, Rule, changes
 from shim.monitor.state import State
 from shim.protocol import (
     DEVICE,
+    MAX_PAUSE_S,
     VERSION,
     Capture,
     Captured,
@@ -37,9 +43,13 @@ from shim.protocol import (
     Message,
     OuterSocket,
     OuterSocketWanted,
+    Pause,
+    Paused,
     ViolationError,
     Welcome,
 )
+
+C = TypeVar("C", bound=Change)
 
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -82,22 +92,32 @@ class Service:
         self._gate = gate
         self._control = control
         self._phase = Phase.NEW
+        self._paused_until_s: float | None = None
 
-    def run(self, *ends: int) -> None:
-        """Serve until a descriptor of `ends` becomes readable, or the client is done or gone."""
+    def run(self, *ends: int) -> bool:
+        """Serve until a descriptor of `ends` becomes readable, or the client is done or gone.
+
+        Returns whether the client was done: whether it has asked for the end. Raises OSError when
+        the kernel does not take the rules back after a pause.
+        """
         poll = select.poll()
         for fd in (self._client.fileno(), *ends):
             poll.register(fd, select.POLLIN)
         while self._phase is not Phase.OVER:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll(self._remaining_ms())]
             if any(fd in ends for fd in ready):
-                return
+                return False
+            if self._remaining_ms() == 0:
+                self._resume()
+            if not ready:
+                continue
             try:
                 received = self._client.receive()
                 if received is not None:
                     self._on_message(received[0])
             except (LinkClosedError, ViolationError):
-                return
+                return False
+        return True
 
     def _on_message(self, message: Message) -> None:
         entry = TABLE[type(message)]
@@ -123,19 +143,47 @@ class Service:
 
     def _on_capture(self, capture: Capture) -> None:
         try:
-            plan = rules(capture, self._families)
+            plan = changes(capture, self._families, self._state.held)
         except ValueError as error:
             raise ViolationError("not a prefix") from error
         try:
-            for rule in plan:
-                self._state.record(rule)
-                self._netlink.add_rule(rule)
+            self._state.make(self._netlink, plan)
         except OSError as error:
-            self._state.undo(self._netlink)
             self._send(Failed(Fault.NETLINK, error.errno or 0))
             return
         self._phase = Phase.CAPTURING
         self._send(Captured())
+
+    def _on_pause(self, pause: Pause) -> None:
+        if not 0 <= pause.seconds <= MAX_PAUSE_S:
+            raise ViolationError("not a pause")
+        if self._paused_until_s is not None:
+            self._resume()
+        if pause.seconds:
+            self._paused_until_s = time.monotonic() + pause.seconds
+            self._open(pause.seconds)
+            for rule in reversed(self._plan(Rule)):
+                self._netlink.revert(rule)
+        self._send(Paused())
+
+    def _resume(self) -> None:
+        self._paused_until_s = None
+        for rule in self._plan(Rule):
+            self._netlink.make(rule)
+        self._open(0)
+
+    def _open(self, seconds: int) -> None:
+        for guard in self._plan(Guard):
+            self._netlink.pause(guard, seconds)
+
+    def _plan(self, kind: type[C]) -> list[C]:
+        return [change for change in self._state.held if isinstance(change, kind)]
+
+    def _remaining_ms(self) -> float | None:
+        """How long a pause goes on."""
+        if self._paused_until_s is None:
+            return None
+        return max(0.0, (self._paused_until_s - time.monotonic()) * 1000)
 
     def _on_down(self, _: Down) -> None:
         self._phase = Phase.OVER
@@ -151,6 +199,7 @@ TABLE: Final[dict[type[Message], Entry]] = {
         frozenset({Phase.READY, Phase.CAPTURING}), Service._on_outer_socket_wanted
     ),
     Capture: Entry(frozenset({Phase.READY}), Service._on_capture),
+    Pause: Entry(frozenset({Phase.CAPTURING}), Service._on_pause),
     Down: Entry(frozenset({Phase.NEW, Phase.READY, Phase.CAPTURING}), Service._on_down),
 }
 

@@ -7,9 +7,12 @@ instance runs; the journal; and the control socket of the client. A change of th
 written to the journal before it is made; undoing is deleting, last change first, and deleting what
 is not there is no error. So undoing works after any crash, at any moment, any number of times.
 
-The journal is a line of JSON per rule. A last line that is torn is a change that was never made.
+The journal is a line of JSON per change. A last line that is torn is one that was never made.
 Devices, addresses, routes and the flow namespace need no journal: the kernel takes them down with
 the last descriptor.
+
+With the kill switch the changes outlive the instance: only `down` and `recover` undo them. The
+next instance holds them until its own are in place, so the switch has no gap.
 
 The directory belongs to root and stays root's. The monitor, which is not root any more, holds the
 journal open and reaches no path.
@@ -21,16 +24,16 @@ import errno
 import fcntl
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from shim.monitor.netlink import Netlink
-from shim.monitor.plan import Rule
-from shim.protocol import CONTROL, LOCK, RUN_DIRECTORY, state_directory
+from shim.monitor.plan import Change, Guard
+from shim.protocol import CONTROL, JOURNAL, LOCK, RUN_DIRECTORY, state_directory
 
-_JOURNAL: Final = "journal"
 _MAX_JOURNAL_BYTES: Final = 1 << 20
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -48,7 +51,9 @@ class State:
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
         self._parent = os.open(RUN_DIRECTORY, _DIRECTORY_FLAGS)
         self._lock, self._directory = self._acquire()
-        self._journal = self._open(_JOURNAL, self._directory, os.O_APPEND)
+        self._journal = self._open(JOURNAL, self._directory)
+        self.held = self.recorded()
+        """What an earlier instance has left."""
 
     def _acquire(self) -> tuple[int, int]:
         name = os.path.basename(self._path)
@@ -104,34 +109,80 @@ class State:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, b"%d\n" % pid, 0)
 
-    def record(self, rule: Rule) -> None:
-        """Write down a change that is about to be made. Raises OSError: then it must not be."""
-        line = msgspec.json.encode(rule) + b"\n"
-        if os.write(self._journal, line) != len(line):
+    @property
+    def is_guarded(self) -> bool:
+        """Whether the kill switch is on: then only a user undoes what is recorded."""
+        return any(isinstance(change, Guard) for change in self.recorded())
+
+    def make(self, netlink: Netlink, plan: Iterable[Change]) -> None:
+        """Make the changes of a plan, and undo those of an earlier one. Raises OSError.
+
+        Then nothing has changed.
+        """
+        made: list[Change] = []
+        try:
+            for change in plan:
+                self._record(change)
+                made.append(change)
+                self._make(netlink, change)
+        except OSError:
+            self._revert(netlink, [change for change in made if change not in self.held])
+            self._rewrite(self.held)
+            raise
+        self._revert(netlink, [change for change in self.held if change not in made])
+        self._rewrite(made)
+        self.held = made
+
+    def _make(self, netlink: Netlink, change: Change) -> None:
+        try:
+            netlink.make(change)
+        except FileExistsError:
+            if change not in self.held:
+                raise
+
+    def _record(self, change: Change) -> None:
+        line = _line(change)
+        end = os.fstat(self._journal).st_size
+        if os.pwrite(self._journal, line, end) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def recorded(self) -> list[Rule]:
+    def _rewrite(self, changes: Iterable[Change]) -> None:
+        # Killed in between, what follows the new lines is undone a second time.
+        text = b"".join(map(_line, changes))
+        os.ftruncate(self._journal, os.pwrite(self._journal, text, 0))
+
+    def recorded(self) -> list[Change]:
         """Return the changes that may have been made, oldest first."""
         lines = os.pread(self._journal, _MAX_JOURNAL_BYTES, 0).split(b"\n")[:-1]
-        rules = []
+        changes: list[Change] = []
         for line in lines:
             with suppress(msgspec.MsgspecError):
-                rules.append(msgspec.json.decode(line, type=Rule))
-        return rules
+                changes.append(msgspec.json.decode(line, type=Change))
+        return changes
 
     def undo(self, netlink: Netlink) -> None:
         """Undo every recorded change. Raises OSError if the kernel refuses one."""
-        for rule in reversed(self.recorded()):
-            netlink.delete_rule(rule)
+        self._revert(netlink, self.recorded())
         os.ftruncate(self._journal, 0)
+        self.held = []
+
+    @staticmethod
+    def _revert(netlink: Netlink, changes: list[Change]) -> None:
+        for change in reversed(changes):
+            netlink.revert(change)
 
     def remove(self) -> None:
         """Remove the directory, if we may. The lock goes with this process."""
         with suppress(OSError):
-            for name in (CONTROL, _JOURNAL, LOCK):
+            for name in (CONTROL, JOURNAL, LOCK):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._directory)
             os.rmdir(os.path.basename(self._path), dir_fd=self._parent)
         # Other namespaces may have theirs in it.
         with suppress(OSError):
             os.rmdir(RUN_DIRECTORY)
+
+
+def _line(change: Change) -> bytes:
+    # On a line of its own, also after one that is torn.
+    return b"\n" + msgspec.json.encode(change) + b"\n"

@@ -7,13 +7,14 @@ import signal
 
 import click
 
+from vpn.cli import recover
 from vpn.client import control
 from vpn.errors import NotPermittedError, OverlayError
 
 
 @click.command("down")
 def command() -> None:
-    """Take the tunnel down; the network is as before when this returns."""
+    """Take the tunnel down, and the kill switch; then the network is as before."""
     try:
         if control.stop():
             return
@@ -23,6 +24,8 @@ def command() -> None:
         if os.geteuid() != 0:
             raise
     _end_owner()
+    if control.is_blocked():
+        recover.undo()
 
 
 def _end_owner() -> None:

@@ -25,6 +25,7 @@ _VERBS: Final = {
     "key": "vpn.cli.key",
     "keygen": "vpn.cli.keygen",
     "list": "vpn.cli.list",
+    "pause": "vpn.cli.pause",
     "recover": "vpn.cli.recover",
     "run": "vpn.cli.run",
     "server": "vpn.cli.server",

@@ -13,8 +13,13 @@ from vpn.errors import NotPermittedError, OverlayError
 @click.command("recover")
 def command() -> None:
     """Undo what is left of an instance that was killed. Running it twice is harmless."""
+    undo()
+
+
+def undo() -> None:
+    """Undo what is left, the kill switch included. Raises OverlayError, NotPermittedError."""
     if os.geteuid() != 0:
-        raise NotPermittedError("recovering changes routing rules; run 'sudo overlay-vpn recover'")
+        raise NotPermittedError("undoing changes routing rules; run 'sudo overlay-vpn recover'")
     status = os.waitstatus_to_exitcode(os.waitpid(shim.spawn("shim.recover", {}), 0)[1])
     if status == shim.BUSY:
         raise OverlayError("overlay-vpn is up here, nothing is left over; use 'overlay-vpn down'")

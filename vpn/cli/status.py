@@ -25,6 +25,8 @@ def command(as_json: bool) -> int:
 def _text(status: control.Status) -> str:
     if status.state == "down":
         return status.state
+    if status.state == "blocked":
+        return "blocked\n  the kill switch holds; run 'overlay-vpn up' or 'overlay-vpn down'"
     rows = {
         "server": f"{status.target} ({status.transport})",
         "device": status.device,
@@ -36,4 +38,8 @@ def _text(status: control.Status) -> str:
         "bytes": f"{status.bytes_up} up, {status.bytes_down} down",
         "process": str(status.pid),
     }
+    if status.kill_switch:
+        rows["switch"] = f"on, local network {'reachable' if status.lan else 'blocked'}"
+    if status.paused_s:
+        rows["paused"] = f"for another {status.paused_s} s"
     return "\n".join([status.state, *(f"  {name:<8} {value}" for name, value in rows.items())])

@@ -14,7 +14,7 @@ import click
 
 from vpn.cli import caller, detach, shim
 from vpn.cli.options import Access, access
-from vpn.errors import NotPermittedError
+from vpn.errors import NotPermittedError, UsageError
 from vpn.target import parse_routes, parse_target
 
 if TYPE_CHECKING:
@@ -32,6 +32,16 @@ _MONITOR_LINK: Final = 3
     metavar="PREFIX|NAME",
     help="Route only this prefix, or this name and all below it. Repeatable; default: everything.",
 )
+@click.option(
+    "--kill-switch",
+    is_flag=True,
+    help="Let nothing out beside the tunnel, whatever happens, until 'overlay-vpn down'.",
+)
+@click.option(
+    "--lan",
+    type=click.Choice(["allow", "block"]),
+    help="Leave the local network reachable beside the kill switch. Default: allow.",
+)
 @access
 @click.option("--foreground", is_flag=True, help="Stay in the foreground.")
 @click.pass_obj
@@ -39,6 +49,8 @@ def command(
     verbose: bool,
     target: str,
     routes: tuple[str, ...],
+    kill_switch: bool,
+    lan: str | None,
     foreground: bool,
     access: Access,
 ) -> None:
@@ -49,6 +61,10 @@ def command(
     """
     parsed = parse_target(target)
     chosen = parse_routes(routes)
+    if kill_switch and not chosen.everything:
+        raise UsageError("--kill-switch is for the whole machine; leave out --route")
+    if lan and not kill_switch:
+        raise UsageError("--lan says what the kill switch does; add --kill-switch")
     if os.geteuid() != 0:
         raise NotPermittedError("routing the machine needs root; run it with sudo")
     who = caller.find(os.environ)
@@ -57,7 +73,15 @@ def command(
         from vpn.client.app import Settings
 
         login = access.login(parsed, who)
-        return Settings(parsed, chosen, login, access.dns, access.dns_server)
+        return Settings(
+            parsed,
+            chosen,
+            login,
+            access.dns,
+            access.dns_server,
+            kill_switch=kill_switch,
+            lan=lan != "block",
+        )
 
     log = who.home / ".local" / "state" / "overlay-vpn" / "client.log"
     if foreground:

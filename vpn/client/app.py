@@ -10,12 +10,14 @@ In this order, so that nothing is captured before it can be carried:
  4. the routes are put in place; the client is up.
 
 It ends when the user says so, or when any of the three is gone. Whatever the reason, closing the
-link to the monitor is what takes the network down, so being killed ends the same way.
+link to the monitor is what takes the network down, so being killed ends the same way. Only the
+kill switch takes the user's word for it, `Down`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -49,6 +51,10 @@ class Settings:
     """`virtual`, `remote`, or empty for the best that the far end can do."""
     dns_server: str | None
     """The address of a resolver that the far end can reach."""
+    kill_switch: bool = False
+    """Whether the machine stays cut off when the tunnel is gone, until the user says otherwise."""
+    lan: bool = True
+    """Whether the local network is reachable beside the kill switch."""
 
 
 class Client:
@@ -62,18 +68,23 @@ class Client:
         self._stop = asyncio.Event()
         self._down = asyncio.Event()
         self._is_asking = False
+        self._is_user_done = False
+        self._is_capturing = False
+        self._paused_until_s = 0.0
         self._core: Core | None = None
 
     def stop(self) -> None:
         """Take everything down in order; a second time, at once."""
         if self._stop.is_set():
             self._monitor.close()
+        # Who gives up a first attempt has not asked to open what an earlier instance has closed.
+        self._is_user_done |= self._is_capturing
         self._stop.set()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Come up, call `on_ready`, stay up. Raises OverlayError when it did not end by `stop`."""
         gate, listener = await self._monitor.hello()
-        control = ControlServer(listener, self.status, self._stop_and_wait)
+        control = ControlServer(listener, self.status, self._stop_and_wait, self._pause)
         serving = asyncio.create_task(control.serve())
         try:
             session = await self._connect()
@@ -89,7 +100,10 @@ class Client:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(session.close(), 2.0)
         finally:
-            self._monitor.down()
+            if self._is_user_done:
+                self._monitor.down()
+            else:
+                self._monitor.close()
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._monitor.closed), 5.0)
             self._down.set()
@@ -119,6 +133,9 @@ class Client:
             flows_refused=counters.refused,
             bytes_up=counters.bytes_up,
             bytes_down=counters.bytes_down,
+            kill_switch=settings.kill_switch,
+            lan=settings.lan,
+            paused_s=max(0, math.ceil(self._paused_until_s - time.monotonic())),
         )
 
     async def _connect(self) -> ssh.Session:
@@ -145,8 +162,11 @@ class Client:
         await self._monitor.capture(
             everything=settings.routes.everything,
             names=settings.routes.everything or bool(settings.routes.suffixes),
+            kill_switch=settings.kill_switch,
+            lan=settings.lan,
             prefixes=settings.routes.prefixes,
         )
+        self._is_capturing = True
         return core
 
     async def _stay_up(self, session: ssh.Session, core: Core) -> None:
@@ -168,7 +188,14 @@ class Client:
             )
         raise OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
 
+    async def _pause(self, seconds: int) -> None:
+        if not self._is_capturing:
+            raise OverlayError("there is nothing to pause before the tunnel is up")
+        await self._monitor.pause(seconds)
+        self._paused_until_s = time.monotonic() + seconds
+
     async def _stop_and_wait(self) -> None:
+        self._is_user_done = True
         self.stop()
         await self._down.wait()
 

@@ -1,4 +1,4 @@
-"""How the command line asks a running client: `status` and `down`, over a Unix socket.
+"""How the command line asks a running client: `status`, `pause`, `down`, over a Unix socket.
 
 One packet asks, one answers. Only root and the user whose client it is may ask; others get their
 answer in one word. The peer is whom the kernel says it is (unix(7), SO_PEERCRED).
@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from shim.protocol import CONTROL, LOCK, state_directory
+from shim.protocol import CONTROL, JOURNAL, LOCK, MAX_PAUSE_S, state_directory
 from vpn.errors import NotPermittedError, OverlayError
 
 SCHEMA: Final = 1
@@ -27,8 +27,7 @@ _MAX_PACKET: Final = 65536
 _UCRED: Final = struct.Struct("3i")
 _NOT_PERMITTED: Final = b"not permitted"
 
-State = Literal["down", "connecting", "connected", "closing"]
-Verb = Literal["status", "down"]
+State = Literal["down", "blocked", "connecting", "connected", "closing"]
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -48,9 +47,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     flows_refused: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    kill_switch: bool = False
+    lan: bool = True
+    paused_s: int = 0
 
 
 DOWN: Final = Status(state="down")
+BLOCKED: Final = Status(state="blocked", kill_switch=True)
+"""Nobody runs, and the kill switch of who ran last holds."""
 
 
 class ControlServer:
@@ -61,12 +65,14 @@ class ControlServer:
         listener: socket.socket,
         status: Callable[[], Status],
         down: Callable[[], Awaitable[None]],
+        pause: Callable[[int], Awaitable[None]],
     ) -> None:
-        """`down` takes everything down; the answer waits for it."""
+        """`down` takes everything down, `pause` is given seconds; the answer waits for them."""
         listener.setblocking(False)
         self._listener = listener
         self._status = status
         self._down = down
+        self._pause = pause
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -96,8 +102,17 @@ class ControlServer:
                 elif question == b"down":
                     await self._down()
                     await loop.sock_sendall(sock, b"done")
+                elif question.startswith(b"pause "):
+                    await loop.sock_sendall(sock, await self._pause_for(question[6:]))
             except (OSError, TimeoutError):
                 return
+
+    async def _pause_for(self, seconds: bytes) -> bytes:
+        try:
+            await self._pause(min(int(seconds), MAX_PAUSE_S))
+        except (OverlayError, ValueError) as error:
+            return str(error).encode()
+        return b"done"
 
 
 def _peer_uid(sock: socket.socket) -> int:
@@ -109,7 +124,7 @@ def query() -> Status:
     """Return the status of the client of this network namespace. Raises OverlayError."""
     answer = _ask("status", TIMEOUT_S)
     if answer is None:
-        return DOWN
+        return BLOCKED if is_blocked() else DOWN
     try:
         return msgspec.json.decode(answer, type=Status)
     except msgspec.MsgspecError:
@@ -128,6 +143,23 @@ def stop(timeout_s: float = 30.0) -> bool:
         return False
     wait_until_gone(timeout_s)
     return True
+
+
+def pause(seconds: int) -> bool:
+    """Pause what runs in this network namespace; False if nothing did. Raises OverlayError."""
+    answer = _ask(f"pause {seconds}", TIMEOUT_S)
+    if answer not in (None, b"done"):
+        raise OverlayError(answer.decode(errors="replace") or "the client does not answer")
+    return answer is not None
+
+
+def is_blocked() -> bool:
+    """Whether nobody runs here, and the kill switch of who ran last holds."""
+    try:
+        with open(f"{state_directory()}/{JOURNAL}", "rb") as file:
+            return b'"guard"' in file.read() and owner() is None
+    except OSError:
+        return False
 
 
 def owner() -> int | None:
@@ -155,7 +187,7 @@ def wait_until_gone(timeout_s: float) -> None:
         time.sleep(0.02)
 
 
-def _ask(verb: Verb, timeout_s: float) -> bytes | None:
+def _ask(verb: str, timeout_s: float) -> bytes | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(timeout_s)
         try:

@@ -14,6 +14,8 @@ from shim.protocol import (
     Link,
     OuterSocket,
     OuterSocketWanted,
+    Pause,
+    Paused,
     Prefix,
     Welcome,
 )
@@ -36,11 +38,17 @@ class Monitor(Shim):
         *,
         everything: bool,
         names: bool,
+        kill_switch: bool,
+        lan: bool,
         prefixes: tuple[IPv4Network | IPv6Network, ...],
     ) -> None:
-        """Route these through the tunnel."""
+        """Route these through the tunnel; `lan` leaves the local network beside a kill switch."""
         packed = tuple(Prefix(net.network_address.packed, net.prefixlen) for net in prefixes)
-        await self.ask(Capture(everything, names, packed), Captured)
+        await self.ask(Capture(everything, names, packed, kill_switch, lan), Captured)
+
+    async def pause(self, seconds: int) -> None:
+        """Let everything pass beside the tunnel for a while; 0 ends that."""
+        await self.ask(Pause(seconds), Paused)
 
     async def outer_socket(
         self, family: socket.AddressFamily, kind: socket.SocketKind

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from shim.monitor import plan
-from shim.monitor.plan import MARK, TABLE, Rule
+from shim.monitor.plan import DHCP, MARK, TABLE, Change, Family, Guard, Rule, Unreachable
+from shim.monitor.plan import changes as plan_of
 from shim.protocol import DEVICE4, DEVICE6, MAX_PREFIXES, Capture, Prefix
 
 EVERYTHING = Capture(True, True, ())
@@ -25,6 +25,11 @@ class Lookup:
     is_local: bool = True
     protocol: int = 6
     port: int = 80
+    source_port: int = 40000
+
+
+def changes(capture: Capture, families: tuple[Family, ...] = (4, 6)) -> list[Rule]:
+    return [change for change in plan_of(capture, families) if isinstance(change, Rule)]
 
 
 def table_for(rules: list[Rule], lookup: Lookup, *, lan: tuple[str, ...] = ()) -> str:
@@ -68,6 +73,8 @@ def matches(rule: Rule, lookup: Lookup) -> bool:
             return False
         if source not in ip_network(rule.source):
             return False
+    if rule.source_port and rule.source_port != lookup.source_port:
+        return False
     return not rule.port or (rule.port, rule.protocol) == (lookup.port, lookup.protocol)
 
 
@@ -79,32 +86,32 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 @FAMILIES
 def test_everything_captures_a_new_connection(family: int) -> None:
-    rules = plan.rules(EVERYTHING)
+    rules = changes(EVERYTHING)
     assert table_for(rules, Lookup(FAR[family])) == "ours"
 
 
 @FAMILIES
 def test_everything_captures_segments_of_a_captured_connection(family: int) -> None:
-    rules = plan.rules(EVERYTHING)
+    rules = changes(EVERYTHING)
     assert table_for(rules, Lookup(FAR[family], source=DEVICE[family])) == "ours"
 
 
 @FAMILIES
 def test_outer_socket_is_not_captured(family: int) -> None:
-    rules = plan.rules(EVERYTHING)
+    rules = changes(EVERYTHING)
     assert table_for(rules, Lookup(FAR[family], mark=MARK)) == "main"
     assert table_for(rules, Lookup(FAR[family], mark=MARK, port=53, protocol=17)) == "main"
 
 
 @FAMILIES
 def test_answer_of_an_incoming_login_leaves_as_it_came(family: int) -> None:
-    rules = plan.rules(EVERYTHING)
+    rules = changes(EVERYTHING)
     assert table_for(rules, Lookup(FAR[family], source=OWN[family])) == "main"
 
 
 @FAMILIES
 def test_forwarded_packet_is_captured(family: int) -> None:
-    rules = plan.rules(EVERYTHING)
+    rules = changes(EVERYTHING)
     forwarded = Lookup(FAR[family], source=OWN[family], is_local=False)
     assert table_for(rules, forwarded) == "ours"
 
@@ -112,13 +119,13 @@ def test_forwarded_packet_is_captured(family: int) -> None:
 @FAMILIES
 @pytest.mark.parametrize("protocol", [6, 17])
 def test_query_to_any_resolver_is_captured_whatever_its_source(family: int, protocol: int) -> None:
-    rules = plan.rules(EVERYTHING)
+    rules = changes(EVERYTHING)
     query = Lookup(FAR[family], source=OWN[family], port=53, protocol=protocol)
     assert table_for(rules, query, lan=(f"{FAR[family]}",)) == "ours"
 
 
 def test_everything_leaves_the_local_network_alone() -> None:
-    rules = plan.rules(EVERYTHING)
+    rules = changes(EVERYTHING)
     assert table_for(rules, Lookup("192.0.2.9"), lan=("192.0.2.0/24",)) == "main"
     assert table_for(rules, Lookup("198.51.100.9"), lan=("192.0.2.0/24",)) == "ours"
 
@@ -128,7 +135,7 @@ def test_prefixes_capture_what_is_inside_and_nothing_else() -> None:
         Prefix(bytes([203, 0, 113, 0]), 24),
         Prefix(IPv6Address("2001:db8:3::").packed, 48),
     )
-    rules = plan.rules(Capture(False, False, chosen))
+    rules = changes(Capture(False, False, chosen))
     for family in (4, 6):
         assert table_for(rules, Lookup(FAR[family])) == "ours"
         assert table_for(rules, Lookup(FAR[family], port=53)) == "ours"
@@ -138,7 +145,7 @@ def test_prefixes_capture_what_is_inside_and_nothing_else() -> None:
 
 
 def test_names_capture_resolvers_and_pools_only() -> None:
-    rules = plan.rules(Capture(False, True, ()))
+    rules = changes(Capture(False, True, ()))
     assert table_for(rules, Lookup("198.18.5.5")) == "ours"
     assert table_for(rules, Lookup("fd6f:7670:6e00::5")) == "ours"
     assert table_for(rules, Lookup("198.51.100.9", port=53, protocol=17)) == "ours"
@@ -146,12 +153,12 @@ def test_names_capture_resolvers_and_pools_only() -> None:
 
 
 def test_family_that_the_kernel_lacks_has_no_rules() -> None:
-    assert {rule.family for rule in plan.rules(EVERYTHING, (4,))} == {4}
+    assert {rule.family for rule in changes(EVERYTHING, (4,))} == {4}
 
 
 def test_target_of_a_jump_is_added_before_the_jump() -> None:
     seen: set[tuple[int, int]] = set()
-    for rule in plan.rules(EVERYTHING):
+    for rule in changes(EVERYTHING):
         assert not rule.goto or (rule.family, rule.goto) in seen
         seen.add((rule.family, rule.priority))
 
@@ -169,10 +176,66 @@ def test_target_of_a_jump_is_added_before_the_jump() -> None:
 )
 def test_prefix_that_is_none_is_refused(prefix: Prefix) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        plan.rules(Capture(False, False, (prefix,)))
+        changes(Capture(False, False, (prefix,)))
 
 
 def test_too_many_prefixes_are_refused() -> None:
     prefix = Prefix(bytes(4), 32)
     with pytest.raises(ValueError, match="too many"):
-        plan.rules(Capture(False, False, (prefix,) * (MAX_PREFIXES + 1)))
+        changes(Capture(False, False, (prefix,) * (MAX_PREFIXES + 1)))
+
+
+SWITCH = Capture(True, True, (), kill_switch=True, lan=True)
+ALONE = Capture(True, True, (), kill_switch=True, lan=False)
+PRIVATE = {4: "192.168.1.20", 6: "fd00::20"}
+
+
+@FAMILIES
+@pytest.mark.parametrize("capture", [SWITCH, ALONE])
+def test_switch_lets_no_source_address_pass(family: int, capture: Capture) -> None:
+    rules = changes(capture)
+    for source in (UNSET[family], OWN[family], DEVICE[family]):
+        assert table_for(rules, Lookup(FAR[family], source=source)) == "ours"
+    assert table_for(rules, Lookup(FAR[family], mark=MARK)) == "main"
+
+
+@FAMILIES
+def test_switch_ignores_a_route_that_a_hostile_network_has_announced(family: int) -> None:
+    announced = ("128.0.0.0/1", "203.0.113.7/32", "2000::/3", "2001:db8:3::7/128")
+    assert table_for(changes(EVERYTHING), Lookup(FAR[family]), lan=announced) == "main"
+    for capture in (SWITCH, ALONE):
+        assert table_for(changes(capture), Lookup(FAR[family]), lan=announced) == "ours"
+
+
+@FAMILIES
+def test_local_network_is_a_choice(family: int) -> None:
+    routes = ("192.168.1.0/24", "fd00::/64")
+    at_home = Lookup(PRIVATE[family])
+    assert table_for(changes(SWITCH), at_home, lan=routes) == "main"
+    assert table_for(changes(ALONE), at_home, lan=routes) == "ours"
+    query = Lookup(PRIVATE[family], protocol=17, port=53)
+    assert table_for(changes(SWITCH), query, lan=routes) == "ours"
+
+
+@FAMILIES
+def test_switch_lets_the_lease_be_renewed(family: Family) -> None:
+    client, server = DHCP[family]
+    renewal = Lookup(FAR[family], OWN[family], protocol=17, port=server, source_port=client)
+    assert table_for(changes(ALONE), renewal) == "main"
+    other = Lookup(FAR[family], OWN[family], protocol=17, port=server)
+    assert table_for(changes(ALONE), other) == "ours"
+
+
+def test_filter_is_made_first_and_the_rules_that_capture_last() -> None:
+    plan = plan_of(SWITCH)
+    assert plan[:3] == [Guard("overlay-vpn", True), Unreachable(4), Unreachable(6)]
+    assert all(isinstance(change, Rule) for change in plan[3:])
+    assert not any(isinstance(change, Guard | Unreachable) for change in plan_of(EVERYTHING))
+
+
+def test_filter_is_never_the_one_that_is_held() -> None:
+    held: list[Change] = []
+    for _ in range(3):
+        plan = plan_of(SWITCH, held=held)
+        assert not {plan[0]} & set(held)
+        held = plan

@@ -6,14 +6,16 @@ import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from shim import protocol
-from shim.monitor.plan import Rule
+from shim.monitor.plan import Change, Guard, Rule, changes
 from shim.monitor.service import Service
 from shim.protocol import (
+    MAX_PAUSE_S,
     Capture,
     Captured,
     Down,
@@ -22,6 +24,8 @@ from shim.protocol import (
     Hello,
     LinkClosedError,
     Message,
+    Pause,
+    Paused,
     Prefix,
     Welcome,
 )
@@ -33,24 +37,25 @@ class World:
     """A state and a netlink in one, which may fail."""
 
     def __init__(self) -> None:
-        self.journal: list[Rule] = []
-        self.rules: list[Rule] = []
-        self.fails_at: int | None = None
-        self.disk_full_at: int | None = None
+        self.held: list[Change] = []
+        self.there: list[Change] = []
+        self.open_for: list[int] = []
+        self.error: OSError | None = None
 
-    def record(self, rule: Rule) -> None:
-        if self.disk_full_at == len(self.journal):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.journal.append(rule)
+    def make(self, first: object, plan: list[Change] | None = None) -> None:
+        if isinstance(first, Rule):  # as a netlink
+            self.there.append(first)
+            return
+        assert plan is not None  # as a state
+        if self.error:
+            raise self.error
+        self.held = self.there = list(plan)
 
-    def add_rule(self, rule: Rule) -> None:
-        if self.fails_at == len(self.rules):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        self.rules.append(rule)
+    def revert(self, change: Change) -> None:
+        self.there = [one for one in self.there if one != change]
 
-    def undo(self, _: object) -> None:
-        self.rules = [rule for rule in self.rules if rule not in self.journal]
-        self.journal.clear()
+    def pause(self, guard: Guard, seconds: int) -> None:
+        self.open_for.append(seconds)
 
 
 class Conversation:
@@ -72,8 +77,10 @@ class Conversation:
             self._control,
         )
 
+        self.was_done: bool | None = None
+
         def serve() -> None:
-            service.run(self._end)
+            self.was_done = service.run(self._end)
             monitor.close()
 
         self._thread = threading.Thread(target=serve)
@@ -115,29 +122,58 @@ def test_hello_is_welcomed(conversation: Conversation) -> None:
     assert conversation.say(Hello(protocol.VERSION)) == Welcome(protocol.VERSION, "ovpn0")
 
 
-def test_capture_puts_every_rule_into_the_journal_before_it_is_made(
-    conversation: Conversation,
-) -> None:
+def test_capture_makes_what_was_planned(conversation: Conversation) -> None:
     conversation.say(Hello(protocol.VERSION))
     assert conversation.say(Capture(True, True, (NET,))) == Captured()
-    assert conversation.world.rules == conversation.world.journal
-    assert conversation.world.rules
+    assert conversation.world.there == changes(Capture(True, True, (NET,)))
 
 
-@pytest.mark.parametrize("place", [0, 5])
-def test_capture_that_fails_half_way_leaves_nothing(conversation: Conversation, place: int) -> None:
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.ENOSPC])
+def test_capture_that_fails_may_be_asked_for_again(conversation: Conversation, number: int) -> None:
     conversation.say(Hello(protocol.VERSION))
-    conversation.world.fails_at = place
-    answer = conversation.say(Capture(True, True, ()))
-    assert answer == Failed(Fault.NETLINK, errno.EEXIST)
-    assert conversation.world.rules == []
+    conversation.world.error = OSError(number, os.strerror(number))
+    assert conversation.say(Capture(True, True, ())) == Failed(Fault.NETLINK, number)
+    conversation.world.error = None
+    assert conversation.say(Capture(True, True, ())) == Captured()
 
 
-def test_full_disk_is_noticed_before_anything_is_changed(conversation: Conversation) -> None:
+def capturing(conversation: Conversation) -> World:
     conversation.say(Hello(protocol.VERSION))
-    conversation.world.disk_full_at = 0
-    assert conversation.say(Capture(True, True, ())) == Failed(Fault.NETLINK, errno.ENOSPC)
-    assert conversation.world.rules == []
+    conversation.say(Capture(True, True, (), kill_switch=True))
+    return conversation.world
+
+
+def test_pause_takes_the_rules_away_and_opens_the_switch(conversation: Conversation) -> None:
+    world = capturing(conversation)
+    assert conversation.say(Pause(60)) == Paused()
+    assert not [change for change in world.there if isinstance(change, Rule)]
+    assert world.open_for == [60]
+
+
+def test_pause_of_nothing_ends_a_pause(conversation: Conversation) -> None:
+    world = capturing(conversation)
+    conversation.say(Pause(60))
+    assert conversation.say(Pause(0)) == Paused()
+    assert set(world.there) == set(world.held)
+    assert world.open_for == [60, 0]
+
+
+def test_pause_ends_by_itself(conversation: Conversation) -> None:
+    world = capturing(conversation)
+    conversation.say(Pause(1))
+    assert world.there != world.held
+    deadline_s = time.monotonic() + 10
+    while set(world.there) != set(world.held):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_second_pause_takes_the_place_of_the_first(conversation: Conversation) -> None:
+    world = capturing(conversation)
+    conversation.say(Pause(60))
+    conversation.say(Pause(30))
+    assert not [change for change in world.there if isinstance(change, Rule)]
+    assert world.open_for == [60, 0, 30]
 
 
 @pytest.mark.parametrize(
@@ -149,8 +185,21 @@ def test_full_disk_is_noticed_before_anything_is_changed(conversation: Conversat
         [Hello(protocol.VERSION), Capture(False, False, (Prefix(b"12345", 8),))],
         [Hello(protocol.VERSION), Capture(False, False, (Prefix(b"\x0a\0\0\1", 8),))],
         [Hello(protocol.VERSION), Capture(True, True, ()), Capture(True, True, ())],
+        [Hello(protocol.VERSION), Pause(1)],
+        [Hello(protocol.VERSION), Capture(True, True, ()), Pause(MAX_PAUSE_S + 1)],
+        [Hello(protocol.VERSION), Capture(True, True, ()), Pause(-1)],
     ],
-    ids=["capture first", "version", "twice", "no address", "host bits", "capture twice"],
+    ids=[
+        "capture first",
+        "version",
+        "twice",
+        "no address",
+        "host bits",
+        "capture twice",
+        "pause first",
+        "pause too long",
+        "pause of less than nothing",
+    ],
 )
 def test_out_of_state_or_senseless_ends_the_link(
     conversation: Conversation, messages: list[Message]
@@ -165,8 +214,10 @@ def test_out_of_state_or_senseless_ends_the_link(
 def test_down_ends_it_in_any_state(conversation: Conversation) -> None:
     conversation.client.send(Down())
     assert conversation.is_over()
+    assert conversation.was_done is True
 
 
 def test_client_that_goes_ends_it(conversation: Conversation) -> None:
     conversation.client.close()
     assert conversation.is_over()
+    assert conversation.was_done is False

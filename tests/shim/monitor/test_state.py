@@ -9,21 +9,47 @@ from pathlib import Path
 import pytest
 
 from shim.monitor import state as module
-from shim.monitor.plan import Rule, rules
+from shim.monitor.plan import Change, Guard, changes
 from shim.monitor.state import BusyError, State
 from shim.protocol import Capture
 
-PLAN = rules(Capture(True, True, ()))
+OPEN = Capture(True, True, ())
+SWITCH = Capture(True, True, (), kill_switch=True)
+PLAN = changes(OPEN)
 
 
-class FakeNetlink:
-    """Remembers what was deleted."""
+class Killed(BaseException):
+    """The process ends between two system calls."""
+
+
+class Kernel:
+    """A network that remembers what was done to it; may refuse, and may be where it ends."""
 
     def __init__(self) -> None:
-        self.deleted: list[Rule] = []
+        self.there: list[Change] = []
+        self.reverted: list[Change] = []
+        self.refuses_at: int | None = None
+        self.killed_after: int | None = None
 
-    def delete_rule(self, rule: Rule) -> None:
-        self.deleted.append(rule)
+    def make(self, change: Change) -> None:
+        self._step()
+        if len(self.there) == self.refuses_at:
+            raise PermissionError
+        if change in self.there:
+            raise FileExistsError
+        self.there.append(change)
+
+    def revert(self, change: Change) -> None:
+        self._step()
+        self.reverted.append(change)
+        if change in self.there:
+            self.there.remove(change)
+
+    def _step(self) -> None:
+        if self.killed_after is not None:
+            if self.killed_after == 0:
+                raise Killed
+            self.killed_after -= 1
 
 
 @pytest.fixture
@@ -45,10 +71,14 @@ def killed(run_directory: Path) -> Callable[[State], None]:
     return kill
 
 
-def undo(state: State) -> list[Rule]:
-    netlink = FakeNetlink()
-    state.undo(netlink)  # type: ignore[arg-type]
-    return netlink.deleted
+def undo(state: State, kernel: Kernel | None = None) -> list[Change]:
+    kernel = kernel or Kernel()
+    state.undo(kernel)  # type: ignore[arg-type]
+    return kernel.reverted
+
+
+def make(state: State, plan: list[Change], kernel: Kernel | None = None) -> None:
+    state.make(kernel or Kernel(), plan)  # type: ignore[arg-type]
 
 
 def test_second_instance_is_busy(run_directory: Path) -> None:
@@ -60,8 +90,7 @@ def test_second_instance_is_busy(run_directory: Path) -> None:
 
 def test_changes_are_undone_last_first_and_only_once(run_directory: Path) -> None:
     state = State()
-    for rule in PLAN:
-        state.record(rule)
+    make(state, PLAN)
     assert undo(state) == PLAN[::-1]
     assert undo(state) == []
     state.remove()
@@ -72,8 +101,7 @@ def test_killed_instance_is_undone_by_the_next(
     run_directory: Path, killed: Callable[[State], None]
 ) -> None:
     first = State()
-    for rule in PLAN[:3]:
-        first.record(rule)
+    make(first, PLAN[:3])
     killed(first)
     second = State()
     assert undo(second) == PLAN[2::-1]
@@ -84,12 +112,14 @@ def test_torn_last_line_is_a_change_that_was_not_made(
     run_directory: Path, killed: Callable[[State], None]
 ) -> None:
     first = State()
-    first.record(PLAN[0])
+    make(first, PLAN[:1])
     killed(first)
     with (run_directory / "net-1/journal").open("ab") as journal:
         journal.write(b'{"family":4,"prio')
     second = State()
     assert second.recorded() == PLAN[:1]
+    make(second, changes(SWITCH))
+    assert second.is_guarded
     second.remove()
 
 
@@ -98,13 +128,12 @@ def test_journal_full_of_garbage_undoes_what_it_can(
     run_directory: Path, killed: Callable[[State], None], garbage: bytes
 ) -> None:
     first = State()
-    first.record(PLAN[0])
+    make(first, PLAN[:1])
     killed(first)
     with (run_directory / "net-1/journal").open("ab") as journal:
         journal.write(garbage)
     second = State()
-    second.record(PLAN[1])
-    assert undo(second) == [PLAN[1], PLAN[0]]
+    assert undo(second) == [PLAN[0]]
     second.remove()
 
 
@@ -148,3 +177,84 @@ def test_listener_takes_the_place_of_a_stale_one(
     listener.close()
     second.remove()
     assert not run_directory.exists()
+
+
+def test_refused_plan_leaves_nothing_changed(run_directory: Path) -> None:
+    kernel = Kernel()
+    state = State()
+    kernel.refuses_at = 3
+    with pytest.raises(PermissionError):
+        make(state, changes(SWITCH), kernel)
+    assert kernel.there == []
+    assert not state.is_guarded
+    state.remove()
+
+
+def test_refused_plan_leaves_the_switch_of_an_earlier_one(
+    run_directory: Path, killed: Callable[[State], None]
+) -> None:
+    kernel = Kernel()
+    first = State()
+    make(first, changes(SWITCH), kernel)
+    killed(first)
+    before = list(kernel.there)
+    second = State()
+    kernel.refuses_at = len(before) + 2
+    with pytest.raises(PermissionError):
+        make(second, [*changes(SWITCH, held=second.held), *PLAN], kernel)
+    assert kernel.there == before
+    assert second.is_guarded
+    second.remove()
+
+
+def test_disk_that_is_full_changes_nothing(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Kernel()
+    state = State()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, offset: 0)
+        with pytest.raises(OSError, match="No space left"):
+            make(state, PLAN, kernel)
+    assert kernel.there == []
+    state.remove()
+
+
+@pytest.mark.parametrize("then", [SWITCH, OPEN], ids=["switch", "open"])
+def test_switch_has_no_gap_wherever_instances_are_killed(
+    run_directory: Path, killed: Callable[[State], None], then: Capture
+) -> None:
+    """Killed after every step of the second start: a whole filter is there until the third."""
+    for steps in range(200):
+        kernel = Kernel()
+        first = State()
+        make(first, changes(SWITCH), kernel)
+        killed(first)
+        second = State()
+        assert second.is_guarded
+        kernel.killed_after = steps
+        was_killed = False
+        try:
+            make(second, changes(then, held=second.held), kernel)
+        except Killed:
+            was_killed = True
+        kernel.killed_after = None
+        guards = [change for change in kernel.there if isinstance(change, Guard)]
+        if was_killed:
+            assert guards or _is_only_opening(then, kernel)
+        else:
+            assert len(guards) == then.kill_switch
+        killed(second)
+        third = State()
+        undo(third, kernel)
+        assert kernel.there == []
+        third.remove()
+        if not was_killed:
+            assert steps > len(changes(then))
+            return
+    pytest.fail("it never came to an end")
+
+
+def _is_only_opening(then: Capture, kernel: Kernel) -> bool:
+    """A start without the switch has captured everything before it takes the filter away."""
+    return not then.kill_switch and set(changes(then)) <= set(kernel.there)

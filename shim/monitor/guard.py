@@ -1,0 +1,138 @@
+"""The kill switch as a packet filter, as data. Pure.
+
+Theory of operation
+-------------------
+What leaves this machine leaves through the tunnel, or it is one of: our marked outer sockets, the
+loopback device, DHCP, and neighbour discovery, without which there would be no link to be cut off
+from. The local network is a choice. Everything else is dropped, also what a socket sends that is
+bound to a device, which no routing rule stops: the kernel then takes any address to be on link.
+
+What comes in for an address of the tunnel from elsewhere is dropped, and such an address is not
+answered for by ARP, so that a neighbour learns nothing about it, not even that it exists.
+
+The tables outlive every process of ours. A pause is an element of a set that expires by itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Final, Literal
+
+from shim.monitor.plan import DHCP, LAN, MARK, Family
+from shim.protocol import DEVICE, POOL4, POOL6
+
+PAUSED: Final = "paused"
+"""The set of the families (NFPROTO_IPV4, NFPROTO_IPV6) for which the switch is off for a while."""
+
+INET: Final = 1
+ARP: Final = 3
+PROTOCOLS: Final[dict[Family, bytes]] = {4: b"\x02", 6: b"\x0a"}
+
+# linux/netfilter/nf_tables.h: enum nft_meta_keys
+_MARK: Final = 3
+_IIFNAME: Final = 6
+_OIFNAME: Final = 7
+_NFPROTO: Final = 15
+_L4PROTO: Final = 16
+
+_TCP: Final = b"\x06"
+_UDP: Final = b"\x11"
+_ICMPV6: Final = b"\x3a"
+_DNS: Final = struct.pack("!H", 53)
+_NEIGHBOURS: Final = (131, 132, 133, 135, 136, 143)
+"""Reports of group membership, router and neighbour solicitation, and its answer (RFC 4861)."""
+
+_SOURCE: Final = {4: 12, 6: 8}
+_DESTINATION: Final = {4: 16, 6: 24}
+_ARP_TARGET: Final = 24
+_MULTICAST: Final = {4: ("224.0.0.0/4", "255.255.255.255/32"), 6: ("ff00::/8",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A field of a packet has a value. `at` is a meta key, or an offset in bytes in the header."""
+
+    of: Literal["meta", "network", "transport", "paused"]
+    at: int
+    value: bytes = b""
+    mask: bytes = b""
+
+
+Line = tuple[tuple[Test, ...], bool]
+"""All tests hold: the packet is accepted, or (False) dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain of a table of `family`. A packet that no line decides is accepted, or not."""
+
+    family: int
+    hook: Literal["prerouting", "input", "forward", "output"]
+    accept: bool
+    lines: tuple[Line, ...]
+
+
+def chains(lan: bool) -> tuple[Chain, ...]:
+    """Return the filter; `lan` leaves the local network reachable."""
+    local = tuple(_local()) if lan else ()
+    return (
+        Chain(INET, "output", False, (*_ways_out(), *_basics(), *local)),
+        Chain(INET, "forward", False, (*_ways_out(), *local, (_device(_IIFNAME, DEVICE), True))),
+        Chain(INET, "input", True, tuple(_from_outside())),
+        # In a table for ARP the first hook is that of what comes in.
+        Chain(ARP, "prerouting", True, (((_prefix(_ARP_TARGET, POOL4),), False),)),
+    )
+
+
+def _ways_out() -> Iterator[Line]:
+    yield _device(_OIFNAME, "lo"), True
+    yield _device(_OIFNAME, DEVICE), True
+    yield (Test("meta", _MARK, struct.pack("=I", MARK)),), True
+    # A flow of the tunnel must not go on beside it, whatever is open now.
+    for family, pool in _pools():
+        yield (_family(family), _prefix(_SOURCE[family], pool)), False
+    yield (Test("paused", _NFPROTO),), True
+    # A resolver of the local network is one, too: names are asked through the tunnel only.
+    for protocol in (_UDP, _TCP):
+        yield (Test("meta", _L4PROTO, protocol), Test("transport", 2, _DNS)), False
+
+
+def _basics() -> Iterator[Line]:
+    for family, ports in DHCP.items():
+        is_dhcp = Test("transport", 0, struct.pack("!HH", *ports))
+        yield (_family(family), Test("meta", _L4PROTO, _UDP), is_dhcp), True
+    for kind in _NEIGHBOURS:
+        yield (Test("meta", _L4PROTO, _ICMPV6), Test("transport", 0, bytes([kind]))), True
+
+
+def _local() -> Iterator[Line]:
+    for family, prefixes in LAN.items():
+        for prefix in (*prefixes, *_MULTICAST[family]):
+            yield (_family(family), _prefix(_DESTINATION[family], prefix)), True
+
+
+def _from_outside() -> Iterator[Line]:
+    yield _device(_IIFNAME, "lo"), True
+    yield _device(_IIFNAME, DEVICE), True
+    for family, pool in _pools():
+        yield (_family(family), _prefix(_DESTINATION[family], pool)), False
+
+
+def _pools() -> tuple[tuple[Family, str], ...]:
+    return (4, POOL4), (6, POOL6)
+
+
+def _device(key: int, name: str) -> tuple[Test, ...]:
+    return (Test("meta", key, name.encode().ljust(16, b"\0")),)
+
+
+def _family(family: Family) -> Test:
+    return Test("meta", _NFPROTO, PROTOCOLS[family])
+
+
+def _prefix(offset: int, prefix: str) -> Test:
+    network = ip_network(prefix)
+    return Test("network", offset, network.network_address.packed, network.netmask.packed)
