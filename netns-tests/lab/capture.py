@@ -6,6 +6,7 @@ namespace and written to a pcap file. A capture that has lost packets refuses to
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -88,7 +89,12 @@ class Capture:
     def _drain(self) -> None:
         with suppress(BlockingIOError):
             while True:
-                frame = self._socket.recv(SNAP_BYTES)
+                try:
+                    frame = self._socket.recv(SNAP_BYTES)
+                except OSError as error:
+                    if error.errno == errno.ENETDOWN:  # said once, when the link is set down
+                        continue
+                    raise
                 micros = time.time_ns() // 1000
                 size = len(frame)
                 self._file.write(_RECORD.pack(micros // 10**6, micros % 10**6, size, size) + frame)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from lab.addresses import ROUTER, TARGET
+from lab.addresses import APP, ROUTER, TARGET
 
 # A question for the A record of www.example.com (RFC 1035 section 4.1).
 QUESTION = bytes.fromhex(
@@ -23,14 +23,44 @@ RESOLVER = "203.0.113.53"
 _ECHO = {4: bytes.fromhex("0800 f7ff 0000 0000"), 6: bytes.fromhex("8000 0000 0000 0000")}
 
 
-def _send(family: int, kind: int, number: int, to: tuple[str, int], data: bytes) -> None:
+Way = Callable[[socket.socket], None]
+"""How a socket is tied to a way out before it is used."""
+
+
+def _from_address(one: socket.socket) -> None:
+    one.bind((APP.v4 if one.family == socket.AF_INET else APP.v6, 0))
+
+
+def _from_device(one: socket.socket) -> None:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+
+
+def _unicast_if(one: socket.socket) -> None:
+    index = struct.pack("!I", socket.if_nametoindex("eth0"))  # ip(7), IP_UNICAST_IF
+    if one.family == socket.AF_INET:
+        one.setsockopt(socket.IPPROTO_IP, 50, index)
+    else:
+        one.setsockopt(socket.IPPROTO_IPV6, 76, index)
+
+
+def _send(
+    family: int,
+    kind: int,
+    number: int,
+    to: tuple[str, int],
+    data: bytes,
+    way: Way = lambda _: None,
+) -> None:
     with socket.socket(family, kind, number) as one, suppress(OSError):
+        way(one)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         one.sendto(data, to)
 
 
-def _syn(family: int, to: tuple[str, int]) -> None:
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
+def _syn(family: int, to: tuple[str, int], way: Way = lambda _: None) -> None:
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+    with socket.socket(family, kind) as one, suppress(OSError):
+        way(one)
         one.connect_ex(to)
 
 
@@ -64,3 +94,26 @@ PROBES: Mapping[str, Callable[[], None]] = {
     "broadcast": partial(_send, V4, _UDP, 0, ("255.255.255.255", 137), b"who"),
     "ethernet": _raw_ethernet,
 }
+
+_WAYS: Mapping[str, Way] = {
+    "address": _from_address,
+    "device": _from_device,
+    "interface": _unicast_if,
+}
+
+BOUND: Mapping[str, Callable[[], None]] = {
+    f"{name} by {tie}": probe
+    for tie, way in _WAYS.items()
+    for name, probe in {
+        "tcp4": partial(_syn, V4, (TARGET.v4, 80), way),
+        "tcp6": partial(_syn, V6, (TARGET.v6, 80), way),
+        "udp4": partial(_send, V4, _UDP, 0, (TARGET.v4, 4000), b"udp", way),
+        "udp6": partial(_send, V6, _UDP, 0, (TARGET.v6, 4000), b"udp", way),
+        "stub resolver": partial(_send, V4, _UDP, 0, (ROUTER.v4, 53), QUESTION, way),
+        "icmp4": partial(_send, V4, _RAW, socket.IPPROTO_ICMP, (TARGET.v4, 0), _ECHO[4], way),
+    }.items()
+}
+"""Sockets that are tied to the way beside the tunnel: to its address or to its device."""
+
+ONLY_ROOT_CAN = "ethernet"
+"""A packet socket is below every filter (packet(7)); it takes CAP_NET_RAW."""

@@ -9,7 +9,8 @@ policy before and after stays what it was:
     FIRST     marked packets (our outer sockets)          skip the rest
     +1        port 53, UDP and TCP, to any address        our table     (with names)
     +2        the pools of virtual addresses              our table
-    +3        no source address yet, or the TUN's own     go on at CAPTURE
+    +3        the TUN's own source address                our table
+    +3        no source address yet                       go on at CAPTURE
     +4        another source address, from this machine   skip the rest
     CAPTURE   nothing: where going on begins
     +1        the chosen prefixes                         our table
@@ -141,6 +142,8 @@ def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[
     yield Rule(family=family, priority=END)
     yield Rule(family=family, priority=CAPTURE)
     yield Rule(family=family, priority=FIRST, mark=MARK, goto=END)
+    device = f"{DEVICE4}/32" if family == 4 else f"{DEVICE6}/128"
+    yield Rule(family=family, priority=FIRST + 3, source=device, table=TABLE)
     if capture.kill_switch:
         yield from _strict(family, capture.lan)
     else:
@@ -168,10 +171,8 @@ def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[
 def _by_source(family: Family) -> Iterator[Rule]:
     if family == 4:
         yield Rule(family=4, priority=FIRST + 3, source="0.0.0.0/32", goto=CAPTURE)
-        yield Rule(family=4, priority=FIRST + 3, source=f"{DEVICE4}/32", goto=CAPTURE)
         yield Rule(family=4, priority=FIRST + 4, local=True, goto=END)
     else:
-        yield Rule(family=6, priority=FIRST + 3, source=f"{DEVICE6}/128", goto=CAPTURE)
         yield Rule(family=6, priority=FIRST + 4, local=True, source="::/1", goto=END)
         yield Rule(family=6, priority=FIRST + 4, local=True, source="8000::/1", goto=END)
 

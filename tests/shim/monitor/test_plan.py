@@ -97,6 +97,15 @@ def test_everything_captures_segments_of_a_captured_connection(family: int) -> N
 
 
 @FAMILIES
+@pytest.mark.parametrize("kill_switch", [False, True])
+def test_address_of_the_tunnel_is_seen_nowhere_else(family: int, kill_switch: bool) -> None:
+    """Not even by a neighbour: an answer to a late packet of the tunnel goes into the tunnel."""
+    rules = changes(Capture(True, True, (), kill_switch=kill_switch))
+    late = Lookup(PRIVATE[family], source=DEVICE[family], protocol=1)
+    assert table_for(rules, late, lan=("192.168.1.0/24", "fd00::/64")) == "ours"
+
+
+@FAMILIES
 def test_outer_socket_is_not_captured(family: int) -> None:
     rules = changes(EVERYTHING)
     assert table_for(rules, Lookup(FAR[family], mark=MARK)) == "main"
