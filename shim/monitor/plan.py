@@ -34,7 +34,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, Literal
 
-from shim.protocol import DEVICE4, DEVICE6, MAX_PREFIXES, POOL4, POOL6, Capture, Prefix
+from shim.protocol import DEVICE4, DEVICE6, POOL4, POOL6
+from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
 Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]

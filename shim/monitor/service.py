@@ -7,8 +7,8 @@ anything else ends the link, and with it everything. Each handler does one thing
 capability is needed, and answers with one message. What arrives is checked here although the
 decoder has checked its type: a prefix must be a prefix, a family must be one of two.
 
-The monitor ends when the client goes, when the gate dies, when its warden dies, or when it is
-told to. It undoes nothing itself while the warden lives: ending is undoing.
+The monitor ends when the client goes, when the keeper of the gate does, when its warden dies, or
+when it is told to. It undoes nothing itself while the warden lives: ending is undoing.
 """
 
 from __future__ import annotations
@@ -23,23 +23,10 @@ from typing import Any, Final
 from shim.monitor.netlink import Netlink
 from shim.monitor.plan import MARK, Family, rules
 from shim.monitor.state import State
-from shim.protocol import (
-    DEVICE,
-    VERSION,
-    Capture,
-    Captured,
-    Down,
-    Failed,
-    Fault,
-    Hello,
-    Link,
-    LinkClosedError,
-    Message,
-    OuterSocket,
-    OuterSocketWanted,
-    ViolationError,
-    Welcome,
-)
+from shim.protocol import DEVICE, VERSION
+from shim.protocol.common import Failed, Fault, Hello
+from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
+from shim.protocol.monitor import Capture, Captured, Down, OuterSocket, OuterSocketWanted, Welcome
 
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -71,7 +58,7 @@ class Service:
         state: State,
         netlink: Netlink,
         families: tuple[Family, ...],
-        gate: Link,
+        gate: socket.socket,
         control: socket.socket,
     ) -> None:
         """`gate` and `control` are given to the client: its links to the gate and to the CLI."""
@@ -153,10 +140,3 @@ TABLE: Final[dict[type[Message], Entry]] = {
     Capture: Entry(frozenset({Phase.READY}), Service._on_capture),
     Down: Entry(frozenset({Phase.NEW, Phase.READY, Phase.CAPTURING}), Service._on_down),
 }
-
-
-def fault_of(error: OSError) -> Fault:
-    """Return the fault that best says why a device could not be made."""
-    if isinstance(error, PermissionError):
-        return Fault.NOT_PERMITTED
-    return Fault.NO_TUN if isinstance(error, FileNotFoundError) else Fault.NO_NAMESPACE
