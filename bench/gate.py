@@ -18,14 +18,17 @@ import time
 from pathlib import Path
 
 from shim import linux, protocol
-from shim.protocol import Accepted, Capture, Configure, Hello, Link, Open, Opened
+from shim.protocol.common import Hello
+from shim.protocol.gate import CLIENT_OF_GATE, Accepted, Configure, Open, Opened
+from shim.protocol.link import Link, Message
+from shim.protocol.monitor import CLIENT_OF_MONITOR, Capture, Down, Welcome
 
 FAR = "203.0.113.7"
 UP_PORT, DOWN_PORT = 5001, 5002
 CHUNK = bytes(1 << 20)
 
 
-def wait_for(link: Link) -> tuple[protocol.Message, list[int]]:
+def wait_for(link: Link) -> tuple[Message, list[int]]:
     while True:
         select.select([link], [], [])
         received = link.receive()
@@ -43,12 +46,12 @@ def start_shim() -> tuple[Link, Link]:
         file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
     )
     theirs.close()
-    monitor = Link(ours, protocol.CLIENT_OF_MONITOR)
+    monitor = Link(ours, CLIENT_OF_MONITOR)
     monitor.send(Hello(protocol.VERSION))
     message, fds = wait_for(monitor)
-    if not isinstance(message, protocol.Welcome):
+    if not isinstance(message, Welcome):
         sys.exit(f"the monitor refuses: {message}")
-    gate = Link(socket.socket(fileno=fds[0]), protocol.CLIENT_OF_GATE)
+    gate = Link(socket.socket(fileno=fds[0]), CLIENT_OF_GATE)
     gate.send(Configure(False, ()))
     wait_for(gate)
     monitor.send(Capture(True, True, ()))
@@ -111,12 +114,12 @@ def machine_cpu() -> float:
 
 
 def gate_pid() -> int:
-    """The youngest process of the privileged side in this namespace: monitor forks gate last."""
+    """The youngest child of the keeper that was started here."""
     mine = os.stat("/proc/self/ns/net").st_ino
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"shim.monitor" in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and b"shim.gate" in (entry / "cmdline").read_bytes():
                 is_ours = os.stat(entry / "ns/net").st_ino == mine
                 found.append((int(entry.name), is_ours))
         except OSError:
@@ -160,7 +163,7 @@ def main() -> None:
     for port in (UP_PORT, DOWN_PORT):
         child = application(port, seconds, FAR)
         measure("gate", accept_one(gate), child, port, seconds)
-    monitor.send(protocol.Down())
+    monitor.send(Down())
 
 
 if __name__ == "__main__":

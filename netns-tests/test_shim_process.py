@@ -1,16 +1,18 @@
 """S4 and S7: what the privileged processes hold, and that any of them may be killed at any time.
 
-app: client ─ warden ─ monitor ─ gate          each found by its parent, none by its name
+app: client ─ warden ─┬─ monitor
+                      └─ keeper ─ gate          each found by its parent, the keeper by its program
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ class Processes:
     client: int
     warden: int
     monitor: int
+    keeper: int
     gate: int
 
 
@@ -45,9 +48,16 @@ def children(pid: int) -> list[int]:
 def instance(client: int) -> Processes:
     """Follow the children of a client down to the gate."""
     (warden,) = children(client)
-    (monitor,) = children(warden)
-    (gate,) = children(monitor)
-    return Processes(client, warden, monitor, gate)
+    (monitor,) = [pid for pid in children(warden) if runs(pid, "shim.monitor")]
+    (keeper,) = [pid for pid in children(warden) if runs(pid, "shim.gate")]
+    (gate,) = children(keeper)
+    return Processes(client, warden, monitor, keeper, gate)
+
+
+def runs(pid: int, module: str) -> bool:
+    with suppress(OSError):
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return False
 
 
 def status(pid: int) -> dict[str, str]:
@@ -79,22 +89,22 @@ def test_monitor_and_warden_hold_one_capability(processes: Processes) -> None:
         assert int(status(pid)["CapBnd"], 16) == 0
 
 
-def test_gate_and_client_hold_none(processes: Processes) -> None:
-    for pid in (processes.gate, processes.client):
+def test_keeper_gate_and_client_hold_none(processes: Processes) -> None:
+    for pid in (processes.keeper, processes.gate, processes.client):
         assert set(capabilities(pid).values()) == {0}
 
 
 def test_none_can_gain_privileges_or_be_traced(processes: Processes, lab: Lab) -> None:
-    for pid in (processes.client, processes.warden, processes.monitor, processes.gate):
+    for pid in astuple(processes):
         assert status(pid)["NoNewPrivs"] == "1"
         # A process that is not dumpable belongs to root in /proc (proc(5)).
         assert os.stat(f"/proc/{pid}/environ").st_uid == 0
 
 
-def test_monitor_and_gate_are_one_thread_and_no_user_with_files(
+def test_monitor_keeper_and_gate_are_one_thread_and_no_user_with_files(
     processes: Processes, lab: Lab
 ) -> None:
-    for pid in (processes.monitor, processes.gate):
+    for pid in (processes.monitor, processes.keeper, processes.gate):
         found = status(pid)
         assert found["Threads"] == "1"
         if lab.is_multi_user:
@@ -107,30 +117,44 @@ def test_client_is_the_user_who_ran_sudo(processes: Processes, lab: Lab) -> None
     assert set(status(processes.client)["Uid"].split()) == {str(lab.alice.uid)}
 
 
-def test_gate_has_no_network(processes: Processes, lab: Lab) -> None:
-    own = os.stat(f"/proc/{processes.gate}/ns/net").st_ino
-    assert own not in {host.net for host in lab.hosts}
-    devices = Path(f"/proc/{processes.gate}/net/dev").read_text().splitlines()[2:]
-    assert [line.split(":")[0].strip() for line in devices] == ["lo"]
+def test_keeper_and_gate_have_no_network(processes: Processes, lab: Lab) -> None:
+    for pid in (processes.keeper, processes.gate):
+        own = os.stat(f"/proc/{pid}/ns/net").st_ino
+        assert own not in {host.net for host in lab.hosts}
+        devices = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
+        assert [line.split(":")[0].strip() for line in devices] == ["lo"]
+
+
+DEVICES_AND_POOL = ["/dev/net/tun", "/dev/net/tun", "/memfd:overlay-vpn names (deleted)"]
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open beyond its standard streams."""
+    return sorted(
+        re.sub(r":?\[.*\]$", "", os.readlink(f"/proc/{pid}/fd/{name}"))
+        for name in os.listdir(f"/proc/{pid}/fd")
+        if int(name) > 2
+    )
 
 
 def test_gate_holds_the_descriptors_it_was_given_and_no_other(processes: Processes) -> None:
-    kinds = sorted(
-        os.readlink(f"/proc/{processes.gate}/fd/{name}").partition(":[")[0]
-        for name in os.listdir(f"/proc/{processes.gate}/fd")
-        if int(name) > 2
-    )
-    assert kinds == sorted(
-        [
-            "/dev/net/tun",
-            "/dev/net/tun",
-            "/memfd:overlay-vpn names (deleted)",
-            "anon_inode",
-            "pipe",
-            "socket",
-            "socket",
-        ]
-    )
+    # The listener and the link to the client; epoll.
+    assert descriptors(processes.gate) == [
+        *DEVICES_AND_POOL,
+        *("anon_inode", "socket", "socket"),
+    ]
+
+
+def test_keeper_holds_what_the_gate_needs_and_its_link(processes: Processes) -> None:
+    assert descriptors(processes.keeper) == [
+        *DEVICES_AND_POOL,
+        *("anon_inode", "socket", "socket", "socket"),
+    ]
+
+
+def test_monitor_holds_no_device_and_nothing_of_the_gate(processes: Processes) -> None:
+    assert "/dev/net/tun" not in descriptors(processes.monitor)
+    assert not [kind for kind in descriptors(processes.monitor) if kind.startswith("/memfd")]
 
 
 def test_heavy_libraries_are_in_the_client_only(processes: Processes) -> None:
@@ -139,16 +163,24 @@ def test_heavy_libraries_are_in_the_client_only(processes: Processes) -> None:
         return {name for name in HEAVY if f"/{name}" in maps}
 
     assert {"cryptography", "uvloop"} <= mapped(processes.client)
-    for pid in (processes.warden, processes.monitor, processes.gate):
+    for pid in (processes.warden, processes.monitor, processes.keeper, processes.gate):
         assert mapped(pid) == set()
 
 
 def test_modules_of_the_monitor_are_its_own(lab: Lab) -> None:
     """Pure Python leaves no mapping: ask an interpreter that has imported what the monitor has."""
-    source = "import sys, shim.monitor.__main__; print('\\n'.join(sys.modules))"
-    loaded = set(lab.app.python(source).stdout.split())
-    assert "pyroute2" in loaded
-    assert not loaded & {*HEAVY, "vpn", "click", "rich"}
+
+    def loaded(modules: str) -> set[str]:
+        source = f"import sys, {modules}; print('\\n'.join(sys.modules))"
+        return set(lab.app.python(source).stdout.split())
+
+    monitor = loaded("shim.monitor.__main__, shim.monitor.process")
+    assert "pyroute2" in monitor
+    assert not monitor & {*HEAVY, "vpn", "click", "rich", "dns", "dnslib"}
+    assert not {name for name in monitor if name.startswith(("shim.gate", "shim.protocol.gate"))}
+    gate = loaded("shim.gate.__main__")
+    assert "dnslib" in gate
+    assert not gate & {*HEAVY, "vpn", "click", "rich", "pyroute2"}
 
 
 # S7: kill -9.
@@ -164,7 +196,7 @@ def start(overlay: Overlay, endpoint: Endpoint) -> Processes:
     return instance(overlay.status()["pid"])
 
 
-@pytest.mark.parametrize("victim", ["client", "gate", "monitor", "warden"])
+@pytest.mark.parametrize("victim", ["client", "keeper", "monitor", "warden"])
 def test_killed_while_up_leaves_the_network_as_it_was(
     lab: Lab, overlay: Overlay, victim: str
 ) -> None:
@@ -199,7 +231,7 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
     for number in range(KILLS):
         # From before the monitor exists to well into the tear-down.
         delay_s = dice.uniform(0, took * 1.5)
-        victim = dice.choice(["client", "gate", "monitor"])
+        victim = dice.choice(["client", "keeper", "monitor", "gate"])
         program = lab.app.popen([*overlay.up_command(endpoint), "--foreground"], env=overlay.sudo)
         time.sleep(delay_s)
         if number % 5 == 4 and program.is_alive:
@@ -207,7 +239,7 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
         pid = find(program.pid, victim)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-        else:
+        if pid is None or victim == "gate":  # of which there would soon be another
             os.kill(program.pid, signal.SIGKILL)
         until(
             lambda: not traces(lab),
@@ -226,20 +258,12 @@ def _duration_of_up(overlay: Overlay, endpoint: Endpoint) -> float:
     return took
 
 
-def is_privileged_side(pid: int) -> bool:
-    with suppress(OSError):
-        return b"shim.monitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
-
-
 def find(client: int, victim: str) -> int | None:
     """The process of an instance that may not be complete."""
-    pid = client
-    for name in ("client", "warden", "monitor", "gate"):
-        if name == victim:
-            return pid
-        below = [child for child in children(pid) if is_privileged_side(child)]
-        if not below:
-            return None
-        pid = below[-1]
-    return None
+    warden = next((pid for pid in children(client) if runs(pid, "shim.monitor")), None)
+    below = [] if warden is None else children(warden)
+    monitor = next((pid for pid in below if runs(pid, "shim.monitor")), None)
+    keeper = next((pid for pid in below if runs(pid, "shim.gate")), None)
+    gate = None if keeper is None else next(iter(children(keeper)), None)
+    found = {"client": client, "warden": warden, "monitor": monitor, "keeper": keeper, "gate": gate}
+    return found[victim]

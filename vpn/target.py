@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
-from shim.protocol import MAX_PREFIXES, MAX_SUFFIXES
+from shim.protocol.gate import MAX_SUFFIXES
+from shim.protocol.monitor import MAX_PREFIXES
 from vpn.errors import UsageError
 from vpn.transport.base import Address
 

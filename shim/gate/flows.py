@@ -32,7 +32,7 @@ from enum import Enum, auto
 from typing import Final, Protocol
 
 from shim.gate.packet import FlowKey, Packet
-from shim.protocol import Reason
+from shim.protocol.gate import Reason
 
 HOLD_TIMEOUT_S: Final = 127.0
 """As long as Linux retransmits a SYN with its default of six tries (tcp(7), tcp_syn_retries)."""

@@ -26,31 +26,28 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NoReturn
 
 from dns import framing
-from shim import tun
-from shim.gate import packet
+from shim.gate import packet, tun
 from shim.gate.flows import Ask, Flows, GiveUp, Order, Reject, Release
 from shim.gate.names import Names
 from shim.gate.packet import Packet, Unreachable
-from shim.protocol import (
-    GATEWAY4,
-    GATEWAY6,
+from shim.protocol import GATEWAY4, GATEWAY6
+from shim.protocol.gate import (
     Accepted,
     Cancel,
     Closed,
     Configure,
     Configured,
     Forwarded,
-    Link,
     LookedUp,
-    Message,
     Open,
     Opened,
     Reason,
     Refused,
 )
+from shim.protocol.link import Link, Message
 
 BURST: Final = 64
 LARGE_BYTES: Final = 16384
@@ -82,21 +79,19 @@ class Gate:
         self.counters: Counter[str] = Counter()
         """Packets that were dropped, by reason."""
 
-    def run(self, stop: int) -> None:
-        """Serve until the descriptor `stop` becomes readable. Raises LinkClosedError."""
+    def run(self) -> NoReturn:
+        """Serve until the client goes. Raises LinkClosedError, ViolationError."""
         handlers: dict[int, Callable[[], None]] = {
             self._capture: self._on_capture,
             self._flow: self._on_flow,
             self._listener.fileno(): self._on_accept,
             self._client.fileno(): self._on_client,
         }
-        for fd in (*handlers, stop):
+        for fd in handlers:
             self._poll.register(fd, select.EPOLLIN)
         next_tick = time.monotonic() + TICK_S
         while True:
             for fd, _ in self._poll.poll(TICK_S):
-                if fd == stop:
-                    return
                 handler = handlers.get(fd)
                 if handler is not None:
                     handler()

@@ -14,16 +14,8 @@ from typing import Final
 
 from dns import resolver
 from dns.pool import Pool
-from shim.protocol import (
-    GATEWAY4,
-    GATEWAY6,
-    Configure,
-    Forward,
-    Forwarded,
-    LookedUp,
-    Lookup,
-    Outcome,
-)
+from shim.protocol import GATEWAY4, GATEWAY6
+from shim.protocol.gate import Configure, Forward, Forwarded, LookedUp, Lookup, Outcome
 
 MAX_WAITING: Final = 4096
 WAIT_TIMEOUT_S: Final = 15.0

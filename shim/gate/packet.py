@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from shim.protocol import Reason
-from shim.tun import VNET_HEADER_BYTES
+from shim.gate.tun import VNET_HEADER_BYTES
+from shim.protocol.gate import Reason
 
 TCP: Final = 6
 UDP: Final = 17

@@ -42,7 +42,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from shim.protocol import DEVICE4, DEVICE6, MAX_PREFIXES, POOL4, POOL6, Capture, Prefix
+from shim.protocol import DEVICE4, DEVICE6, POOL4, POOL6
+from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
 Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]

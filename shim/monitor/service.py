@@ -7,9 +7,9 @@ anything else ends the link, and with it everything. Each handler does one thing
 capability is needed, and answers with one message. What arrives is checked here although the
 decoder has checked its type: a prefix must be a prefix, a family must be one of two.
 
-The monitor ends when the client goes, when the gate dies, when its warden dies, or when it is
-told to. It undoes nothing itself while the warden lives: ending is undoing, unless the kill switch
-is on; then only `Down` is.
+The monitor ends when the client goes, when the keeper of the gate does, when its warden dies, or
+when it is told to. It undoes nothing itself while the warden lives: ending is undoing, unless the
+kill switch is on; then only `Down` is.
 
 A pause takes away the rules and opens the kill switch. The kernel closes that by itself when the
 time is over, so a monitor that dies meanwhile leaves no hole.
@@ -28,24 +28,18 @@ from typing import Any, Final, TypeVar
 from shim.monitor.netlink import Netlink
 from shim.monitor.plan import MARK, Change, Family, Guard, Rule, changes
 from shim.monitor.state import State
-from shim.protocol import (
-    DEVICE,
+from shim.protocol import DEVICE, VERSION
+from shim.protocol.common import Failed, Fault, Hello
+from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
+from shim.protocol.monitor import (
     MAX_PAUSE_S,
-    VERSION,
     Capture,
     Captured,
     Down,
-    Failed,
-    Fault,
-    Hello,
-    Link,
-    LinkClosedError,
-    Message,
     OuterSocket,
     OuterSocketWanted,
     Pause,
     Paused,
-    ViolationError,
     Welcome,
 )
 
@@ -81,7 +75,7 @@ class Service:
         state: State,
         netlink: Netlink,
         families: tuple[Family, ...],
-        gate: Link,
+        gate: socket.socket,
         control: socket.socket,
     ) -> None:
         """`gate` and `control` are given to the client: its links to the gate and to the CLI."""
@@ -202,10 +196,3 @@ TABLE: Final[dict[type[Message], Entry]] = {
     Pause: Entry(frozenset({Phase.CAPTURING}), Service._on_pause),
     Down: Entry(frozenset({Phase.NEW, Phase.READY, Phase.CAPTURING}), Service._on_down),
 }
-
-
-def fault_of(error: OSError) -> Fault:
-    """Return the fault that best says why a device could not be made."""
-    if isinstance(error, PermissionError):
-        return Fault.NOT_PERMITTED
-    return Fault.NO_TUN if isinstance(error, FileNotFoundError) else Fault.NO_NAMESPACE

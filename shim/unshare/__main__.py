@@ -8,11 +8,11 @@ tells whether the kernel allows it:
 
  1. new user, mount and network namespaces, in which the user keeps its own ids;
  2. the mounts (`mounts.py`);
- 3. the capture TUN with the default routes, the flow namespace, the gate;
+ 3. the capture TUN with the default routes, the flow namespace, the keeper of the gate;
  4. everything is given away, and the namespaces go to the client, which starts the command.
 
 It then waits, and makes sockets inside the namespace for ports that are published. It ends with
-the client or the gate; a namespace without a gate leads nowhere.
+the client or the keeper; a namespace without a gate leads nowhere.
 """
 
 from __future__ import annotations
@@ -27,21 +27,13 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final, NoReturn
 
-from shim import linux, privileges, protocol, tun
-from shim.gate import process
-from shim.monitor import flownet
+from shim import linux, privileges, protocol
+from shim.gate import flownet, keeper, tun
 from shim.monitor.netlink import Netlink
-from shim.protocol import (
-    Failed,
-    Fault,
-    Hello,
-    InnerSocket,
-    InnerSocketWanted,
-    Link,
-    LinkClosedError,
-    Namespace,
-    ViolationError,
-)
+from shim.protocol.common import Failed, Fault, Hello
+from shim.protocol.gate import CLIENT_OF_GATE, GATE
+from shim.protocol.link import Link, LinkClosedError, ViolationError, pair
+from shim.protocol.namespace import NAMESPACE, InnerSocket, InnerSocketWanted, Namespace
 from shim.unshare import mounts
 
 LINK_FD: Final = 3
@@ -60,7 +52,7 @@ class _RefusedError(Exception):
 
 def main() -> None:
     """Set up, and serve the client until it goes."""
-    client = Link(socket.socket(fileno=LINK_FD), protocol.NAMESPACE)
+    client = Link(socket.socket(fileno=LINK_FD), NAMESPACE)
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -74,11 +66,9 @@ def main() -> None:
     # The client reads the namespaces of this process; tracing it gains nothing: it has nothing.
     with suppress(LinkClosedError, ViolationError):
         _serve(client, gate, alive)
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(alive, signal.SIGKILL)
 
 
-def _set_up(*, mask_bus: bool) -> tuple[Link, int]:
+def _set_up(*, mask_bus: bool) -> tuple[Link, socket.socket]:
     uid, gid = os.geteuid(), os.getegid()
     try:
         linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS | linux.CLONE_NEWNET)
@@ -99,7 +89,7 @@ def _set_up(*, mask_bus: bool) -> tuple[Link, int]:
         flow = flownet.build()
     except OSError as error:
         raise _RefusedError(Fault.NETLINK, error) from error
-    return _start_gate(capture, flow)
+    return _start_keeper(capture, flow)
 
 
 def _tun_fault(error: OSError) -> Fault:
@@ -130,25 +120,23 @@ def _route() -> None:
     netlink.close()
 
 
-def _start_gate(capture: int, flow: flownet.FlowNetwork) -> tuple[Link, int]:
-    to_gate, at_gate = protocol.pair(protocol.CLIENT_OF_GATE, protocol.GATE)
-    stop, end = os.pipe()
-    pool = process.new_pool()
-    gate = os.fork()
-    if gate == 0:
-        process.run(capture, flow.device, flow.listener, at_gate, pool, stop)
-    os.set_inheritable(end, False)
-    at_gate.close()
-    os.close(stop)
-    alive = os.pidfd_open(gate)
+def _start_keeper(capture: int, flow: flownet.FlowNetwork) -> tuple[Link, socket.socket]:
+    """Return the client's link to the gate, and a socket that ends with the keeper."""
+    to_gate, at_gate = pair(CLIENT_OF_GATE, GATE)
+    alive, link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    given = keeper.Given(capture, flow, at_gate, keeper.new_pool())
+    if os.fork() == 0:
+        keeper.run(given, link)
+    link.close()
+    given.close()
     privileges.drop(frozenset(), os.geteuid())
     return to_gate, alive
 
 
-def _serve(client: Link, gate: Link, alive: int) -> None:
+def _serve(client: Link, gate: Link, alive: socket.socket) -> None:
     while True:
-        ready, _, _ = select.select([client.fileno(), alive], [], [])
-        if alive in ready:
+        ready, _, _ = select.select([client.fileno(), alive.fileno()], [], [])
+        if alive.fileno() in ready:
             return
         received = client.receive()
         if received is None:

@@ -27,8 +27,8 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from shim import linux
 from shim.protocol import GATEWAY4
+from shim.unshare import linux
 
 _HOST: Final = ".host"
 _HIDDEN: Final = {

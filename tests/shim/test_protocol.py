@@ -12,18 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim import protocol
-from shim.protocol import (
-    Accepted,
+from shim.protocol.common import Hello
+from shim.protocol.gate import CLIENT_OF_GATE, GATE, Accepted, Open, Opened, ToGate
+from shim.protocol.link import Link, LinkClosedError, Role, ViolationError, pair
+from shim.protocol.monitor import (
+    CLIENT_OF_MONITOR,
+    MAX_PREFIXES,
+    MONITOR,
     Capture,
-    Hello,
-    Link,
-    LinkClosedError,
-    Open,
-    Opened,
     OuterSocketWanted,
     Prefix,
-    ViolationError,
+    ToMonitor,
     Welcome,
 )
 
@@ -32,15 +31,15 @@ Ends = tuple[socket.socket, Link]
 
 @pytest.fixture
 def to_monitor() -> Iterator[Ends]:
-    yield from _ends(protocol.MONITOR)
+    yield from _ends(MONITOR)
 
 
 @pytest.fixture
 def to_client() -> Iterator[Ends]:
-    yield from _ends(protocol.CLIENT_OF_GATE)
+    yield from _ends(CLIENT_OF_GATE)
 
 
-def _ends(role: protocol.Role) -> Iterator[Ends]:
+def _ends(role: Role) -> Iterator[Ends]:
     raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     link = Link(other, role)
     yield raw, link
@@ -53,7 +52,7 @@ def open_descriptors() -> set[str]:
 
 
 def test_message_sent_is_received() -> None:
-    gate, client = protocol.pair(protocol.GATE, protocol.CLIENT_OF_GATE)
+    gate, client = pair(GATE, CLIENT_OF_GATE)
     assert gate.send(Open(7, "www.example.com", 443))
     assert client.receive() == (Open(7, "www.example.com", 443), [])
     assert client.send(Opened(7))
@@ -63,7 +62,7 @@ def test_message_sent_is_received() -> None:
 
 
 def test_socket_passed_is_the_same_socket() -> None:
-    gate, client = protocol.pair(protocol.GATE, protocol.CLIENT_OF_GATE)
+    gate, client = pair(GATE, CLIENT_OF_GATE)
     mine, yours = socket.socketpair()
     assert gate.send(Accepted(1), (yours.fileno(),))
     yours.close()
@@ -92,7 +91,7 @@ def test_peer_gone_is_the_end(to_monitor: Ends) -> None:
 
 
 def test_full_link_takes_nothing_and_says_so() -> None:
-    gate, client = protocol.pair(protocol.GATE, protocol.CLIENT_OF_GATE)
+    gate, client = pair(GATE, CLIENT_OF_GATE)
     sent = 0
     while gate.send(Open(sent, "n" * 200, 80)):
         sent += 1
@@ -136,7 +135,7 @@ def test_message_larger_than_its_type_is_refused_though_another_may_be_larger(
 
 def test_message_larger_than_all_types_is_refused(to_monitor: Ends) -> None:
     raw, link = to_monitor
-    raw.send(bytes(protocol.MONITOR.largest + 1))
+    raw.send(bytes(MONITOR.largest + 1))
     with pytest.raises(ViolationError):
         link.receive()
 
@@ -160,26 +159,26 @@ def test_descriptor_missing_is_refused(to_client: Ends) -> None:
 
 def test_largest_capture_fits_its_size() -> None:
     prefix = Prefix(b"\xff" * 16, 128)
-    capture = Capture(True, True, (prefix,) * protocol.MAX_PREFIXES)
+    capture = Capture(True, True, (prefix,) * MAX_PREFIXES)
     assert len(msgspec.msgpack.encode(capture)) <= Capture.SIZE
 
 
 def test_every_role_has_room_for_the_descriptors_of_its_types() -> None:
-    assert protocol.CLIENT_OF_MONITOR.fds == Welcome.FDS == 2
-    assert protocol.MONITOR.fds == 0
+    assert CLIENT_OF_MONITOR.fds == Welcome.FDS == 2
+    assert MONITOR.fds == 0
     assert OuterSocketWanted.FDS == 0
 
 
 @given(st.binary(min_size=1, max_size=256))
 def test_random_bytes_are_a_message_or_a_violation(packet: bytes) -> None:
-    for role in (protocol.MONITOR, protocol.GATE, protocol.CLIENT_OF_GATE):
+    for role in (MONITOR, GATE, CLIENT_OF_GATE):
         raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = Link(other, role)
         raw.send(packet)
         try:
             received = link.receive()
             assert received is not None
-            assert isinstance(received[0], typing.get_args(protocol.ToMonitor | protocol.ToGate))
+            assert isinstance(received[0], typing.get_args(ToMonitor | ToGate))
         except ViolationError:
             pass
         finally:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from shim.protocol import MAX_PAUSE_S
+from shim.protocol.monitor import MAX_PAUSE_S
 from vpn.client import control
 from vpn.errors import OverlayError
 

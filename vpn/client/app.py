@@ -28,7 +28,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shim import protocol
-from shim.protocol import Configure, Link
+from shim.protocol.gate import Configure
+from shim.protocol.link import Link
+from shim.protocol.monitor import CLIENT_OF_MONITOR
 from vpn.client.control import ControlServer, State, Status
 from vpn.client.core import Core, resolver_for
 from vpn.client.egress import Egress, Limits
@@ -205,7 +207,7 @@ async def run(settings: Settings, link: socket.socket, on_ready: Callable[[], No
 
     Raises OverlayError.
     """
-    client = Client(settings, Monitor(Link(link, protocol.CLIENT_OF_MONITOR)))
+    client = Client(settings, Monitor(Link(link, CLIENT_OF_MONITOR)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, client.stop)

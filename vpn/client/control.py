@@ -17,7 +17,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from shim.protocol import CONTROL, JOURNAL, LOCK, MAX_PAUSE_S, state_directory
+from shim.protocol import CONTROL, JOURNAL, LOCK, state_directory
+from shim.protocol.monitor import MAX_PAUSE_S
 from vpn.errors import NotPermittedError, OverlayError
 
 SCHEMA: Final = 1

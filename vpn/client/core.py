@@ -6,19 +6,18 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Final
 
-from shim.protocol import (
+from shim.protocol.gate import (
     Accepted,
     Cancel,
     Configure,
     Configured,
     Forward,
     Forwarded,
-    Link,
     LookedUp,
     Lookup,
-    Message,
     Open,
 )
+from shim.protocol.link import Link, Message
 from vpn.client.egress import Egress
 from vpn.client.flows import Counters, Flows
 from vpn.client.forward import Forwarder

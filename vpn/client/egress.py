@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from shim.protocol import GATEWAY4, GATEWAY6, Lookup, Outcome
+from shim.protocol import GATEWAY4, GATEWAY6
+from shim.protocol.gate import Lookup, Outcome
 from vpn import report as reports
 from vpn.client.flows import Opener
 from vpn.client.resolver import FarResolver

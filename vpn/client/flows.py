@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from shim.protocol import MAX_CLOSED, Cancel, Closed, Message, Open, Opened, Reason, Refused
+from shim.protocol.gate import MAX_CLOSED, Cancel, Closed, Open, Opened, Reason, Refused
+from shim.protocol.link import Message
 from vpn.pump import Pump
 from vpn.ssh.failure import Failure, OpenFailed
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from dns import framing
-from shim.protocol import Forward
+from shim.protocol.gate import Forward
 from vpn.transport.base import OuterSockets
 
 TIMEOUT_S: Final = 5.0

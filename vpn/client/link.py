@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from shim.protocol import Link, LinkClosedError, Message, ViolationError
+from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 
 _BURST = 64
 _MAX_QUEUED = 65536

@@ -6,12 +6,13 @@ import socket
 from ipaddress import IPv4Network, IPv6Network
 
 from shim import protocol
-from shim.protocol import (
+from shim.protocol.common import Hello
+from shim.protocol.gate import CLIENT_OF_GATE
+from shim.protocol.link import Link
+from shim.protocol.monitor import (
     Capture,
     Captured,
     Down,
-    Hello,
-    Link,
     OuterSocket,
     OuterSocketWanted,
     Pause,
@@ -29,7 +30,7 @@ class Monitor(Shim):
         """Introduce ourselves. Returns the link to the gate and the listener for the CLI."""
         _, (gate, control) = await self.ask(Hello(protocol.VERSION), Welcome)
         return (
-            Link(socket.socket(fileno=gate), protocol.CLIENT_OF_GATE),
+            Link(socket.socket(fileno=gate), CLIENT_OF_GATE),
             socket.socket(fileno=control),
         )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import socket
 
-from shim import protocol
-from shim.protocol import Hello, InnerSocket, InnerSocketWanted, Link
+from shim.protocol import VERSION, namespace
+from shim.protocol.common import Hello
+from shim.protocol.gate import CLIENT_OF_GATE
+from shim.protocol.link import Link
+from shim.protocol.namespace import InnerSocket, InnerSocketWanted
 from vpn.client.shim import Shim
 
 
@@ -14,10 +17,10 @@ class Namespace(Shim):
 
     async def enter(self) -> tuple[Link, tuple[int, int, int]]:
         """Wait until they are ready: the link to the gate; the user, mount and network one."""
-        _, fds = await self.ask(Hello(protocol.VERSION), protocol.Namespace)
+        _, fds = await self.ask(Hello(VERSION), namespace.Namespace)
         gate, user, mount, network = fds
         return (
-            Link(socket.socket(fileno=gate), protocol.CLIENT_OF_GATE),
+            Link(socket.socket(fileno=gate), CLIENT_OF_GATE),
             (user, mount, network),
         )
 

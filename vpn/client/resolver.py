@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from dns import framing, upstream
-from shim.protocol import Lookup, Outcome
+from shim.protocol.gate import Lookup, Outcome
 from vpn.ssh.failure import OpenFailed
 
 TIMEOUT_S: Final = 10.0

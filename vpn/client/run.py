@@ -26,8 +26,9 @@ from typing import Final
 
 import msgspec
 
-from shim import protocol
-from shim.protocol import Configure, Link
+from shim.protocol.gate import Configure
+from shim.protocol.link import Link
+from shim.protocol.namespace import CLIENT_OF_NAMESPACE
 from vpn import members
 from vpn.client import embedded, runtime
 from vpn.client.core import Core, resolver_for
@@ -65,7 +66,7 @@ class Settings:
 
 async def run(settings: Settings, shim: socket.socket, parent: socket.socket) -> None:
     """Serve a command until it ends. Raises OverlayError if it must not start."""
-    namespace = Namespace(Link(shim, protocol.CLIENT_OF_NAMESPACE))
+    namespace = Namespace(Link(shim, CLIENT_OF_NAMESPACE))
     listener, path = runtime.listen(settings.id)
     server: Server | None = None
     loop = asyncio.get_running_loop()

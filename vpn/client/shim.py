@@ -9,7 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import TypeVar
 
-from shim.protocol import Failed, Fault, Link, Message
+from shim.protocol.common import Failed, Fault
+from shim.protocol.link import Link, Message
 from vpn.client.link import AsyncLink, close_all
 from vpn.errors import ConfigurationError, NotPermittedError, OverlayError
 
@@ -119,6 +120,8 @@ def explain(failed: Failed) -> OverlayError:
             return OverlayError(
                 f"the network cannot be set up{reason}; run 'overlay-vpn recover', then again"
             )
+        case Fault.GATE:
+            return OverlayError("the part that reads packets did not start; run it again")
         case Fault.LIMIT:
             return OverlayError(f"no socket could be opened{reason}")
 

@@ -22,8 +22,8 @@ from shim.gate.flows import (
     Release,
 )
 from shim.gate.packet import Packet
-from shim.protocol import Reason
-from shim.tun import NO_OFFLOAD
+from shim.gate.tun import NO_OFFLOAD
+from shim.protocol.gate import Reason
 
 VIRTUAL = ip_address("198.18.0.77").packed
 UNMAPPED = ip_address("198.18.0.78").packed

@@ -9,17 +9,8 @@ import pytest
 
 from dns.pool import Pool, buffer_size
 from shim.gate.names import MAX_WAITING, WAIT_TIMEOUT_S, Names
-from shim.protocol import (
-    GATEWAY4,
-    POOL4,
-    POOL6,
-    Configure,
-    Forward,
-    Forwarded,
-    LookedUp,
-    Lookup,
-    Outcome,
-)
+from shim.protocol import GATEWAY4, POOL4, POOL6
+from shim.protocol.gate import Configure, Forward, Forwarded, LookedUp, Lookup, Outcome
 
 SERVER = ip_address("192.0.2.53").packed
 SLOTS = 1024

@@ -21,8 +21,8 @@ from scapy.packet import Raw
 
 from shim.gate import packet
 from shim.gate.packet import Packet, Unreachable
+from shim.gate.tun import NO_OFFLOAD
 from shim.protocol import GATEWAY4, GATEWAY6
-from shim.tun import NO_OFFLOAD
 
 APP4, FAR4 = "198.18.0.2", "203.0.113.7"
 APP6, FAR6 = "fd6f:7670:6e00::2", "2001:db8:3::7"

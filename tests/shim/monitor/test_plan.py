@@ -9,7 +9,8 @@ import pytest
 
 from shim.monitor.plan import DHCP, MARK, TABLE, Change, Family, Guard, Rule, Unreachable
 from shim.monitor.plan import changes as plan_of
-from shim.protocol import DEVICE4, DEVICE6, MAX_PREFIXES, Capture, Prefix
+from shim.protocol import DEVICE4, DEVICE6
+from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
 EVERYTHING = Capture(True, True, ())
 UNSET = {4: "0.0.0.0", 6: "::"}

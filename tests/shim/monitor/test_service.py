@@ -14,16 +14,15 @@ import pytest
 from shim import protocol
 from shim.monitor.plan import Change, Guard, Rule, changes
 from shim.monitor.service import Service
-from shim.protocol import (
+from shim.protocol.common import Failed, Fault, Hello
+from shim.protocol.link import LinkClosedError, Message, pair
+from shim.protocol.monitor import (
+    CLIENT_OF_MONITOR,
     MAX_PAUSE_S,
+    MONITOR,
     Capture,
     Captured,
     Down,
-    Failed,
-    Fault,
-    Hello,
-    LinkClosedError,
-    Message,
     Pause,
     Paused,
     Prefix,
@@ -63,8 +62,8 @@ class Conversation:
 
     def __init__(self) -> None:
         self.world = World()
-        self.client, monitor = protocol.pair(protocol.CLIENT_OF_MONITOR, protocol.MONITOR)
-        self._gate, self._other = protocol.pair(protocol.CLIENT_OF_GATE, protocol.GATE)
+        self.client, monitor = pair(CLIENT_OF_MONITOR, MONITOR)
+        self._gate, self._other = socket.socketpair()
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end, end = os.pipe()
         self._stop = end

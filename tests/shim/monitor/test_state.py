@@ -11,7 +11,7 @@ import pytest
 from shim.monitor import state as module
 from shim.monitor.plan import Change, Guard, changes
 from shim.monitor.state import BusyError, State
-from shim.protocol import Capture
+from shim.protocol.monitor import Capture
 
 OPEN = Capture(True, True, ())
 SWITCH = Capture(True, True, (), kill_switch=True)

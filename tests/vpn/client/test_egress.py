@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from shim.protocol import GATEWAY4, Lookup, Outcome
+from shim.protocol import GATEWAY4
+from shim.protocol.gate import Lookup, Outcome
 from vpn.client.egress import Egress, Limits
 from vpn.policy import Action, Policy, parse_rule
 from vpn.pump import Pump

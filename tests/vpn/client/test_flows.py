@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shim.protocol import Cancel, Closed, Message, Open, Opened, Reason, Refused
+from shim.protocol.gate import Cancel, Closed, Open, Opened, Reason, Refused
+from shim.protocol.link import Message
 from vpn.client import flows as module
 from vpn.client.flows import Flows
 from vpn.pump import Pump

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from shim import protocol
-from shim.protocol import Link, Message, Open, Opened
+from shim.protocol.gate import CLIENT_OF_GATE, GATE, Open, Opened
+from shim.protocol.link import Link, Message, pair
 from vpn.client.link import AsyncLink
 
 Dialogue = Callable[[AsyncLink, Link, list[Message]], Awaitable[None]]
@@ -15,7 +15,7 @@ Dialogue = Callable[[AsyncLink, Link, list[Message]], Awaitable[None]]
 def play(dialogue: Dialogue) -> None:
     async def act() -> None:
         got: list[Message] = []
-        client, gate = protocol.pair(protocol.CLIENT_OF_GATE, protocol.GATE)
+        client, gate = pair(CLIENT_OF_GATE, GATE)
         link = AsyncLink(client, lambda message, _: got.append(message))
         try:
             await asyncio.wait_for(dialogue(link, gate, got), 10)

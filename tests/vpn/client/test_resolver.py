@@ -10,7 +10,7 @@ import pytest
 
 from dns import answer, framing
 from dns.message import Query, parse_query
-from shim.protocol import Lookup, Outcome
+from shim.protocol.gate import Lookup, Outcome
 from vpn.client import resolver as module
 from vpn.client.resolver import FarResolver
 from vpn.ssh.failure import Failure, OpenFailed

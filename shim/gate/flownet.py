@@ -24,11 +24,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from shim import linux, tun
-from shim.monitor.netlink import Netlink, divert_tcp
+from shim import linux
+from shim.gate import tun
 from shim.protocol import GATEWAY4, GATEWAY6
 
 FLOW_DEVICE: Final = "flow0"
+IP_TRANSPARENT: Final = 19
+IPV6_TRANSPARENT: Final = 75
+
 _LISTENER_PORT: Final = 7200
 _LOCAL_TABLE: Final = 100
 _MAIN_TABLE: Final = 254
@@ -94,6 +97,9 @@ def _enter() -> None:
 
 
 def _set_up() -> tuple[int, socket.socket]:
+    # A large library, which the process that reads packets never needs.
+    from shim.monitor.netlink import Netlink, divert_tcp
+
     device = tun.create(FLOW_DEVICE)
     netlink = Netlink()
     loopback = netlink.set_up("lo", ())
@@ -110,8 +116,8 @@ def _set_up() -> tuple[int, socket.socket]:
             file.write(value)
     listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    listener.setsockopt(socket.IPPROTO_IPV6, linux.IPV6_TRANSPARENT, 1)
-    listener.setsockopt(socket.IPPROTO_IP, linux.IP_TRANSPARENT, 1)
+    listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+    listener.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
     listener.bind(("::", _LISTENER_PORT))
     listener.listen(_BACKLOG)
     divert_tcp(_LISTENER_PORT)

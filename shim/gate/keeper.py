@@ -1,0 +1,127 @@
+"""Keeps a gate running: when one dies, the next gets the same descriptors.
+
+Theory of operation
+-------------------
+The keeper holds what a gate needs and looks into none of it: both TUN devices, the listener of the
+flow namespace, the gate's end of the link to the client, the memory of the pool. A gate that was
+killed, or that a packet has crashed, loses what it knew, and nothing else: packets wait in the
+devices, connections in the listener, messages in the link, and flows are the kernel's.
+
+A gate that ends by itself has no client any more, and the keeper ends too. So it does when gates
+die again and again as soon as they are started, and when `link` ends, whose other end is held by
+whoever the network belongs to. The gate dies with the keeper, by the kernel's hand
+(PR_SET_PDEATHSIG), and the devices with the last of the two.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import prctl
+
+from dns.pool import buffer_size
+from shim import linux, privileges
+from shim.gate import process
+from shim.gate.flownet import FlowNetwork
+from shim.protocol.link import Link
+
+MAX_EARLY_DEATHS: Final = 5
+EARLY_S: Final = 0.5
+
+
+class Restarts:
+    """Decides whether a gate that died is followed by another."""
+
+    def __init__(self) -> None:
+        self._early = 0
+
+    def may_restart(self, lived_s: float) -> bool:
+        """A gate has died at an age of `lived_s`. False for the last of too many early deaths."""
+        self._early = self._early + 1 if lived_s < EARLY_S else 0
+        return self._early < MAX_EARLY_DEATHS
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What every gate is given."""
+
+    capture: int
+    flow: FlowNetwork
+    client: Link
+    pool: int
+
+    @property
+    def fds(self) -> set[int]:
+        """All descriptors of it."""
+        own = {self.capture, self.flow.device, self.pool}
+        return own | {self.flow.listener.fileno(), self.client.fileno()}
+
+    def close(self) -> None:
+        """Close all of them, in a process that has only passed them on."""
+        self.flow.listener.close()
+        self.client.close()
+        for fd in (self.capture, self.flow.device, self.pool):
+            os.close(fd)
+
+
+def new_pool() -> int:
+    """Return a memory file for the map of names; it never touches a disk (memfd_create(2))."""
+    fd = os.memfd_create("overlay-vpn names", os.MFD_CLOEXEC)
+    os.ftruncate(fd, buffer_size(process.SLOTS))
+    return fd
+
+
+def run(given: Given, link: socket.socket) -> NoReturn:
+    """Become the keeper, give every privilege away, and keep a gate until `link` ends."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        linux.close_all_but({0, 1, 2, link.fileno()} | given.fds)
+        privileges.isolate()
+        privileges.drop(frozenset(), privileges.identity())
+        # A change of credentials undoes it, so it comes last. A parent that is gone already has
+        # closed its end of the link.
+        prctl.set_pdeathsig(signal.SIGKILL)
+        _keep(given, link)
+        status = 0
+    except Exception as error:  # the last line of a process without a caller
+        print(f"overlay-vpn keeper: {type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        os._exit(status)
+
+
+def _keep(given: Given, link: socket.socket) -> None:
+    restarts = Restarts()
+    while True:
+        started = time.monotonic()
+        gate = _start(given, link)
+        alive = os.pidfd_open(gate)
+        poll = select.poll()
+        poll.register(link, select.POLLIN)
+        poll.register(alive, select.POLLIN)
+        is_over = link.fileno() in dict(poll.poll())
+        if is_over:
+            signal.pidfd_send_signal(alive, signal.SIGKILL)
+        _, status = os.waitpid(gate, 0)
+        os.close(alive)
+        if is_over or status == 0 or not restarts.may_restart(time.monotonic() - started):
+            return
+
+
+def _start(given: Given, link: socket.socket) -> int:
+    keeper = os.getpid()
+    gate = os.fork()
+    if gate == 0:
+        prctl.set_pdeathsig(signal.SIGKILL)
+        if os.getppid() != keeper:
+            os._exit(1)
+        link.close()
+        process.run(given.capture, given.flow.device, given.flow.listener, given.client, given.pool)
+    return gate

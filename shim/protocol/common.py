@@ -1,0 +1,35 @@
+"""The messages of more than one link."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from shim.protocol.link import Message
+
+
+class Fault(StrEnum):
+    """Why the monitor could not do what it was asked."""
+
+    NO_TUN = "no-tun"
+    NOT_PERMITTED = "not-permitted"
+    NO_NAMESPACE = "no-namespace"
+    RESTRICTED = "restricted"
+    TUN_CLOSED = "tun-closed"
+    MOUNT = "mount"
+    GATE = "gate"
+    BUSY = "busy"
+    NETLINK = "netlink"
+    LIMIT = "limit"
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """The last request was not carried out, and nothing of it remains. `errno` may be 0."""
+
+    fault: Fault
+    errno: int
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """The first message of a client."""
+
+    version: int
