@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -217,22 +218,33 @@ def network_traces(lab: Lab) -> list[str]:
     return [line for line in traces(lab) if "/run/" not in line]
 
 
-@pytest.mark.timeout(240)
+def processes_and_links(lab: Lab) -> list[str]:
+    """What is left when the kill switch holds: rules, a filter, three files, but nobody."""
+    return [line for line in traces(lab) if "process + " in line or "link + " in line]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [((), traces), (("--kill-switch",), processes_and_links)],
+    ids=["open", "kill switch"],
+)
 def test_killed_at_random_moments_leaves_nothing_and_starts_again(
-    lab: Lab, overlay: Overlay
+    lab: Lab, overlay: Overlay, options: tuple[str, ...], left: Callable[[Lab], list[str]]
 ) -> None:
     services.names(lab.target)
     services.web(lab, lab.target)
     endpoint = overlay.serve()
     dice = random.Random(7)
-    took = _duration_of_up(overlay, endpoint)
+    took = _duration_of_up(overlay, endpoint, *options)
     # A machine with nothing else to do needs less than a second for `up`.
     gone_within_s = GONE_WITHIN_S * max(1.0, took)
     for number in range(KILLS):
         # From before the monitor exists to well into the tear-down.
         delay_s = dice.uniform(0, took * 1.5)
         victim = dice.choice(["client", "keeper", "monitor", "gate"])
-        program = lab.app.popen([*overlay.up_command(endpoint), "--foreground"], env=overlay.sudo)
+        argv = [*overlay.up_command(endpoint, *options), "--foreground"]
+        program = lab.app.popen(argv, env=overlay.sudo)
         time.sleep(delay_s)
         if number % 5 == 4 and program.is_alive:
             os.kill(program.pid, signal.SIGTERM)  # in the middle of going down
@@ -242,17 +254,19 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
         if pid is None or victim == "gate":  # of which there would soon be another
             os.kill(program.pid, signal.SIGKILL)
         until(
-            lambda: not traces(lab),
+            lambda: not left(lab),
             gone_within_s,
             f"no trace of number {number}, {victim} after {delay_s:.3f} s",
         )
-    overlay.up(endpoint)
+    overlay.up(endpoint, *options)
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
+    overlay.down()
+    assert traces(lab) == []
 
 
-def _duration_of_up(overlay: Overlay, endpoint: Endpoint) -> float:
+def _duration_of_up(overlay: Overlay, endpoint: Endpoint, *options: str) -> float:
     begin = time.monotonic()
-    overlay.up(endpoint)
+    overlay.up(endpoint, *options)
     took = time.monotonic() - begin
     overlay.down()
     return took
