@@ -14,11 +14,10 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from lab import Host, Lab, Program, services, tcp, until
+from lab import Host, Lab, Program, prober, services, tcp, until
 from lab.addresses import CLOSED_PORT, ROUTER, TARGET
 from lab.capture import Packet, leaks
 from lab.overlay import Endpoint, Overlay
@@ -29,36 +28,6 @@ SWITCH = ("--kill-switch", "--lan", "block")
 EVERY = {**PROBES, **BOUND}
 TUNNELLED = {name: probe for name, probe in EVERY.items() if name != ONLY_ROOT_CAN}
 LINK_LOCAL = ("multicast dns", "broadcast")
-
-# All of the probes, again and again; and two sockets that were connected before all else.
-ALWAYS = f"""
-import socket, sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from lab.addresses import TARGET
-from lab.probes import BOUND, ONLY_ROOT_CAN, PROBES
-probes = {{**PROBES, **BOUND}}
-del probes[ONLY_ROOT_CAN]
-old = []
-for host in TARGET:
-    old.append(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM))
-    old[-1].connect((host, 4002))
-tcp = socket.create_connection((TARGET.v4, 80), 5)
-tcp.setblocking(False)
-print("ready", flush=True)
-rounds = 0
-while True:
-    begin = time.monotonic()
-    for probe in probes.values():
-        probe()
-    for one in [*old, tcp]:
-        try:
-            one.send(b"old")
-        except OSError:
-            pass
-    rounds += 1
-    print("round", rounds, flush=True)
-    time.sleep(max(0, len(probes) / 150 - (time.monotonic() - begin)))
-"""
 
 
 class Wire:
@@ -161,16 +130,16 @@ except OSError:
 class Instance:
     """An instance with the switch, brought up again whenever it has to be."""
 
-    def __init__(self, lab: Lab, overlay: Overlay, wire: Wire, prober: Program) -> None:
-        self.lab, self.overlay, self.wire, self.prober = lab, overlay, wire, prober
+    def __init__(self, lab: Lab, overlay: Overlay, wire: Wire, probing: Program) -> None:
+        self.lab, self.overlay, self.wire, self.probing = lab, overlay, wire, probing
 
     def state(self) -> str:
         return str(self.overlay.status()["state"])
 
     def probe(self) -> None:
         """Wait for three more rounds of probes, none of which has got out."""
-        rounds = self.prober.stdout.count("round")
-        until(lambda: self.prober.stdout.count("round") > rounds + 3, 20, "three rounds")
+        rounds = self.probing.stdout.count("round")
+        until(lambda: self.probing.stdout.count("round") > rounds + 3, 20, "three rounds")
         assert self.wire.leaks() == []
 
     def settle(self, endpoint: Endpoint) -> None:
@@ -193,12 +162,12 @@ def test_switch_leaks_nothing_whatever_is_killed(
 ) -> None:
     other = overlay.serve(port=4423)
     wire = Wire(lab, endpoint, other)
-    prober = lab.app.popen([sys.executable, "-c", ALWAYS])
-    prober.says("^round 2$")
+    probing = lab.app.popen([sys.executable, prober.PATH])
+    probing.says("^round 2$")
     assert len(wire.leaks()) > len(EVERY)
     overlay.up(endpoint, *SWITCH)
     wire.forget()
-    instance = Instance(lab, overlay, wire, prober)
+    instance = Instance(lab, overlay, wire, probing)
     instance.probe()
     for number in range(len(privileged_side(lab.app))):
         os.kill(privileged_side(lab.app)[number], signal.SIGKILL)

@@ -123,12 +123,12 @@ def _peer_uid(sock: socket.socket) -> int:
 
 def query() -> Status:
     """Return the status of the client of this network namespace. Raises OverlayError."""
-    answer = _ask("status", TIMEOUT_S)
-    if answer is None:
-        return BLOCKED if is_blocked() else DOWN
     try:
+        answer = _ask("status", TIMEOUT_S)
+        if not answer:  # nobody there, or gone before it could say so
+            return BLOCKED if is_blocked() else DOWN
         return msgspec.json.decode(answer, type=Status)
-    except msgspec.MsgspecError:
+    except (TimeoutError, msgspec.MsgspecError):
         raise OverlayError(
             "the running client does not answer; run 'overlay-vpn down' as root"
         ) from None
