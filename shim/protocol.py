@@ -82,6 +82,7 @@ class Outcome(StrEnum):
     NX_DOMAIN = "nxdomain"
     REFUSED = "refused"
     FAILED = "failed"
+    UNREACHABLE = "unreachable"
 
 
 class Fault(StrEnum):

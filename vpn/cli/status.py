@@ -36,4 +36,11 @@ def _text(status: control.Status) -> str:
         "bytes": f"{status.bytes_up} up, {status.bytes_down} down",
         "process": str(status.pid),
     }
-    return "\n".join([status.state, *(f"  {name:<8} {value}" for name, value in rows.items())])
+    return "\n".join([_headline(status), *(f"  {name:<8} {value}" for name, value in rows.items())])
+
+
+def _headline(status: control.Status) -> str:
+    if status.state != "reconnecting":
+        return status.state
+    when = f"next try in {status.retry_in_s} s" if status.retry_in_s else "trying now"
+    return f"{status.state}, {when}: {status.last_error}"
