@@ -19,7 +19,7 @@ from pathlib import Path
 
 from shim import linux, protocol
 from shim.protocol.common import Hello
-from shim.protocol.gate import CLIENT_OF_GATE, Accepted, Configure, Open, Opened
+from shim.protocol.gate import CLIENT_OF_GATE, Accepted, Configure, Configured, Open, Opened
 from shim.protocol.link import Link, Message
 from shim.protocol.monitor import CLIENT_OF_MONITOR, Capture, Down, Welcome
 
@@ -36,10 +36,10 @@ def wait_for(link: Link) -> tuple[Message, list[int]]:
             return received
 
 
-def start_shim() -> tuple[Link, Link]:
-    """Start the monitor, capture everything, and return the links to it and to its gate."""
+def start_shim() -> tuple[int, Link, Link]:
+    """Start the shim and capture everything; its process, the links to monitor and gate."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    os.posix_spawn(
+    warden = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-B", "-m", "shim.monitor"],
         {"PATH": os.defpath},
@@ -53,10 +53,11 @@ def start_shim() -> tuple[Link, Link]:
         sys.exit(f"the monitor refuses: {message}")
     gate = Link(socket.socket(fileno=fds[0]), CLIENT_OF_GATE)
     gate.send(Configure(False, ()))
-    wait_for(gate)
+    while not isinstance(wait_for(gate)[0], Configured):
+        pass
     monitor.send(Capture(True, True, ()))
     wait_for(monitor)
-    return monitor, gate
+    return warden, monitor, gate
 
 
 def accept_one(gate: Link) -> socket.socket:
@@ -113,23 +114,19 @@ def machine_cpu() -> float:
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def gate_pid() -> int:
-    """The youngest child of the keeper that was started here."""
-    mine = os.stat("/proc/self/ns/net").st_ino
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"shim.gate" in (entry / "cmdline").read_bytes():
-                is_ours = os.stat(entry / "ns/net").st_ino == mine
-                found.append((int(entry.name), is_ours))
-        except OSError:
-            continue
-    pids = sorted(pid for pid, is_ours in found if not is_ours)
-    return pids[-1]
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def measure(name: str, sock: socket.socket, child: int, port: int, seconds: float) -> None:
-    gates = [gate_pid()] if name == "gate" else []
+def gate_of(warden: int) -> int:
+    """Return the process of the gate: warden, keeper, gate; the other child is the monitor."""
+    (gate,) = [gate for one in children(warden) for gate in children(one)]
+    return gate
+
+
+def measure(
+    name: str, sock: socket.socket, child: int, port: int, seconds: float, gates: list[int]
+) -> None:
     gate_before, all_before, start = cpu_of(gates), machine_cpu(), time.monotonic()
     if port == UP_PORT:
         total = drain(sock)
@@ -158,11 +155,11 @@ def main() -> None:
     for port in (UP_PORT, DOWN_PORT):
         with socket.create_server(("127.0.0.1", port)) as listener:
             child = application(port, seconds, "127.0.0.1")
-            measure("loopback", listener.accept()[0], child, port, seconds)
-    monitor, gate = start_shim()
+            measure("loopback", listener.accept()[0], child, port, seconds, [])
+    warden, monitor, gate = start_shim()
     for port in (UP_PORT, DOWN_PORT):
         child = application(port, seconds, FAR)
-        measure("gate", accept_one(gate), child, port, seconds)
+        measure("gate", accept_one(gate), child, port, seconds, [gate_of(warden)])
     monitor.send(Down())
 
 

@@ -35,9 +35,7 @@ def main() -> None:
     client = Link(socket.socket(fileno=CLIENT_FD), GATE)
     with suppress(LinkClosedError, ViolationError):
         try:
-            flow = flownet.build()
-            select.select([monitor], [], [])
-            monitor.receive()
+            flow = _flow_network(monitor)
             capture = tun.create(DEVICE)
         except OSError as error:
             monitor.send(Failed(_fault_of(error), error.errno or 0))
@@ -45,6 +43,16 @@ def main() -> None:
         given = keeper.Given(capture, flow, client, keeper.new_pool())
         monitor.send(Made())
         keeper.run(given, sock)
+
+
+def _flow_network(monitor: Link) -> flownet.FlowNetwork:
+    try:
+        return flownet.build()
+    finally:
+        # An answer before the question would be lost: a link that ends with something unread in
+        # it is reset (unix(7)).
+        select.select([monitor], [], [])
+        monitor.receive()
 
 
 def _fault_of(error: OSError) -> Fault:

@@ -20,6 +20,11 @@ Pure: packets, messages and the time come in as arguments; what is to be done co
 - An application that gives up while its SYN is held sends nothing. Its flow ends as RELEASED
   without an accept, and is cancelled after `ACCEPT_TIMEOUT_S`.
 
+A gate that follows one that was killed knows no flow, but the client does: it has `adopt` called
+for each, before anything else happens. Flows that were only held are not among them; their SYN
+comes again and is a new flow. Numbers begin with the generation of the gate, so that no two flows
+of any gates share one, and an answer to a gate before means nothing here.
+
 Bounds: `max_held` SYNs and `max_flows` flows; beyond, a SYN is as good as lost on the wire.
 A flow to a virtual address keeps its name pinned until it is forgotten.
 """
@@ -31,8 +36,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from shim.gate.packet import FlowKey, Packet
-from shim.protocol.gate import Reason
+from shim.gate.packet import FlowKey, Packet, destination_of
+from shim.protocol.gate import Reason, first_number
 
 HOLD_TIMEOUT_S: Final = 127.0
 """As long as Linux retransmits a SYN with its default of six tries (tcp(7), tcp_syn_retries)."""
@@ -50,13 +55,13 @@ class State(Enum):
 
 @dataclass(slots=True)
 class Flow:
-    """One flow. `syn` is the packet that is held, `since` when the state began (seconds)."""
+    """One flow. `syn` is the packet while it is held, `since` when the state began (seconds)."""
 
     number: int
     key: FlowKey
     state: State
     since: float
-    syn: Packet
+    syn: Packet | None
     name: str | None
 
 
@@ -65,6 +70,7 @@ class Ask:
     """Ask the client to open the flow."""
 
     flow: int
+    key: FlowKey
     host: str
     port: int
 
@@ -118,6 +124,7 @@ class Flows:
         names: Names,
         *,
         is_local: Callable[[Packet], bool],
+        generation: int = 1,
         max_held: int = 1024,
         max_flows: int = 32768,
     ) -> None:
@@ -129,7 +136,7 @@ class Flows:
         self._by_key: dict[FlowKey, Flow] = {}
         self._by_number: dict[int, Flow] = {}
         self._waiting: dict[int, Flow] = {}
-        self._next = 1
+        self._first = self._next = first_number(generation)
         self.lost = 0
         """SYNs that found no room."""
 
@@ -159,26 +166,47 @@ class Flows:
             return Reject(syn, Reason.REFUSED)
         host, name = target
         flow = Flow(self._next, syn.key, State.HELD, now, syn, name)
-        self._next = self._next % 0xFFFFFFFF + 1
+        self._next += 1
         self._by_key[flow.key] = self._by_number[flow.number] = self._waiting[flow.number] = flow
         if name is not None:
             self._names.pin(name)
-        return Ask(flow.number, host, syn.destination_port)
+        return Ask(flow.number, flow.key, host, syn.destination_port)
+
+    def adopt(self, number: int, key: FlowKey, now: float, *, is_accepted: bool) -> Order | None:
+        """The client has this flow from a gate before: as RELEASED, or as HANDED."""
+        destination = destination_of(key)
+        if number >= self._first or number in self._by_number or destination is None:
+            return None
+        if len(self._by_number) >= self._max_flows:
+            return None if is_accepted else GiveUp(number)
+        _, name = self._names.target(destination) or ("", None)
+        flow = Flow(number, key, State.HANDED, now, None, name)
+        self._by_number[number] = flow
+        if not is_accepted:
+            flow.state = State.RELEASED
+            self._waiting[number] = flow
+        newest = self._by_key.get(key)
+        if newest is None or newest.number < number:
+            self._by_key[key] = flow
+        if name is not None:
+            self._names.pin(name)
+        return None
 
     def on_opened(self, number: int, now: float) -> Order | None:
         """The far end has connected. Late answers are given up."""
         flow = self._by_number.get(number)
         if flow is None:
-            return GiveUp(number)
-        if flow.state is not State.HELD:
+            return GiveUp(number) if number >= self._first else None
+        if flow.syn is None:
             return None
+        syn, flow.syn = flow.syn, None
         flow.state, flow.since = State.RELEASED, now
-        return Release(flow.syn)
+        return Release(syn)
 
     def on_refused(self, number: int, reason: Reason, now: float) -> Order | None:
         """The far end has not connected."""
         flow = self._by_number.get(number)
-        if flow is None or flow.state is not State.HELD:
+        if flow is None or flow.syn is None:
             return None
         self._forget(flow, now)
         return Reject(flow.syn, reason)

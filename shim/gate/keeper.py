@@ -15,6 +15,7 @@ whoever the network belongs to. The gate dies with the keeper, by the kernel's h
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
@@ -99,9 +100,9 @@ def run(given: Given, link: socket.socket) -> NoReturn:
 
 def _keep(given: Given, link: socket.socket) -> None:
     restarts = Restarts()
-    while True:
+    for generation in itertools.count(1):
         started = time.monotonic()
-        gate = _start(given, link)
+        gate = _start(given, link, generation)
         alive = os.pidfd_open(gate)
         poll = select.poll()
         poll.register(link, select.POLLIN)
@@ -115,7 +116,7 @@ def _keep(given: Given, link: socket.socket) -> None:
             return
 
 
-def _start(given: Given, link: socket.socket) -> int:
+def _start(given: Given, link: socket.socket, generation: int) -> int:
     keeper = os.getpid()
     gate = os.fork()
     if gate == 0:
@@ -123,5 +124,6 @@ def _start(given: Given, link: socket.socket) -> int:
         if os.getppid() != keeper:
             os._exit(1)
         link.close()
-        process.run(given.capture, given.flow.device, given.flow.listener, given.client, given.pool)
+        flow = given.flow
+        process.run(given.capture, flow.device, flow.listener, given.client, given.pool, generation)
     return gate

@@ -10,6 +10,11 @@ the first packet of a flow, DNS, ICMP, takes the slow path through `packet.read`
 The kernel of the flow namespace ends the flows; an accepted socket is sent to the client and
 closed here. Connections to port 53 are served here.
 
+A gate that follows one that was killed first hears from the client which flows there are, at most
+for `LEARN_S`. Until then it touches nothing else: packets wait in the devices, connections in the
+listener. Segments of flows that it does not know are passed on like all others, so that the kernel
+of the flow namespace, which does know, answers them.
+
 Limits: up to `BURST` packets per device and wake-up, so that one direction cannot starve the
 other, and no further once they are small: then there is rarely another one, and asking costs as
 much as being told. What a device does not take is dropped, as on any wire, and TCP sends it again.
@@ -36,6 +41,7 @@ from shim.gate.packet import Packet, Unreachable
 from shim.protocol import GATEWAY4, GATEWAY6
 from shim.protocol.gate import (
     Accepted,
+    Adopt,
     Cancel,
     Closed,
     Configure,
@@ -46,12 +52,14 @@ from shim.protocol.gate import (
     Opened,
     Reason,
     Refused,
+    Started,
 )
 from shim.protocol.link import Link, Message
 
 BURST: Final = 64
 LARGE_BYTES: Final = 16384
 TICK_S: Final = 1.0
+LEARN_S: Final = 2.0
 MAX_DNS_STREAMS: Final = 256
 DNS_STREAM_IDLE_S: Final = 30.0
 
@@ -65,14 +73,21 @@ class Gate:
     """A gate over descriptors that were made by others. It opens nothing itself."""
 
     def __init__(
-        self, capture: int, flow: int, listener: socket.socket, client: Link, names: Names
+        self,
+        capture: int,
+        flow: int,
+        listener: socket.socket,
+        client: Link,
+        names: Names,
+        generation: int,
     ) -> None:
         self._capture = capture
         self._flow = flow
         self._listener = listener
         self._client = client
         self._names = names
-        self._flows = Flows(names, is_local=_is_dns)
+        self._generation = generation
+        self._flows = Flows(names, is_local=_is_dns, generation=generation)
         self._streams: dict[int, _DnsStream] = {}
         self._poll = select.epoll()
         self._buffer = bytearray(tun.READ_BYTES)
@@ -87,6 +102,7 @@ class Gate:
             self._listener.fileno(): self._on_accept,
             self._client.fileno(): self._on_client,
         }
+        self._learn()
         for fd in handlers:
             self._poll.register(fd, select.EPOLLIN)
         next_tick = time.monotonic() + TICK_S
@@ -100,6 +116,19 @@ class Gate:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
                 self._on_tick()
+
+    def _learn(self) -> None:
+        """Introduce the gate to the client, and hear of the flows that there are."""
+        client = self._client.fileno()
+        self._poll.register(client, select.EPOLLOUT)
+        while not self._client.send(Started(self._generation)):
+            self._poll.poll()
+        self._poll.modify(client, select.EPOLLIN)
+        deadline = time.monotonic() + (0.0 if self._generation == 1 else LEARN_S)
+        while not self._names.is_configured and (left := deadline - time.monotonic()) > 0:
+            if self._poll.poll(left):
+                self._on_client()
+        self._poll.unregister(client)
 
     def _on_capture(self) -> None:
         capture, flow, buffer = self._capture, self._flow, self._buffer
@@ -218,6 +247,10 @@ class Gate:
                 self._obey(self._flows.on_opened(flow, now))
             case Refused(flow, reason):
                 self._obey(self._flows.on_refused(flow, reason, now))
+            case Adopt(known):
+                for each in known:
+                    accepted = each.is_accepted
+                    self._obey(self._flows.adopt(each.flow, each.key, now, is_accepted=accepted))
             case Closed(flows):
                 for flow in flows:
                     self._flows.on_closed(flow, now)
@@ -240,8 +273,8 @@ class Gate:
 
     def _obey(self, order: Order | None) -> None:
         match order:
-            case Ask(flow, host, port):
-                if not self._client.send(Open(flow, host, port)):
+            case Ask(flow, key, host, port):
+                if not self._client.send(Open(flow, key, host, port)):
                     self._flows.on_closed(flow, time.monotonic())
                     self.counters["client-full"] += 1
             case Release(syn):

@@ -15,7 +15,15 @@ from typing import Final
 from dns import resolver
 from dns.pool import Pool
 from shim.protocol import GATEWAY4, GATEWAY6
-from shim.protocol.gate import Configure, Forward, Forwarded, LookedUp, Lookup, Outcome
+from shim.protocol.gate import (
+    Configure,
+    Forward,
+    Forwarded,
+    LookedUp,
+    Lookup,
+    Outcome,
+    first_number,
+)
 
 MAX_WAITING: Final = 4096
 WAIT_TIMEOUT_S: Final = 15.0
@@ -33,11 +41,16 @@ class _Waiting:
 class Names:
     """Answers DNS messages for the gate, and says which host a captured address stands for."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, generation: int = 1) -> None:
         self._pool = pool
         self._resolver: resolver.Resolver | None = None
         self._waiting: dict[int, _Waiting] = {}
-        self._next = 1
+        self._next = first_number(generation)
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether names are answered."""
+        return self._resolver is not None
 
     def configure(self, settings: Configure) -> None:
         """Take the client's settings. Before that nothing is answered."""
@@ -118,6 +131,6 @@ class Names:
 
     def _wait(self, waiting: _Waiting) -> int:
         number = self._next
-        self._next = self._next % 0xFFFFFFFF + 1
+        self._next += 1
         self._waiting[number] = waiting
         return number

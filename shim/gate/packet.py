@@ -115,6 +115,14 @@ def flow_key(source: bytes, destination: bytes, source_port: int, destination_po
     return source + destination + struct.pack("!HH", source_port, destination_port)
 
 
+def destination_of(key: FlowKey) -> bytes | None:
+    """Return the destination address of a flow, None for what is not a key."""
+    if len(key) not in (12, 36):
+        return None
+    size = (len(key) - 4) // 2
+    return key[size : 2 * size]
+
+
 def read(framed: bytes) -> Packet | str:
     """Return the packet behind a virtio header, or the reason why it is none, in one word."""
     offload, raw = framed[:VNET_HEADER_BYTES], framed[VNET_HEADER_BYTES:]

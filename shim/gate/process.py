@@ -22,11 +22,14 @@ _POOL_KEY: Final = b"overlay-vpn"
 """Fixed, so that a name has the same address after a restart: applications cache addresses."""
 
 
-def run(capture: int, flow: int, listener: socket.socket, client: Link, pool: int) -> NoReturn:
+def run(
+    capture: int, flow: int, listener: socket.socket, client: Link, pool: int, generation: int
+) -> NoReturn:
     """Be the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
     status = 1
     try:
-        Gate(capture, flow, listener, client, Names(_open_pool(pool))).run()
+        names = Names(_open_pool(pool), generation)
+        Gate(capture, flow, listener, client, names, generation).run()
     except (LinkClosedError, ViolationError):
         status = 0
     except Exception as error:  # the last line of a process without a caller

@@ -5,12 +5,21 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar, Final
 
+import msgspec
+
 from shim.protocol.link import Message, role
 
 MAX_SUFFIXES: Final = 256
 MAX_DNS_MESSAGE: Final = 65535
 MAX_NAME: Final = 253
 MAX_CLOSED: Final = 256
+MAX_KNOWN: Final = 256
+MAX_KEY: Final = 36
+
+
+def first_number(generation: int) -> int:
+    """Return the lowest number of flows and queries of a gate: they never meet another gate's."""
+    return (generation - 1 << 40) + 1
 
 
 class Reason(StrEnum):
@@ -34,15 +43,37 @@ class Outcome(StrEnum):
     UNREACHABLE = "unreachable"
 
 
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A flow that the client has: opened at the far end, and perhaps already accepted here."""
+
+    flow: int
+    key: bytes
+    is_accepted: bool
+
+
 # gate → client
 
 
-class Open(Message, frozen=True, tag="open"):
-    """An application wants to connect. `host` is a name, or an address without a name."""
+class Started(Message, frozen=True, tag="started"):
+    """The first message of each gate. The first gate is of generation 1.
 
-    SIZE: ClassVar[int] = 64 + MAX_NAME
+    A later one knows no flows. The client answers with `Adopt` and then `Configure`. What it was
+    asked by the one before is void; numbers of flows and queries are of one generation only.
+    """
+
+    generation: int
+
+
+class Open(Message, frozen=True, tag="open"):
+    """An application wants to connect. `host` is a name, or an address without a name.
+
+    `key` means something to gates only.
+    """
+
+    SIZE: ClassVar[int] = 64 + MAX_KEY + MAX_NAME
 
     flow: int
+    key: bytes
     host: str
     port: int
 
@@ -98,6 +129,14 @@ class Configure(Message, frozen=True, tag="configure"):
     suffixes: tuple[str, ...]
 
 
+class Adopt(Message, frozen=True, tag="adopt"):
+    """Flows of the gates before, oldest first, at most `MAX_KNOWN` at a time."""
+
+    SIZE: ClassVar[int] = 64 + MAX_KNOWN * (16 + MAX_KEY)
+
+    flows: tuple[Known, ...]
+
+
 class Opened(Message, frozen=True, tag="opened"):
     """The far end has connected."""
 
@@ -114,7 +153,7 @@ class Refused(Message, frozen=True, tag="refused"):
 class Closed(Message, frozen=True, tag="closed"):
     """The client is done with these accepted flows, at most `MAX_CLOSED` at a time."""
 
-    SIZE: ClassVar[int] = 64 + 5 * MAX_CLOSED
+    SIZE: ClassVar[int] = 64 + 9 * MAX_CLOSED
 
     flows: tuple[int, ...]
 
@@ -135,8 +174,8 @@ class Forwarded(Message, frozen=True, tag="forwarded"):
     message: bytes
 
 
-FromGate = Configured | Open | Cancel | Accepted | Lookup | Forward
-ToGate = Configure | Opened | Refused | Closed | LookedUp | Forwarded
+FromGate = Started | Configured | Open | Cancel | Accepted | Lookup | Forward
+ToGate = Configure | Adopt | Opened | Refused | Closed | LookedUp | Forwarded
 
 GATE: Final = role(ToGate)
 CLIENT_OF_GATE: Final = role(FromGate)

@@ -13,7 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.protocol.common import Hello
-from shim.protocol.gate import CLIENT_OF_GATE, GATE, Accepted, Open, Opened, ToGate
+from shim.protocol.gate import (
+    CLIENT_OF_GATE,
+    GATE,
+    MAX_CLOSED,
+    MAX_KEY,
+    MAX_KNOWN,
+    MAX_NAME,
+    MAX_SUFFIXES,
+    Accepted,
+    Adopt,
+    Closed,
+    Configure,
+    Known,
+    Lookup,
+    Open,
+    Opened,
+    ToGate,
+)
 from shim.protocol.link import Link, LinkClosedError, Role, ViolationError, pair
 from shim.protocol.monitor import (
     CLIENT_OF_MONITOR,
@@ -25,6 +42,8 @@ from shim.protocol.monitor import (
     ToMonitor,
     Welcome,
 )
+
+KEY = bytes(12)
 
 Ends = tuple[socket.socket, Link]
 
@@ -53,8 +72,8 @@ def open_descriptors() -> set[str]:
 
 def test_message_sent_is_received() -> None:
     gate, client = pair(GATE, CLIENT_OF_GATE)
-    assert gate.send(Open(7, "www.example.com", 443))
-    assert client.receive() == (Open(7, "www.example.com", 443), [])
+    assert gate.send(Open(7, KEY, "www.example.com", 443))
+    assert client.receive() == (Open(7, KEY, "www.example.com", 443), [])
     assert client.send(Opened(7))
     assert gate.receive() == (Opened(7), [])
     gate.close()
@@ -93,10 +112,10 @@ def test_peer_gone_is_the_end(to_monitor: Ends) -> None:
 def test_full_link_takes_nothing_and_says_so() -> None:
     gate, client = pair(GATE, CLIENT_OF_GATE)
     sent = 0
-    while gate.send(Open(sent, "n" * 200, 80)):
+    while gate.send(Open(sent, KEY, "n" * 200, 80)):
         sent += 1
     for number in range(sent):
-        assert client.receive() == (Open(number, "n" * 200, 80), [])
+        assert client.receive() == (Open(number, KEY, "n" * 200, 80), [])
     assert client.receive() is None
     gate.close()
     client.close()
@@ -112,7 +131,7 @@ def test_full_link_takes_nothing_and_says_so() -> None:
         msgspec.msgpack.encode(["hello", 1, 2]),
         msgspec.msgpack.encode(["outer-socket-wanted", 5, "tcp"]),
         msgspec.msgpack.encode(["outer-socket-wanted", 4, "raw"]),
-        msgspec.msgpack.encode(["open", 1, "host", 80]),
+        msgspec.msgpack.encode(["open", 1, bytes(12), "host", 80]),
         msgspec.msgpack.encode(Hello(1)) + b"\x00",
         msgspec.msgpack.encode({"type": "hello", "version": 1}),
     ],
@@ -161,6 +180,20 @@ def test_largest_capture_fits_its_size() -> None:
     prefix = Prefix(b"\xff" * 16, 128)
     capture = Capture(True, True, (prefix,) * MAX_PREFIXES)
     assert len(msgspec.msgpack.encode(capture)) <= Capture.SIZE
+
+
+def test_largest_messages_between_client_and_gate_fit_their_sizes() -> None:
+    largest = 2**63
+    key = bytes(MAX_KEY)
+    messages = [
+        Open(largest, key, "n" * MAX_NAME, 65535),
+        Lookup(largest, "n" * MAX_NAME, 65535),
+        Adopt((Known(largest, key, True),) * MAX_KNOWN),
+        Closed((largest,) * MAX_CLOSED),
+        Configure(True, ("n" * MAX_NAME,) * MAX_SUFFIXES),
+    ]
+    for message in messages:
+        assert len(msgspec.msgpack.encode(message)) <= message.SIZE
 
 
 def test_every_role_has_room_for_the_descriptors_of_its_types() -> None:

@@ -16,6 +16,7 @@ from shim.protocol.gate import (
     LookedUp,
     Lookup,
     Open,
+    Started,
 )
 from shim.protocol.link import Link, Message
 from vpn.client.egress import Egress
@@ -38,6 +39,7 @@ class Core:
         self._egress = egress
         self._forwarder = Forwarder(sockets)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._settings: Configure | None = None
         self._configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gate = AsyncLink(gate, self._on_message)
         self._flows = Flows(egress, self._gate.send)
@@ -57,6 +59,7 @@ class Core:
 
         Raises OverlayError if the gate goes first.
         """
+        self._settings = settings
         self._gate.send(settings)
         ends: tuple[asyncio.Future[None], ...] = (self._configured, self._gate.closed)
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -70,6 +73,8 @@ class Core:
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
         match message:
+            case Started(generation):
+                self._on_started(generation)
             case Open():
                 self._flows.on_open(message)
             case Configured() if not self._configured.done():
@@ -84,6 +89,12 @@ class Core:
                 self._start(self._forward(message))
             case _:
                 close_all(fds)
+
+    def _on_started(self, generation: int) -> None:
+        """A new gate: if it follows another one, it is told everything anew."""
+        if generation > 1 and self._settings is not None:
+            self._flows.on_started()
+            self._gate.send(self._settings)
 
     def _start(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)

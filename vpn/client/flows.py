@@ -2,6 +2,9 @@
 
 A flow is opened at the far end before its handshake is completed here, so what the application
 sees is what the far end saw. The socket comes later and is joined to the channel that waits.
+
+A gate that was killed is followed by one that knows nothing, and is told what there is. Openings
+that the one before had asked for are void: it took the packets that waited for them with it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from shim.protocol.gate import MAX_CLOSED, Cancel, Closed, Open, Opened, Reason, Refused
+from shim.protocol.gate import (
+    MAX_CLOSED,
+    MAX_KNOWN,
+    Adopt,
+    Cancel,
+    Closed,
+    Known,
+    Open,
+    Opened,
+    Reason,
+    Refused,
+)
 from shim.protocol.link import Message
 from vpn.pump import Pump
 from vpn.ssh.failure import Failure, OpenFailed
@@ -50,6 +64,15 @@ class Counters:
     bytes_down: int = 0
 
 
+@dataclass(slots=True)
+class _Flow:
+    """A flow that is open at the far end."""
+
+    pump: Pump
+    key: bytes
+    is_accepted: bool = False
+
+
 class Flows:
     """All flows between a gate and a session."""
 
@@ -57,7 +80,7 @@ class Flows:
         self._opener = opener
         self._send = send
         self._opening: dict[int, asyncio.Task[None]] = {}
-        self._pumps: dict[int, Pump] = {}
+        self._flows: dict[int, _Flow] = {}
         self._attaching: set[asyncio.Task[None]] = set()
         self._closed: list[int] = []
         self.counters = Counters()
@@ -73,19 +96,21 @@ class Flows:
         task = self._opening.get(message.flow)
         if task is not None:
             task.cancel()
-        pump = self._pumps.pop(message.flow, None)
-        if pump is not None:
-            pump.abort()
+        opened = self._flows.pop(message.flow, None)
+        if opened is not None:
+            opened.pump.abort()
 
     def on_accepted(self, flow: int, fd: int) -> None:
         """It is connected: `fd` is its socket."""
         # Said, not asked of the kernel: the gate's listener is dual-stack TCP.
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
-        pump = self._pumps.get(flow)
-        if pump is None:
+        opened = self._flows.get(flow)
+        if opened is None:
             sock.close()
             self._on_closed(flow)
             return
+        opened.is_accepted = True
+        pump = opened.pump
         self.counters.active += 1
         pump.on_done(lambda done: self._on_done(flow, done))
         task = asyncio.create_task(self._attach(pump, sock))
@@ -96,8 +121,17 @@ class Flows:
         """Reset every flow: the session is gone."""
         for task in list(self._opening.values()):
             task.cancel()
-        for pump in list(self._pumps.values()):
-            pump.abort()
+        for opened in list(self._flows.values()):
+            opened.pump.abort()
+
+    def on_started(self) -> None:
+        """A gate has followed another: tell it which flows there are."""
+        for task in list(self._opening.values()):
+            task.cancel()
+        known = [Known(flow, one.key, one.is_accepted) for flow, one in self._flows.items()]
+        known.sort(key=lambda one: one.flow)
+        for start in range(0, len(known), MAX_KNOWN):
+            self._send(Adopt(tuple(known[start : start + MAX_KNOWN])))
 
     async def _open(self, message: Open) -> None:
         try:
@@ -106,7 +140,7 @@ class Flows:
             self.counters.refused += 1
             self._send(Refused(message.flow, REASONS[error.failure]))
             return
-        self._pumps[message.flow] = pump
+        self._flows[message.flow] = _Flow(pump, message.key)
         self.counters.opened += 1
         self._send(Opened(message.flow))
 
@@ -117,7 +151,7 @@ class Flows:
             pump.abort()
 
     def _on_done(self, flow: int, pump: Pump) -> None:
-        self._pumps.pop(flow, None)
+        self._flows.pop(flow, None)
         self.counters.active -= 1
         self.counters.bytes_up += pump.bytes_up
         self.counters.bytes_down += pump.bytes_down

@@ -23,7 +23,7 @@ from shim.gate.flows import (
 )
 from shim.gate.packet import Packet
 from shim.gate.tun import NO_OFFLOAD
-from shim.protocol.gate import Reason
+from shim.protocol.gate import Reason, first_number
 
 VIRTUAL = ip_address("198.18.0.77").packed
 UNMAPPED = ip_address("198.18.0.78").packed
@@ -69,7 +69,7 @@ def flows(names: FakeNames) -> Flows:
 
 
 def test_new_syn_is_held_and_the_client_asked(flows: Flows) -> None:
-    assert flows.on_syn(syn(), 0.0) == Ask(1, "203.0.113.7", 443)
+    assert flows.on_syn(syn(), 0.0) == Ask(1, syn().key, "203.0.113.7", 443)
 
 
 def test_held_retransmission_is_absorbed_and_the_last_one_released(flows: Flows) -> None:
@@ -83,7 +83,7 @@ def test_virtual_address_is_asked_for_by_name_and_pinned_until_closed(
     flows: Flows, names: FakeNames
 ) -> None:
     held = syn(to="198.18.0.77")
-    assert flows.on_syn(held, 0.0) == Ask(1, "www.example.com", 443)
+    assert flows.on_syn(held, 0.0) == Ask(1, held.key, "www.example.com", 443)
     assert names.pins == ["www.example.com"]
     flows.on_opened(1, 0.1)
     assert flows.on_accepted(held.key) == 1
@@ -118,7 +118,7 @@ def test_handed_over_and_a_new_syn_is_the_next_flow(flows: Flows, names: FakeNam
     flows.on_syn(first, 0.0)
     flows.on_opened(1, 0.1)
     flows.on_accepted(first.key)
-    assert flows.on_syn(again, 0.2) == Ask(2, "www.example.com", 443)
+    assert flows.on_syn(again, 0.2) == Ask(2, again.key, "www.example.com", 443)
     flows.on_closed(1, 0.3)
     assert names.pins == ["www.example.com"]
     assert flows.on_opened(2, 0.4) == Release(again)
@@ -198,6 +198,98 @@ def test_no_room_for_flows_is_a_lost_syn(flows: Flows) -> None:
     assert isinstance(flows.on_syn(syn(2000), 0.0), Ask)
 
 
+# After a gate that was killed.
+
+
+@pytest.fixture
+def second(names: FakeNames) -> Flows:
+    return Flows(names, is_local=is_dns, generation=2, max_held=4, max_flows=8)
+
+
+def test_numbers_of_generations_never_meet(flows: Flows, second: Flows) -> None:
+    asked = [each.on_syn(syn(port), 0.0) for each in (flows, second) for port in (1, 2, 3)]
+    numbers = [order.flow for order in asked if isinstance(order, Ask)]
+    assert len(set(numbers)) == 6
+    assert numbers[3:] == [first_number(2), first_number(2) + 1, first_number(2) + 2]
+
+
+def test_adopted_as_accepted_is_pinned_until_closed(second: Flows, names: FakeNames) -> None:
+    assert second.adopt(1, syn(to="198.18.0.77").key, 0.0, is_accepted=True) is None
+    assert names.pins == ["www.example.com"]
+    assert second.expire(1e9) == []
+    second.on_closed(1, 1.0)
+    assert (names.pins, len(second)) == ([], 0)
+
+
+def test_adopted_before_its_accept_is_released_again_and_handed_over(second: Flows) -> None:
+    again = syn(seq=1)
+    second.adopt(1, again.key, 0.0, is_accepted=False)
+    assert second.on_syn(again, 0.1) == Release(again)
+    assert second.on_accepted(again.key) == 1
+
+
+def test_adopted_and_never_accepted_is_given_up(second: Flows) -> None:
+    second.adopt(1, syn().key, 0.0, is_accepted=False)
+    assert second.expire(0.1 + ACCEPT_TIMEOUT_S) == [GiveUp(1)]
+    assert (len(second), second.held) == (0, 0)
+
+
+def test_adopted_and_a_new_syn_is_the_next_flow(second: Flows) -> None:
+    second.adopt(1, syn().key, 0.0, is_accepted=True)
+    assert second.on_syn(syn(), 0.1) == Ask(first_number(2), syn().key, "203.0.113.7", 443)
+    second.on_closed(1, 0.2)
+    second.on_opened(first_number(2), 0.3)
+    assert second.on_accepted(syn().key) == first_number(2)
+
+
+def test_adopted_between_the_same_ports_the_newest_is_handed_over(second: Flows) -> None:
+    second.adopt(1, syn().key, 0.0, is_accepted=True)
+    second.adopt(2, syn().key, 0.0, is_accepted=False)
+    assert second.on_accepted(syn().key) == 2
+
+
+def test_adopted_late_gives_way_to_the_flow_that_came_since(second: Flows) -> None:
+    second.on_syn(syn(), 0.0)
+    second.adopt(1, syn().key, 0.1, is_accepted=False)
+    assert second.on_opened(first_number(2), 0.2) == Release(syn())
+    assert second.on_accepted(syn().key) == first_number(2)
+
+
+def test_answers_to_the_gate_before_mean_nothing(second: Flows) -> None:
+    assert second.on_opened(1, 0.0) is None
+    assert second.on_refused(1, Reason.REFUSED, 0.0) is None
+    second.adopt(1, syn().key, 0.0, is_accepted=False)
+    assert second.on_opened(1, 0.1) is None
+    assert second.on_refused(1, Reason.REFUSED, 0.1) is None
+    assert second.on_accepted(syn().key) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "key"),
+    [(first_number(2), syn().key), (1, b""), (1, bytes(13)), (1, bytes(37))],
+    ids=["of this gate", "empty", "odd", "long"],
+)
+def test_what_no_gate_before_can_have_had_is_not_adopted(
+    second: Flows, number: int, key: bytes
+) -> None:
+    assert second.adopt(number, key, 0.0, is_accepted=True) is None
+    assert len(second) == 0
+
+
+def test_adopted_twice_is_one_flow(second: Flows, names: FakeNames) -> None:
+    for _ in range(2):
+        second.adopt(1, syn(to="198.18.0.77").key, 0.0, is_accepted=True)
+    assert (len(second), names.pins) == (1, ["www.example.com"])
+
+
+def test_no_room_to_adopt_gives_up_what_nobody_has_accepted(second: Flows) -> None:
+    for number in range(1, 9):
+        second.adopt(number, syn(1000 + number).key, 0.0, is_accepted=True)
+    assert second.adopt(9, syn(2000).key, 0.0, is_accepted=True) is None
+    assert second.adopt(10, syn(2001).key, 0.0, is_accepted=False) == GiveUp(10)
+    assert len(second) == 8
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Whatever comes in whatever order: bounds hold, and pins are exactly the live names."""
 
@@ -246,3 +338,103 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
+
+
+class Generations(RuleBasedStateMachine):
+    """A client that keeps to the rules, and gates that die at any moment.
+
+    Nothing that was open is lost or taken for something else, and pins are the names in use.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generation = 0
+        self.now = 0.0
+        self.asked: dict[int, bytes] = {}
+        self.opened: dict[int, bytes] = {}
+        self.accepted: dict[int, bytes] = {}
+        self.void: list[int] = []
+        self.start()
+
+    def start(self) -> None:
+        self.generation += 1
+        self.names = FakeNames()
+        self.flows = Flows(
+            self.names, is_local=is_dns, generation=self.generation, max_held=3, max_flows=5
+        )
+
+    @rule()
+    def gate_dies(self) -> None:
+        self.void += self.asked
+        self.asked.clear()
+        self.start()
+        for number, key in sorted({**self.opened, **self.accepted}.items()):
+            is_accepted = number in self.accepted
+            assert self.flows.adopt(number, key, self.now, is_accepted=is_accepted) is None
+
+    @rule(port=st.integers(1, 4), virtual=st.booleans())
+    def application_connects(self, port: int, virtual: bool) -> None:
+        sent = syn(port, to="198.18.0.77" if virtual else "203.0.113.7")
+        order = self.flows.on_syn(sent, self.now)
+        if isinstance(order, Ask):
+            assert order.flow not in {*self.asked, *self.opened, *self.accepted, *self.void}
+            assert order.key == sent.key
+            self.asked[order.flow] = sent.key
+
+    @rule(pick=st.integers(0, 9), is_open=st.booleans())
+    def far_end_answers(self, pick: int, is_open: bool) -> None:
+        if not self.asked:
+            return
+        number = sorted(self.asked)[pick % len(self.asked)]
+        key = self.asked.pop(number)
+        if is_open:
+            self.opened[number] = key
+            order = self.flows.on_opened(number, self.now)
+            assert isinstance(order, Release)
+            assert order.syn.key == key
+        else:
+            assert isinstance(self.flows.on_refused(number, Reason.REFUSED, self.now), Reject)
+
+    @rule(pick=st.integers(0, 9), is_open=st.booleans())
+    def answer_to_a_dead_gate_arrives(self, pick: int, is_open: bool) -> None:
+        if self.void:
+            number = self.void[pick % len(self.void)]
+            if is_open:
+                assert self.flows.on_opened(number, self.now) is None
+            else:
+                assert self.flows.on_refused(number, Reason.REFUSED, self.now) is None
+
+    @rule(port=st.integers(1, 4), virtual=st.booleans())
+    def kernel_shakes_hands(self, port: int, virtual: bool) -> None:
+        key = syn(port, to="198.18.0.77" if virtual else "203.0.113.7").key
+        everything = {**self.asked, **self.opened, **self.accepted}
+        newest = max((number for number, one in everything.items() if one == key), default=None)
+        number = self.flows.on_accepted(key)
+        assert number == (newest if newest in self.opened else None)
+        if number is not None:
+            self.accepted[number] = self.opened.pop(number)
+
+    @rule(pick=st.integers(0, 9))
+    def client_is_done(self, pick: int) -> None:
+        if self.accepted:
+            number = sorted(self.accepted)[pick % len(self.accepted)]
+            del self.accepted[number]
+            self.flows.on_closed(number, self.now)
+
+    @rule(seconds=st.sampled_from([0.5, 20.0, 200.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for order in self.flows.expire(self.now):
+            assert isinstance(order, GiveUp)
+            assert self.asked.pop(order.flow, None) or self.opened.pop(order.flow, None)
+
+    @invariant()
+    def gate_and_client_agree(self) -> None:
+        everything = [*self.asked.values(), *self.opened.values(), *self.accepted.values()]
+        assert len(self.flows) == len(everything)
+        assert self.flows.held == len(self.asked) + len(self.opened)
+        assert len(self.names.pins) == sum(VIRTUAL in key for key in everything)
+
+
+Generations.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestGenerations = Generations.TestCase

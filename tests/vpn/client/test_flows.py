@@ -8,12 +8,24 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shim.protocol.gate import Cancel, Closed, Open, Opened, Reason, Refused
+from shim.protocol.gate import (
+    MAX_KNOWN,
+    Adopt,
+    Cancel,
+    Closed,
+    Known,
+    Open,
+    Opened,
+    Reason,
+    Refused,
+)
 from shim.protocol.link import Message
 from vpn.client import flows as module
 from vpn.client.flows import Flows
 from vpn.pump import Pump
 from vpn.ssh.failure import Failure, OpenFailed
+
+KEY = bytes(12)
 
 
 class FarEnd:
@@ -68,7 +80,7 @@ async def heard(said: list[Message], count: int = 1) -> None:
 def test_opened_is_said_after_the_far_end_has_opened() -> None:
     async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
         far_end.gate.clear()
-        flows.on_open(Open(7, "www.example.com", 443))
+        flows.on_open(Open(7, KEY, "www.example.com", 443))
         await asyncio.sleep(0.01)
         assert far_end.asked == [("www.example.com", 443)]
         assert said == []
@@ -84,7 +96,7 @@ def test_opened_is_said_after_the_far_end_has_opened() -> None:
 def test_each_failure_has_its_reason(failure: Failure) -> None:
     async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
         far_end.failure = failure
-        flows.on_open(Open(7, "192.0.2.1", 80))
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
         await heard(said)
         assert said == [Refused(7, module.REASONS[failure])]
         assert flows.counters.refused == 1
@@ -100,7 +112,7 @@ def test_refusal_of_the_far_end_is_a_refusal_and_a_rule_is_a_denial() -> None:
 def test_accepted_is_joined_and_its_end_is_told() -> None:
     async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
         loop = asyncio.get_running_loop()
-        flows.on_open(Open(7, "192.0.2.1", 80))
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
         await heard(said)
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
             app = socket.create_connection(listener.getsockname()[:2])
@@ -128,7 +140,7 @@ def test_accepted_is_joined_and_its_end_is_told() -> None:
 def test_cancelled_before_it_is_open_is_asked_no_more() -> None:
     async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
         far_end.gate.clear()
-        flows.on_open(Open(7, "192.0.2.1", 80))
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
         await asyncio.sleep(0.01)
         flows.on_cancel(Cancel(7))
         far_end.gate.set()
@@ -149,3 +161,56 @@ def test_accepted_that_nobody_knows_is_closed_and_told() -> None:
         ours.close()
 
     play(dialogue)
+
+
+def test_next_gate_is_told_what_is_open_and_what_is_accepted() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await heard(said)
+        flows.on_started()
+        assert said[1:] == [Adopt((Known(7, KEY, False),))]
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+            app = socket.create_connection(listener.getsockname()[:2])
+            accepted, _ = listener.accept()
+        flows.on_accepted(7, accepted.detach())
+        flows.on_started()
+        assert said[2:] == [Adopt((Known(7, KEY, True),))]
+        flows.abort()
+        app.close()
+
+    play(dialogue)
+
+
+def test_what_a_dead_gate_had_asked_for_is_not_answered() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, KEY, "www.example.com", 443))
+        await asyncio.sleep(0.01)
+        flows.on_started()
+        far_end.gate.set()
+        await asyncio.sleep(0.01)
+        assert said == []
+
+    play(dialogue)
+
+
+def test_many_flows_are_told_oldest_first_in_messages_of_bounded_size() -> None:
+    count = MAX_KNOWN + 1
+
+    class Instant:
+        async def open(self, host: str, port: int) -> Pump:
+            return Pump()
+
+    async def act() -> None:
+        said: list[Message] = []
+        flows = Flows(Instant(), said.append)
+        for number in reversed(range(count)):
+            flows.on_open(Open(number, KEY, "192.0.2.1", 80))
+        await heard(said, count)
+        flows.on_started()
+        first, second = said[count:]
+        assert isinstance(first, Adopt)
+        assert isinstance(second, Adopt)
+        assert [one.flow for one in (*first.flows, *second.flows)] == list(range(count))
+
+    asyncio.run(act())

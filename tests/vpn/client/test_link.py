@@ -9,6 +9,8 @@ from shim.protocol.gate import CLIENT_OF_GATE, GATE, Open, Opened
 from shim.protocol.link import Link, Message, pair
 from vpn.client.link import AsyncLink
 
+KEY = bytes(12)
+
 Dialogue = Callable[[AsyncLink, Link, list[Message]], Awaitable[None]]
 
 
@@ -36,7 +38,7 @@ async def until(is_true: Callable[[], bool]) -> None:
 
 def test_messages_arrive_in_order() -> None:
     async def dialogue(link: AsyncLink, gate: Link, got: list[Message]) -> None:
-        sent = [Open(number, "host", 80) for number in range(100)]
+        sent = [Open(number, KEY, "host", 80) for number in range(100)]
         for message in sent:
             assert gate.send(message)
         await until(lambda: len(got) == 100)
@@ -64,11 +66,11 @@ def test_peer_that_reads_late_gets_everything_in_order() -> None:
 
 def test_last_word_of_a_peer_that_goes_is_heard() -> None:
     async def dialogue(link: AsyncLink, gate: Link, got: list[Message]) -> None:
-        gate.send(Open(1, "host", 80))
+        gate.send(Open(1, KEY, "host", 80))
         gate.close()
         link.send(Opened(1))
         await link.closed
-        assert got == [Open(1, "host", 80)]
+        assert got == [Open(1, KEY, "host", 80)]
 
     play(dialogue)
 
