@@ -45,3 +45,4 @@ class ExtendedError(IntEnum):
     BLOCKED = 15
     NOT_SUPPORTED = 21
     NO_REACHABLE_AUTHORITY = 22
+    NETWORK_ERROR = 23

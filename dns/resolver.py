@@ -143,6 +143,9 @@ class Resolver:
             case Outcome.FAILED:
                 why, text = ExtendedError.NO_REACHABLE_AUTHORITY, "no answer from the far end"
                 return Reply(answer.error(query, RCode.SERVFAIL, why, text))
+            case Outcome.UNREACHABLE:
+                why, text = ExtendedError.NETWORK_ERROR, "the far end cannot be asked now"
+                return Reply(answer.error(query, RCode.SERVFAIL, why, text))
 
     def _on_ordinary(
         self, query: Query, name: Labels, over_tcp: bool, now: float

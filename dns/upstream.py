@@ -40,6 +40,8 @@ class Outcome(Enum):
     """A policy of the far end forbids to say."""
     FAILED = auto()
     """Anything else: no answer, SERVFAIL, or octets that are no answer to the question."""
+    UNREACHABLE = auto()
+    """Nothing: it could not be asked."""
 
 
 _BY_RCODE: dict[int, Outcome] = {

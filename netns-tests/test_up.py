@@ -172,16 +172,3 @@ def test_interrupted_while_connecting_comes_up_no_more(lab: Lab, overlay: Overla
     finally:
         os.kill(endpoint.program.pid, signal.SIGCONT)
     until(lambda: overlay.status()["state"] == "down", 5, "nothing to be left")
-
-
-def test_server_that_goes_is_noticed_and_the_network_is_as_before(
-    lab: Lab, overlay: Overlay, web: Web
-) -> None:
-    endpoint = overlay.serve()
-    client = overlay.start(endpoint)
-    endpoint.program.stop()
-    assert client.wait(25) == 255
-    assert "ended" in client.stderr
-    assert len(client.stderr.splitlines()) == 1
-    assert tcp.outcome(lab.app, SERVER.v4, CLOSED_PORT) == "ECONNREFUSED"
-    overlay.is_up = False

@@ -18,6 +18,7 @@ PURE = [
     ROOT / "shim/gate/names.py",
     ROOT / "shim/gate/packet.py",
     ROOT / "shim/monitor/plan.py",
+    ROOT / "vpn/client/reconnect.py",
     ROOT / "vpn/policy.py",
     ROOT / "vpn/report.py",
     ROOT / "vpn/target.py",

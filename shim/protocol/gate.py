@@ -31,6 +31,7 @@ class Outcome(StrEnum):
     NX_DOMAIN = "nxdomain"
     REFUSED = "refused"
     FAILED = "failed"
+    UNREACHABLE = "unreachable"
 
 
 # gate → client

@@ -74,6 +74,7 @@ async def _serve(key: Identity, address: Address, authorized_keys: Path) -> None
     await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         draining.cancel()
+        await server.close()  # the clients are told, and need not wait for a silence to mean it
 
 
 def _announce(key: Identity, server: Server) -> None:

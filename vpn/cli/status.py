@@ -42,4 +42,11 @@ def _text(status: control.Status) -> str:
         rows["switch"] = f"on, local network {'reachable' if status.lan else 'blocked'}"
     if status.paused_s:
         rows["paused"] = f"for another {status.paused_s} s"
-    return "\n".join([status.state, *(f"  {name:<8} {value}" for name, value in rows.items())])
+    return "\n".join([_headline(status), *(f"  {name:<8} {value}" for name, value in rows.items())])
+
+
+def _headline(status: control.Status) -> str:
+    if status.state != "reconnecting":
+        return status.state
+    when = f"next try in {status.retry_in_s} s" if status.retry_in_s else "trying now"
+    return f"{status.state}, {when}: {status.last_error}"

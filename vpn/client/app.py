@@ -1,4 +1,4 @@
-"""The composition root of `up`: one session, one gate, one monitor, until told to stop.
+"""The composition root of `up`: a session, a gate and a monitor, until told to stop.
 
 Theory of operation
 -------------------
@@ -9,9 +9,13 @@ In this order, so that nothing is captured before it can be carried:
  3. the gate is told how to answer names; only now it answers at all;
  4. the routes are put in place; the client is up.
 
-It ends when the user says so, or when any of the three is gone. Whatever the reason, closing the
-link to the monitor is what takes the network down, so being killed ends the same way. Only the
-kill switch takes the user's word for it, `Down`.
+A session that ends is renewed (`uplink.py`). Meanwhile the gate and the routes stay as they are:
+nothing falls back to the network below, what would need the session fails at once, and the next
+session is made on marked sockets as the first one was.
+
+It ends when the user says so, when the gate or the monitor is gone, or when the session cannot be
+renewed. Whatever the reason, closing the link to the monitor is what takes the network down, so
+being killed ends the same way. Only the kill switch takes the user's word for it, `Down`.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,7 +41,9 @@ from vpn.client.core import Core, resolver_for
 from vpn.client.egress import Egress, Limits
 from vpn.client.flows import Counters
 from vpn.client.monitor import Monitor
-from vpn.errors import OverlayError, TransportError
+from vpn.client.places import Places
+from vpn.client.uplink import Uplink
+from vpn.errors import OverlayError
 from vpn.ssh import client as ssh
 from vpn.target import Routes, Target
 from vpn.transport import base
@@ -74,6 +81,9 @@ class Client:
         self._is_capturing = False
         self._paused_until_s = 0.0
         self._core: Core | None = None
+        self._uplink: Uplink | None = None
+        self._places = Places()
+        self._login = settings.login
 
     def stop(self) -> None:
         """Take everything down in order; a second time, at once."""
@@ -89,18 +99,20 @@ class Client:
         control = ControlServer(listener, self.status, self._stop_and_wait, self._pause)
         serving = asyncio.create_task(control.serve())
         try:
-            session = await self._connect()
+            session = await self._connect_unless_stopped()
+            self._login = self._login.after(session)
+            uplink = self._uplink = Uplink(session, self._connect, say)
             try:
-                core = await self._capture(session, gate)
+                core = await self._capture(uplink, gate)
                 self._state = "connected"
                 on_ready()
-                await self._stay_up(session, core)
+                await self._stay_up(uplink, core)
             finally:
                 self._state = "closing"
                 if self._core is not None:
                     self._core.abort()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(session.close(), 2.0)
+                    await asyncio.wait_for(uplink.close(), 2.0)
         finally:
             if self._is_user_done:
                 self._monitor.down()
@@ -116,13 +128,15 @@ class Client:
         """Return what is going on."""
         settings = self._settings
         counters = self._core.counters if self._core is not None else Counters()
+        uplink = self._uplink
+        is_lost = self._state == "connected" and uplink is not None and not uplink.is_up
         routes = (
             *(("everything",) if settings.routes.everything else ()),
             *map(str, settings.routes.prefixes),
             *settings.routes.suffixes,
         )
         return Status(
-            state=self._state,
+            state="reconnecting" if is_lost else self._state,
             target=f"{settings.login.user}@{settings.target.address}",
             transport=settings.target.transport,
             device=protocol.DEVICE,
@@ -130,6 +144,9 @@ class Client:
             routes=routes,
             pid=os.getpid(),
             uptime_s=int(time.monotonic() - self._started),
+            attempts=uplink.attempts if uplink is not None else 0,
+            retry_in_s=uplink.retry_in_s if uplink is not None else 0,
+            last_error=uplink.last_error if uplink is not None else "",
             flows_active=counters.active,
             flows_opened=counters.opened,
             flows_refused=counters.refused,
@@ -141,11 +158,18 @@ class Client:
         )
 
     async def _connect(self) -> ssh.Session:
-        settings = self._settings
-        transport = base.load(settings.target.transport)
-        check = settings.login.host_keys.check_peer
-        dialing = base.Dialing(settings.target.address, self._monitor, check)
-        connecting = asyncio.create_task(ssh.connect(transport, dialing, settings.login))
+        target = self._settings.target
+        transport = base.load(target.transport)
+        dialing = base.Dialing(
+            target.address,
+            self._monitor,
+            self._login.host_keys.check_peer,
+            resolve=self._places.resolve,
+        )
+        return await ssh.connect(transport, dialing, self._login)
+
+    async def _connect_unless_stopped(self) -> ssh.Session:
+        connecting = asyncio.create_task(self._connect())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -154,12 +178,12 @@ class Client:
             raise OverlayError("stopped before the session was there")
         return connecting.result()
 
-    async def _capture(self, session: ssh.Session, gate: Link) -> Core:
+    async def _capture(self, uplink: Uplink, gate: Link) -> Core:
         settings = self._settings
-        resolver = resolver_for(session, settings.dns, settings.dns_server)
+        resolver = resolver_for(uplink, settings.dns, settings.dns_server)
         self._is_asking = resolver is not None
-        egress = Egress(session, resolver, Limits())
-        core = self._core = Core(gate, session, egress, self._monitor)
+        egress = Egress(uplink, resolver, Limits())
+        core = self._core = Core(gate, egress, self._monitor)
         await core.configure(Configure(self._is_asking, settings.routes.suffixes))
         await self._monitor.capture(
             everything=settings.routes.everything,
@@ -171,23 +195,25 @@ class Client:
         self._is_capturing = True
         return core
 
-    async def _stay_up(self, session: ssh.Session, core: Core) -> None:
+    async def _stay_up(self, uplink: Uplink, core: Core) -> None:
         stopping = asyncio.create_task(self._stop.wait())
+        keeping = asyncio.create_task(uplink.keep())
         ends: tuple[asyncio.Future[Any], ...] = (
             stopping,
-            session.closed,
+            keeping,
             core.closed,
             self._monitor.closed,
         )
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            keeping.cancel()
+            await asyncio.wait({keeping})
         if self._stop.is_set():
             return
-        if session.closed.done():
-            where, why = self._settings.target.address, session.closed.result()
-            raise TransportError(
-                f"the session with {where} ended: {why}; run 'overlay-vpn up' again"
-            )
+        if not keeping.cancelled():
+            keeping.result()
         raise OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
 
     async def _pause(self, seconds: int) -> None:
@@ -212,3 +238,8 @@ async def run(settings: Settings, link: socket.socket, on_ready: Callable[[], No
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, client.stop)
     await client.run(on_ready)
+
+
+def say(line: str) -> None:
+    """Say what happened, in the foreground to the user, in the background to the log."""
+    print(f"overlay-vpn: {line}", file=sys.stderr, flush=True)

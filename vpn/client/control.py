@@ -28,7 +28,7 @@ _MAX_PACKET: Final = 65536
 _UCRED: Final = struct.Struct("3i")
 _NOT_PERMITTED: Final = b"not permitted"
 
-State = Literal["down", "blocked", "connecting", "connected", "closing"]
+State = Literal["down", "blocked", "connecting", "connected", "reconnecting", "closing"]
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -43,6 +43,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     routes: tuple[str, ...] = ()
     pid: int = 0
     uptime_s: int = 0
+    attempts: int = 0
+    """How often a session has been tried for since the last one was lost."""
+    retry_in_s: int = 0
+    """Until the next try; 0 while one is running."""
+    last_error: str = ""
+    """Why there is no session any more, or yet."""
     flows_active: int = 0
     flows_opened: int = 0
     flows_refused: int = 0

@@ -23,8 +23,8 @@ from vpn.client.flows import Counters, Flows
 from vpn.client.forward import Forwarder
 from vpn.client.link import AsyncLink, close_all
 from vpn.client.resolver import FarResolver
+from vpn.client.uplink import Uplink
 from vpn.errors import ConfigurationError, OverlayError
-from vpn.ssh.client import Session
 from vpn.ssh.services import RESOLVER
 from vpn.transport.base import OuterSockets
 
@@ -32,16 +32,15 @@ DNS_PORT: Final = 53
 
 
 class Core:
-    """Serves one gate with one session."""
+    """Serves one gate. A flow that needs a session while there is none is refused by `egress`."""
 
-    def __init__(self, gate: Link, session: Session, egress: Egress, sockets: OuterSockets) -> None:
+    def __init__(self, gate: Link, egress: Egress, sockets: OuterSockets) -> None:
         self._egress = egress
         self._forwarder = Forwarder(sockets)
         self._tasks: set[asyncio.Task[None]] = set()
         self._configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gate = AsyncLink(gate, self._on_message)
         self._flows = Flows(egress, self._gate.send)
-        session.closed.add_done_callback(lambda _: self.abort())
 
     @property
     def closed(self) -> asyncio.Future[None]:
@@ -98,7 +97,7 @@ class Core:
         self._gate.send(Forwarded(question.query, await self._forwarder.ask(question)))
 
 
-def resolver_for(session: Session, dns: str, dns_server: str | None) -> FarResolver | None:
+def resolver_for(session: Uplink, dns: str, dns_server: str | None) -> FarResolver | None:
     """Return who is asked about names, None in mode `virtual`. Raises ConfigurationError.
 
     `dns` is `virtual`, `remote`, or empty for `remote` where the far end can be asked.

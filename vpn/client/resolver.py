@@ -15,7 +15,7 @@ from typing import Final
 
 from dns import framing, upstream
 from shim.protocol.gate import Lookup, Outcome
-from vpn.ssh.failure import OpenFailed
+from vpn.ssh.failure import Failure, OpenFailed
 
 TIMEOUT_S: Final = 10.0
 
@@ -36,7 +36,10 @@ class FarResolver:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 found = await self._ask(question)
-        except (OpenFailed, OSError, TimeoutError):
+        except OpenFailed as error:
+            is_away = error.failure is Failure.UNAVAILABLE
+            return Outcome.UNREACHABLE if is_away else Outcome.FAILED
+        except (OSError, TimeoutError):
             return Outcome.FAILED
         return Outcome[found.name]
 

@@ -1,4 +1,4 @@
-"""The composition root of `run`: one session, one namespace, as long as one command lasts.
+"""The composition root of `run`: a session and a namespace, as long as one command lasts.
 
 Theory of operation
 -------------------
@@ -8,7 +8,8 @@ starts the command, or the reason why it must not. From then on it sends one pac
 status, or it is gone, killed; either way whatever is left in the namespace is ended.
 
 The session and the namespace are made at the same time, and both must be there before the command
-may start: there is no moment at which it runs with another network.
+may start: there is no moment at which it runs with another network. A session that ends is
+renewed (`uplink.py`); where that is in vain the command goes on, with no network at all.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from vpn.client.core import Core, resolver_for
 from vpn.client.egress import Egress, Limits
 from vpn.client.messages import Done, Ready, send
 from vpn.client.namespace import Namespace
+from vpn.client.uplink import Connect, Uplink
 from vpn.errors import OverlayError
 from vpn.local import Publication
 from vpn.pump import Pump
@@ -76,23 +78,28 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
     try:
         entering = asyncio.create_task(namespace.enter())
         try:
-            session, server = await _connect(settings)
+            session, server, connect = await _connect(settings)
         finally:
             await asyncio.wait({entering})
             if not entering.cancelled():
                 entering.exception()  # of two failures one is told, and the other is no surprise
         gate, spaces = entering.result()
         report = Report()
-        resolver = resolver_for(session, settings.dns, settings.dns_server)
-        egress = Egress(session, resolver, settings.limits, report)
-        core = Core(gate, session, egress, base.PlainSockets())
+        uplink = Uplink(session, connect, _say)
+        resolver = resolver_for(uplink, settings.dns, settings.dns_server)
+        egress = Egress(uplink, resolver, settings.limits, report)
+        core = Core(gate, egress, base.PlainSockets())
         await core.configure(Configure(True, ()))
         published = await _publish(settings.publications, namespace)
         started = time.time()
         loop.remove_reader(parent)
         answering = asyncio.create_task(_answer(listener, settings, spaces, started))
         send(parent, Ready(""), spaces)
-        status = await _command_ends(parent, session)
+        keeping = asyncio.create_task(_keep(uplink))
+        packet = await loop.sock_recv(parent, _EXIT_PACKET)
+        # If the command's parent was killed, so was the command.
+        status = int(packet) if packet else _KILLED
+        keeping.cancel()
         answering.cancel()
         for each in published:
             each.close()
@@ -101,7 +108,7 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         problem = _write_report(settings, report, started, status)
         send(parent, Done(report.has_denied, problem))
         with suppress(TimeoutError):
-            await asyncio.wait_for(session.close(), 1.0)
+            await asyncio.wait_for(uplink.close(), 1.0)
     finally:
         with suppress(FileNotFoundError):
             path.unlink()
@@ -116,30 +123,38 @@ def _give_up(parent: socket.socket, running: asyncio.Task[None]) -> None:
     running.cancel()
 
 
-async def _connect(settings: Settings) -> tuple[ssh.Session, Server | None]:
-    login = settings.login
-    if settings.target is None or login is None:
-        return await embedded.connect()
-    transport = base.load(settings.target.transport)
-    sockets = base.PlainSockets()
-    dialing = base.Dialing(settings.target.address, sockets, login.host_keys.check_peer)
-    return await ssh.connect(transport, dialing, login), None
+async def _connect(settings: Settings) -> tuple[ssh.Session, Server | None, Connect]:
+    """Return the first session, the server if it is embedded, and what makes the next session."""
+    target, login = settings.target, settings.login
+    if target is None or login is None:
+        session, server = await embedded.connect()
+        return session, server, _connect_never
+    first = await _connect_to(target, login)
+    return first, None, partial(_connect_to, target, login.after(first))
 
 
-async def _command_ends(parent: socket.socket, session: ssh.Session) -> int:
-    """Return the exit status of the command; if its parent was killed, so was the command."""
-    loop = asyncio.get_running_loop()
+async def _connect_to(target: Target, login: ssh.Login) -> ssh.Session:
+    transport = base.load(target.transport)
+    dialing = base.Dialing(target.address, base.PlainSockets(), login.host_keys.check_peer)
+    return await ssh.connect(transport, dialing, login)
 
-    def tell(closed: asyncio.Future[str]) -> None:
-        print(
-            f"overlay-vpn: the session ended: {closed.result()}; the command has no network",
-            file=sys.stderr,
-        )
 
-    session.closed.add_done_callback(tell)
-    packet = await loop.sock_recv(parent, _EXIT_PACKET)
-    session.closed.remove_done_callback(tell)
-    return int(packet) if packet else _KILLED
+async def _connect_never() -> ssh.Session:
+    """Nothing lies between us and a server in this process: what ended it would end it again."""
+    raise OverlayError("the embedded server has ended")
+
+
+async def _keep(uplink: Uplink) -> None:
+    """Renew the session for as long as the command runs, with or without a network."""
+    try:
+        await uplink.keep()
+    except OverlayError as error:
+        _say(f"{error}; the command has no network any more")
+
+
+def _say(line: str) -> None:
+    """Tell whoever reads the command's errors."""
+    print(f"overlay-vpn: {line}", file=sys.stderr, flush=True)
 
 
 async def _answer(

@@ -45,7 +45,13 @@ class Shim:
         )
         self._questions.append(future)
         self._link.send(question)
-        message, fds = await asyncio.wait_for(asyncio.shield(future), _TIMEOUT_S)
+        try:
+            message, fds = await asyncio.wait_for(asyncio.shield(future), _TIMEOUT_S)
+        except BaseException:
+            # Nobody waits for the answer any more: one that has come, or comes, is closed.
+            if not future.cancel() and future.exception() is None:
+                close_all(future.result()[1])
+            raise
         if isinstance(message, answer):
             return message, fds
         close_all(fds)

@@ -25,7 +25,7 @@ DNSSEC proves nothing), asking the user.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asyncssh.packet import String
 from asyncssh.public_key import (
@@ -118,6 +118,12 @@ class HostKeys:
             and not self.known.authorities
             and key not in (*self.known.for_port, *self.known.for_host)
         )
+
+    def after(self, key: SSHKey) -> HostKeys:
+        """Return the policy once `key` was accepted: a new one is now known, and no other is."""
+        if not self.is_new(key):
+            return self
+        return replace(self, known=replace(self.known, for_port=(key,)))
 
     def _decode(self, key_data: bytes) -> SSHKey:
         try:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -42,6 +42,8 @@ ENTRY_POINTS = "overlay_vpn.transports"
 HIGH_WATER = 256 << 10
 
 StreamFactory = Callable[[], asyncio.Protocol]
+SocketAddress = tuple[Any, ...]
+"""As the socket module has it for a family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,12 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Resolve = Callable[
+    [Address, socket.SocketKind], Awaitable[Sequence[tuple[socket.AddressFamily, SocketAddress]]]
+]
+"""Returns the socket addresses of a server in the order in which to try them. Raises OSError."""
 
 
 class OuterSockets(Protocol):
@@ -74,13 +82,15 @@ class Dialing:
     """Everything a transport may use to connect.
 
     `check_peer` is called with the peer's raw Ed25519 key as soon as the transport has seen it
-    prove possession, before any byte of the stream is sent; it raises to refuse.
+    prove possession, before any byte of the stream is sent; it raises to refuse. `resolve` takes
+    the place of this module's function of that name.
     """
 
     address: Address
     sockets: OuterSockets
     check_peer: Callable[[bytes], None]
     timeout_s: float = 15.0
+    resolve: Resolve | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +153,7 @@ def load(name: str) -> Transport:
 
 async def resolve(
     address: Address, kind: socket.SocketKind
-) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+) -> list[tuple[socket.AddressFamily, SocketAddress]]:
     """Return the socket addresses of a server in the order of getaddrinfo(3). Raises OSError."""
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(address.host, address.port, type=kind)

@@ -16,11 +16,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from vpn.errors import TransportError
-from vpn.transport.base import Address, Dialing, resolve
+from vpn.transport.base import Address, Dialing, SocketAddress, resolve
 
 ATTEMPT_DELAY_S = 0.25  # RFC 8305, section 5: the recommended Connection Attempt Delay
-
-SocketAddress = tuple[Any, ...]
 
 
 class Closable(Protocol):
@@ -58,7 +56,7 @@ async def dial(
     """
     try:
         async with asyncio.timeout(dialing.timeout_s) as deadline:
-            found = await resolve(dialing.address, kind)
+            found = await (dialing.resolve or resolve)(dialing.address, kind)
             return await race([partial(attempt, family, name) for family, name in found])
     except UnicodeError as error:  # of the IDNA codec: RFC 1035, section 2.3.4
         raise TransportError(

@@ -16,10 +16,10 @@ from typing import Any
 from aioquic.quic.packet import QuicErrorCode
 
 from vpn.errors import AuthenticationError, TransportError
-from vpn.transport.base import Dialing, Listener, Listening, StreamFactory
+from vpn.transport.base import Dialing, Listener, Listening, SocketAddress, StreamFactory
 from vpn.transport.bind import plain_name
 from vpn.transport.certificate import ed25519_key_of
-from vpn.transport.dial import SocketAddress, dial
+from vpn.transport.dial import dial
 from vpn.transport.quic_config import ALPN, Liveness, client_configuration
 from vpn.transport.quic_engine import QuicEngine
 from vpn.transport.quic_link import QuicLink

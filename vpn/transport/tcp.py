@@ -14,10 +14,11 @@ from vpn.transport.base import (
     Dialing,
     Listener,
     Listening,
+    SocketAddress,
     StreamFactory,
 )
 from vpn.transport.bind import LISTEN_BACKLOG, address_of, bound_socket, plain_name
-from vpn.transport.dial import SocketAddress, dial
+from vpn.transport.dial import dial
 
 LINGER_RESET = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: close(2) sends a RST
 

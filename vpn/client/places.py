@@ -1,0 +1,28 @@
+"""Where a server is, as it was found before its own tunnel answered every question about names.
+
+With names captured, port 53 leads to our resolver, which asks the far end: without a session
+nobody could say where to make one. So the addresses of the first resolution are used for as long
+as the client runs. A server that has moved is found again by a new `up`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from vpn.transport.base import Address, SocketAddress, resolve
+
+
+class Places:
+    """Resolves once."""
+
+    def __init__(self) -> None:
+        self._found: Sequence[tuple[socket.AddressFamily, SocketAddress]] = ()
+
+    async def resolve(
+        self, address: Address, kind: socket.SocketKind
+    ) -> Sequence[tuple[socket.AddressFamily, SocketAddress]]:
+        """Return the socket addresses of the server. Raises OSError."""
+        if not self._found:
+            self._found = await resolve(address, kind)
+        return self._found
