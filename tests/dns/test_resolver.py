@@ -144,6 +144,7 @@ def test_remote_hears_no_data_keeps_a_v4_only_name_v4_only(remote: Dialogue, ask
         (Outcome.NX_DOMAIN, RCode.NXDOMAIN, None),
         (Outcome.REFUSED, RCode.REFUSED, ExtendedError.BLOCKED),
         (Outcome.FAILED, RCode.SERVFAIL, ExtendedError.NO_REACHABLE_AUTHORITY),
+        (Outcome.UNREACHABLE, RCode.SERVFAIL, ExtendedError.NETWORK_ERROR),
     ],
 )
 def test_remote_hears_failure_passes_it_on(

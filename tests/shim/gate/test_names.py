@@ -96,6 +96,7 @@ def test_far_end_is_asked_before_an_answer(names: Names, asker: Asker) -> None:
         (Outcome.NX_DOMAIN, "NXDOMAIN"),
         (Outcome.NO_DATA, "NOERROR"),
         (Outcome.FAILED, "SERVFAIL"),
+        (Outcome.UNREACHABLE, "SERVFAIL"),
         (Outcome.REFUSED, "REFUSED"),
     ],
 )

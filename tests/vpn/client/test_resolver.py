@@ -107,3 +107,29 @@ def test_resolver_that_cannot_be_reached_has_failed() -> None:
         assert await FarResolver(refuse).ask(Lookup(1, "x.example", 1)) is Outcome.FAILED
 
     asyncio.run(dialogue())
+
+
+def test_question_that_outlives_the_session_says_that_nobody_could_be_asked() -> None:
+    """The channel is reset with the question in it, and there is no session for another."""
+    is_away = False
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal is_away
+        await read_query(reader)
+        is_away = True
+        writer.transport.abort()
+
+    async def dialogue() -> None:
+        server = await asyncio.start_server(reset, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            if is_away:
+                raise OpenFailed(Failure.UNAVAILABLE, "there is no session now")
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        async with server:
+            resolver = FarResolver(connect)
+            assert await resolver.ask(Lookup(1, "x.example", 1)) is Outcome.UNREACHABLE
+
+    asyncio.run(dialogue())

@@ -388,6 +388,28 @@ def test_server_that_died_is_noticed(
     run_one(dialogue())
 
 
+def test_server_that_died_is_noticed_sooner_in_a_hurry(
+    run_one: Callable, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the hurry is repeated, and with the usual patience far away."""
+    monkeypatch.setattr(client_module, "KEEPALIVE_S", 1000.0)
+    monkeypatch.setattr(client_module, "HURRY_S", 0.1)
+
+    async def dialogue() -> None:
+        async with session_of(keys, MemoryTransport({})) as session:
+            session.hurry()
+            await asyncio.sleep(0.5)
+            assert not session.closed.done()
+            carrier: Any = session._connection._transport
+            carrier._stream._peer.pause_reading()
+            while not session.closed.done():
+                session.hurry()
+                await asyncio.sleep(0.02)
+            assert await session.closed == "the server does not answer any more"
+
+    run_one(dialogue())
+
+
 def test_nothing_about_destinations_or_keys_is_logged(
     run_one: Callable, keys: Keys, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
 ) -> None:

@@ -90,6 +90,15 @@ def test_new_is_accepted_and_remembered_only_when_asked() -> None:
     assert not policy(accept_new=True, pin=KEY.get_fingerprint()).is_new(KEY)
 
 
+def test_key_that_was_accepted_as_new_is_the_only_one_from_then_on() -> None:
+    asked = policy(accept_new=True)
+    again = asked.after(*public(KEY))
+    assert not again.is_new(again.check_ssh(KEY.public_data, raw(KEY)))
+    assert "has changed" in refusal(again, OTHER.public_data)
+    known = policy(KnownKeys(for_port=public(KEY, OTHER)))
+    assert known.after(*public(KEY)) is known
+
+
 def test_pin_alone_decides() -> None:
     pinned = policy(KnownKeys(for_port=public(OTHER)), pin=KEY.get_fingerprint(), accept_new=True)
     pinned.check_peer(raw(KEY))
