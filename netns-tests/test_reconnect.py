@@ -167,8 +167,7 @@ def test_server_that_falls_silent(
     endpoint, options = serve(overlay, transport)
     overlay.up(endpoint, *options)
     stream = flow(lab)
-    drop = "table inet silence { chain forward { type filter hook forward priority 0; drop; }; }"
-    lab.router.run(["nft", "-f", "-"], stdin=drop)
+    lab.router.run(["nft", "-f", "-"], stdin=_SILENCE)
     started_s = time.monotonic()
     assert is_reset(stream, DEAD_AFTER_S + 5)
     assert time.monotonic() - started_s < DEAD_AFTER_S + 3
@@ -178,6 +177,24 @@ def test_server_that_falls_silent(
     wait_for(overlay, "connected", 40)
     assert_works(lab)
     assert leaks(lab.outer.packets(), [endpoint.flow]) == []
+
+
+_SILENCE = "table inet silence { chain forward { type filter hook forward priority 0; drop; }; }"
+
+
+def test_change_of_the_network_is_a_reason_to_ask_the_server(
+    lab: Lab, overlay: Overlay, echo: Program
+) -> None:
+    overlay.up(overlay.serve())
+    stream = flow(lab)
+    lab.router.run(["nft", "-f", "-"], stdin=_SILENCE)
+    lab.app.run(["ip", "link", "add", "one", "type", "veth", "peer", "name", "other"])
+    started_s = time.monotonic()
+    assert is_reset(stream, DEAD_AFTER_S)
+    assert time.monotonic() - started_s < DEAD_AFTER_S - 3
+    lab.router.run(["nft", "delete", "table", "inet", "silence"])
+    lab.app.run(["ip", "link", "del", "one"])
+    wait_for(overlay, "connected", 4)
 
 
 def test_network_that_comes_back_is_used_at_once(lab: Lab, overlay: Overlay, echo: Program) -> None:
