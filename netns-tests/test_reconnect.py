@@ -25,9 +25,8 @@ from lab.probes import PROBES
 TRANSPORTS = pytest.mark.parametrize("transport", ["quic", "ssh"])
 ECHO_PORT = 7
 DEAD_AFTER_S = 15.0
-LOCAL = {"multicast dns", "broadcast", "ethernet", "stub resolver"}
-"""Probes of the local network, which is reachable beside the tunnel. Its resolver is asked by dig
-instead: the probe does not wait, so the kernel's "port unreachable" to a late answer goes there."""
+LOCAL = {"multicast dns", "broadcast", "ethernet"}
+"""Probes of the local network, which is reachable beside the tunnel."""
 
 
 def serve(overlay: Overlay, transport: str) -> tuple[Endpoint, tuple[str, ...]]:
@@ -115,8 +114,12 @@ def echo(lab: Lab) -> Program:
     return tcp.serve(lab.target, "echo", TARGET.v4, ECHO_PORT)
 
 
-@TRANSPORTS
-def test_server_that_restarts(lab: Lab, overlay: Overlay, echo: Program, transport: str) -> None:
+@pytest.mark.parametrize(
+    ("transport", "more"), [("quic", ()), ("quic", ("--kill-switch",)), ("ssh", ())]
+)
+def test_server_that_restarts(
+    lab: Lab, overlay: Overlay, echo: Program, transport: str, more: tuple[str, ...]
+) -> None:
     """Known by a name, which nobody outside is asked for any more."""
     services.names(lab.router, f"vpn.example.net. 60 IN A {SERVER.v4}\n")
     endpoint, options = serve(overlay, transport)
@@ -124,7 +127,7 @@ def test_server_that_restarts(lab: Lab, overlay: Overlay, echo: Program, transpo
     known = overlay.identity.with_name("known_hosts")
     if known.exists():
         known.write_text(known.read_text().replace(SERVER.v4, f"{SERVER.v4},vpn.example.net"))
-    overlay.up(replace(endpoint, target=named), *options)
+    overlay.up(replace(endpoint, target=named), *options, *more)
     pid = overlay.status()["pid"]
     stream = flow(lab)
     before = len(lab.outer.packets())
@@ -256,6 +259,21 @@ def test_server_that_comes_back_with_another_key_is_refused(
     assert tcp.outcome(lab.app, SERVER.v4, CLOSED_PORT) == "ECONNREFUSED"
     overlay.is_up = False
     lab.assert_clean()
+
+
+def test_kill_switch_holds_when_the_session_cannot_be_renewed(lab: Lab, overlay: Overlay) -> None:
+    endpoint = overlay.serve()
+    client = overlay.start(endpoint, "--kill-switch", "--lan", "block")
+    kill(lab, endpoint)
+    overlay.authorized_keys.write_text("")
+    restart(lab, endpoint)
+    assert client.wait(40) == 255
+    assert "permission denied" in client.stderr.splitlines()[-1]
+    assert overlay.status()["state"] == "blocked"
+    for name in PROBES.keys() - {"ethernet"}:
+        lab.app.call(PROBES[name])
+    assert leaks(lab.outer.packets(), [endpoint.flow]) == []
+    overlay.down()
 
 
 def test_taken_down_while_reconnecting(lab: Lab, overlay: Overlay) -> None:
