@@ -10,10 +10,14 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NoReturn
 
 from dns.pool import Pool, buffer_size
+from shim.gate import loop
 from shim.gate.loop import Gate
 from shim.gate.names import Names
-from shim.protocol import POOL4, POOL6
+from shim.protocol import POOL4, POOL6, link
 from shim.protocol.link import Link, LinkClosedError, ViolationError
+from shim.sandbox import seccomp
+
+SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS | {"fcntl"}  # for the mapping of the pool
 
 SLOTS: Final = 65536
 """How many names can have an address at a time."""
@@ -26,6 +30,7 @@ def run(capture: int, flow: int, listener: socket.socket, client: Link, pool: in
     """Be the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
     status = 1
     try:
+        seccomp.install(SYSCALLS | seccomp.SYSCALLS)
         Gate(capture, flow, listener, client, Names(_open_pool(pool))).run()
     except (LinkClosedError, ViolationError):
         status = 0

@@ -42,4 +42,5 @@ def _text(status: control.Status) -> str:
         rows["switch"] = f"on, local network {'reachable' if status.lan else 'blocked'}"
     if status.paused_s:
         rows["paused"] = f"for another {status.paused_s} s"
-    return "\n".join([status.state, *(f"  {name:<8} {value}" for name, value in rows.items())])
+    lines = [*rows.items(), *(("warning", line) for line in status.warnings)]
+    return "\n".join([status.state, *(f"  {name:<8} {value}" for name, value in lines)])
