@@ -10,6 +10,7 @@ CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 
+_PR_SET_SECUREBITS: Final = 28
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
@@ -30,6 +31,11 @@ def unshare(flags: int) -> None:
 def clear_ambient() -> None:
     """Empty the ambient capability set (capabilities(7)). Raises OSError."""
     _checked(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+
+
+def set_securebits(bits: int) -> None:
+    """Set the securebits of this thread (capabilities(7)). Raises OSError."""
+    _checked(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(bits), 0, 0, 0))
 
 
 def close_all_but(keep: set[int]) -> None:

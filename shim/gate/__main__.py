@@ -12,8 +12,10 @@ into no process that keeps a privilege. In this order:
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import sys
 from contextlib import suppress
 from typing import Final
 
@@ -62,4 +64,9 @@ def _fault_of(error: OSError) -> Fault:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:  # the last line of a process without a caller
+        print(f"overlay-vpn keeper: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)

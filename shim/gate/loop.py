@@ -56,6 +56,13 @@ from shim.protocol.gate import (
 )
 from shim.protocol.link import Link, Message
 
+# fmt: off
+SYSCALLS: Final = frozenset({
+    "accept4", "epoll_create1", "epoll_ctl", "epoll_wait", "getsockname", "ioctl", "readv",
+    "recvfrom", "sendto", "setsockopt", "write",
+})
+# fmt: on
+
 BURST: Final = 64
 LARGE_BYTES: Final = 16384
 TICK_S: Final = 1.0

@@ -10,10 +10,14 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NoReturn
 
 from dns.pool import Pool, buffer_size
+from shim.gate import loop
 from shim.gate.loop import Gate
 from shim.gate.names import Names
-from shim.protocol import POOL4, POOL6
+from shim.protocol import POOL4, POOL6, link
 from shim.protocol.link import Link, LinkClosedError, ViolationError
+from shim.sandbox import seccomp
+
+SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS | {"fcntl"}  # for the mapping of the pool
 
 SLOTS: Final = 65536
 """How many names can have an address at a time."""
@@ -29,6 +33,7 @@ def run(
     status = 1
     try:
         names = Names(_open_pool(pool), generation)
+        seccomp.install(SYSCALLS | seccomp.SYSCALLS)
         Gate(capture, flow, listener, client, names, generation).run()
     except (LinkClosedError, ViolationError):
         status = 0

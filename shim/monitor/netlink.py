@@ -33,6 +33,9 @@ from pyroute2.nftables.main import NFTables, NFTSet, NFTSetElem
 from shim.monitor.guard import ARP, INET, PAUSED, PROTOCOLS, Chain, Test, chains
 from shim.monitor.plan import PROTOCOL, TABLE, Change, Guard, Rule, Unreachable
 
+SYSCALLS: Final = frozenset({"epoll_wait", "getpid", "recvfrom", "sendto"})
+"""What a request needs; making the socket needs more."""
+
 TX_QUEUE_PACKETS: Final = 1000
 MTU_BYTES: Final = 65535
 """As on the loopback device: both ends are kernels of this machine (docs/decisions/0001)."""
@@ -71,11 +74,14 @@ def _if_there() -> Iterator[None]:
 
 
 class Netlink:
-    """A netlink socket in the network namespace in which it was made."""
+    """The netlink sockets of the network namespace in which it was made; it opens no more later."""
 
     def __init__(self) -> None:
         with _as_oserror():
             self._ip: Any = IPRoute()
+            self._nft: dict[int, Any] = {
+                family: NFTables(nfgen_family=family) for family in (INET, ARP)
+            }
 
     def set_up(self, name: str, addresses: tuple[IPv4Address | IPv6Address, ...]) -> int:
         """Give a link its addresses, set it up, and return its index."""
@@ -136,7 +142,7 @@ class Netlink:
                 case Unreachable(family):
                     self._ip.route("add", **_unreachable(family))
                 case Guard(name, lan):
-                    _make_guard(name, chains(lan))
+                    _make_guard(self._nft, name, chains(lan))
 
     def revert(self, change: Change) -> None:
         """Undo a change, if it is there."""
@@ -148,8 +154,8 @@ class Netlink:
                 with _if_there():
                     self._ip.route("delete", **_unreachable(family))
             case Guard(name, _):
-                for nfgen_family in (ARP, INET):
-                    with _if_there(), _nft(nfgen_family) as nft:
+                for nft in self._nft.values():
+                    with _if_there():
                         nft.table("del", name=name)
 
     def pause(self, guard: Guard, seconds: int) -> None:
@@ -157,7 +163,8 @@ class Netlink:
         each = [NFTSetElem(value, timeout=seconds * 1000) for value in PROTOCOLS.values()]
         elements = [element.as_netlink(None) for element in each]
         of: dict[str, Any] = {"table": guard.name, "set": PAUSED}
-        with _nft(INET) as nft:
+        nft = self._nft[INET]
+        with _as_oserror():
             # Without elements: all of them.
             _command(nft, nft_set_elem_list_msg, "del", NFT_MSG_DELSETELEM, of)
             if seconds:
@@ -165,8 +172,9 @@ class Netlink:
                 _command(nft, nft_set_elem_list_msg, "add", NFT_MSG_NEWSETELEM, of)
 
     def close(self) -> None:
-        """Close the socket."""
-        self._ip.close()
+        """Close the sockets."""
+        for sock in (self._ip, *self._nft.values()):
+            sock.close()
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -208,26 +216,15 @@ def _unreachable(family: int) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _nft(family: int) -> Iterator[Any]:
-    with _as_oserror():
-        nft: Any = NFTables(nfgen_family=family)
-        try:
-            yield nft
-        finally:
-            nft.close()
-
-
-def _make_guard(name: str, filters: tuple[Chain, ...]) -> None:
-    for family in (INET, ARP):
-        with _nft(family) as nft:
-            nft.table("create", name=name)
-            if family == INET:
-                paused = NFTSet(name, PAUSED, key_type="nf_proto", timeout=1).as_netlink()
-                _command(nft, nft_set_msg, "add", NFT_MSG_NEWSET, paused)
-            for chain in filters:
-                if chain.family == family:
-                    _make_chain(nft, name, chain)
+def _make_guard(nfts: dict[int, Any], name: str, filters: tuple[Chain, ...]) -> None:
+    for family, nft in nfts.items():
+        nft.table("create", name=name)
+        if family == INET:
+            paused = NFTSet(name, PAUSED, key_type="nf_proto", timeout=1).as_netlink()
+            _command(nft, nft_set_msg, "add", NFT_MSG_NEWSET, paused)
+        for chain in filters:
+            if chain.family == family:
+                _make_chain(nft, name, chain)
 
 
 def _make_chain(nft: Any, table: str, chain: Chain) -> None:
@@ -270,7 +267,7 @@ def divert_tcp(port: int) -> None:
 
     For both families, in a table of this network namespace: `meta l4proto tcp tproxy to :port`.
     """
-    with _nft(INET) as nft:
+    with _as_oserror(), NFTables(nfgen_family=INET) as nft:
         names = {"table": "overlay", "chain": "divert"}
         nft.table("add", name=names["table"])
         nft.chain(

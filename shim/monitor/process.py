@@ -27,22 +27,34 @@ import errno
 import os
 import select
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, NoReturn
 
-from shim import linux, privileges, protocol
+from shim import linux, protocol
+from shim.monitor import netlink as routing
+from shim.monitor import service as serving
+from shim.monitor import state as files
 from shim.monitor.keeper import Keeper
 from shim.monitor.netlink import Netlink
 from shim.monitor.plan import TABLE, Family
 from shim.monitor.service import Service
 from shim.monitor.state import BusyError, State
+from shim.protocol import link as links
 from shim.protocol.common import Failed, Fault
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.protocol.monitor import MONITOR
+from shim.sandbox.stages import NET_ADMIN, Profile, enter
 
 LINK_FD: Final = 3
+
+_NET_ADMIN: Final = frozenset({NET_ADMIN})
+_UNDO: Final = routing.SYSCALLS | files.SYSCALLS
+
+MONITOR_PROFILE: Final = Profile(_UNDO | serving.SYSCALLS | links.SYSCALLS, _NET_ADMIN)
+WARDEN_SYSCALLS: Final = _UNDO | files.SYSCALLS_TO_REMOVE | {"wait4"}
 
 _FIRST_QUESTION_S: Final = 5.0
 
@@ -89,10 +101,11 @@ def main(keeper: Keeper) -> None:
     if monitor == 0:
         os.close(warden_end)
         _serve(client, made, keeper, warden_alive)
-    keep = made.state.fds | {0, 1, 2, warden_end}
-    linux.close_all_but(keep)
-    privileges.drop(frozenset({privileges.NET_ADMIN}), os.geteuid())
-    _guard(monitor, keeper, made.state)
+    linux.close_all_but(made.state.fds | {0, 1, 2, warden_end})
+    netlink = Netlink()
+    directories = made.state.directories
+    enter(Profile(WARDEN_SYSCALLS, _NET_ADMIN, is_nobody=False, directories=directories))
+    _guard(monitor, keeper, made.state, netlink)
 
 
 def _make(keeper: Keeper) -> _Made:
@@ -148,25 +161,32 @@ def _set_up(netlink: Netlink) -> tuple[Family, ...]:
 def _serve(client: Link, made: _Made, keeper: Keeper, warden_alive: int) -> NoReturn:
     status = _WITHOUT_DOWN
     try:
-        privileges.drop(frozenset({privileges.NET_ADMIN}), privileges.identity())
+        missing = enter(MONITOR_PROFILE)
+        state, netlink = made.state, made.netlink
         families, control = made.families, made.control
-        service = Service(client, made.state, made.netlink, families, keeper.gate, control)
+        service = Service(client, state, netlink, families, keeper.gate, control, missing)
         if service.run(warden_alive, keeper.fileno()):
             status = 0
+    except Exception as error:  # the last line of a process without a caller
+        print(f"overlay-vpn monitor: {type(error).__name__}: {error}", file=sys.stderr)
     finally:
         if _is_readable(warden_alive):
-            _undo(made.state, status)
+            _undo(made.state, made.netlink, status)
+        sys.stderr.flush()
         os._exit(status)
 
 
 def _is_readable(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
-def _guard(monitor: int, keeper: Keeper, state: State) -> NoReturn:
+def _guard(monitor: int, keeper: Keeper, state: State, netlink: Netlink) -> NoReturn:
     status = os.waitstatus_to_exitcode(os.waitpid(monitor, 0)[1])
     try:
-        _undo(state, status)
+        if _undo(state, netlink, status):
+            state.remove()
         status = 0
     except OSError as error:
         print(f"overlay-vpn: routing rules remain ({error}); run 'overlay-vpn recover' as root")
@@ -175,8 +195,12 @@ def _guard(monitor: int, keeper: Keeper, state: State) -> NoReturn:
     os._exit(status)
 
 
-def _undo(state: State, status: int) -> None:
-    """Undo everything; with the kill switch only if the monitor has ended as it was asked to."""
-    if status == 0 or not state.is_guarded:
-        state.undo(Netlink())
-        state.remove()
+def _undo(state: State, netlink: Netlink, status: int) -> bool:
+    """Undo everything; with the kill switch only if the monitor has ended as it was asked to.
+
+    Returns whether it has.
+    """
+    is_over = status == 0 or not state.is_guarded
+    if is_over:
+        state.undo(netlink)
+    return is_over

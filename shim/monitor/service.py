@@ -29,7 +29,7 @@ from shim.monitor.netlink import Netlink
 from shim.monitor.plan import MARK, Change, Family, Guard, Rule, changes
 from shim.monitor.state import State
 from shim.protocol import DEVICE, VERSION
-from shim.protocol.common import Failed, Fault, Hello
+from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from shim.protocol.monitor import (
     MAX_PAUSE_S,
@@ -44,6 +44,8 @@ from shim.protocol.monitor import (
 )
 
 C = TypeVar("C", bound=Change)
+
+SYSCALLS: Final = frozenset({"poll", "socket", "setsockopt"})
 
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -77,6 +79,7 @@ class Service:
         families: tuple[Family, ...],
         gate: socket.socket,
         control: socket.socket,
+        missing: tuple[Missing, ...],
     ) -> None:
         """`gate` and `control` are given to the client: its links to the gate and to the CLI."""
         self._client = client
@@ -85,6 +88,7 @@ class Service:
         self._families = families
         self._gate = gate
         self._control = control
+        self._missing = missing
         self._phase = Phase.NEW
         self._paused_until_s: float | None = None
 
@@ -122,7 +126,8 @@ class Service:
     def _on_hello(self, hello: Hello) -> None:
         if hello.version != VERSION:
             raise ViolationError("another version of the protocol")
-        self._send(Welcome(VERSION, DEVICE), self._gate.fileno(), self._control.fileno())
+        welcome = Welcome(VERSION, DEVICE, self._missing)
+        self._send(welcome, self._gate.fileno(), self._control.fileno())
         self._gate.close()
         self._control.close()
         self._phase = Phase.READY

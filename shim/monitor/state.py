@@ -33,6 +33,10 @@ import msgspec
 from shim.monitor.netlink import Netlink
 from shim.monitor.plan import Change, Guard
 from shim.protocol import CONTROL, JOURNAL, LOCK, RUN_DIRECTORY, state_directory
+from shim.sandbox import landlock
+
+SYSCALLS: Final = frozenset({"ftruncate", "lseek", "pread64", "pwrite64"})
+SYSCALLS_TO_REMOVE: Final = frozenset({"unlinkat", "rmdir"})
 
 _MAX_JOURNAL_BYTES: Final = 1 << 20
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -85,6 +89,14 @@ class State:
     def fds(self) -> set[int]:
         """The descriptors that a process needs in order to undo."""
         return {self._parent, self._lock, self._directory, self._journal}
+
+    @property
+    def directories(self) -> dict[str, int]:
+        """The rights that `remove` needs, below which directories (landlock(7))."""
+        return {
+            os.path.dirname(RUN_DIRECTORY): landlock.REMOVE_DIR,
+            self._path: landlock.REMOVE_FILE,
+        }
 
     def listen(self) -> socket.socket:
         """Return the listener on which the client answers the command line; anyone may connect.
@@ -142,7 +154,7 @@ class State:
 
     def _record(self, change: Change) -> None:
         line = _line(change)
-        end = os.fstat(self._journal).st_size
+        end = os.lseek(self._journal, 0, os.SEEK_END)
         if os.pwrite(self._journal, line, end) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

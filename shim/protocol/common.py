@@ -22,6 +22,13 @@ class Fault(StrEnum):
     LIMIT = "limit"
 
 
+class Missing(StrEnum):
+    """What the kernel lacks of that by which a process confines itself."""
+
+    LANDLOCK = "landlock"
+    SECCOMP = "seccomp"
+
+
 class Failed(Message, frozen=True, tag="failed"):
     """The last request was not carried out, and nothing of it remains. `errno` may be 0."""
 

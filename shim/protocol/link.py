@@ -60,6 +60,8 @@ def role(receives: Any) -> Role:
     )
 
 
+SYSCALLS: Final = frozenset({"recvmsg", "sendmsg", "sendto"})
+
 _encode = msgspec.msgpack.Encoder().encode
 _FD_BYTES: Final = array.array("i").itemsize
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Final, Literal
 
 import msgspec
 
-from shim.protocol.common import Failed, Hello
+from shim.protocol.common import Failed, Hello, Missing
 from shim.protocol.link import Message, role
 
 MAX_PREFIXES: Final = 512
@@ -67,6 +67,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
 
     version: int
     device: str
+    missing: tuple[Missing, ...]
+    """What the privileged side had to do without."""
 
 
 class OuterSocket(Message, frozen=True, tag="outer-socket"):

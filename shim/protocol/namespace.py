@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final, Literal
 
-from shim.protocol.common import Failed, Hello
+from shim.protocol.common import Failed, Hello, Missing
 from shim.protocol.link import Message, role
 
 # namespace → client
@@ -19,6 +19,8 @@ class Namespace(Message, frozen=True, tag="namespace"):
     FDS: ClassVar[int] = 4
 
     version: int
+    missing: tuple[Missing, ...]
+    """What the privileged side had to do without."""
 
 
 class InnerSocketWanted(Message, frozen=True, tag="inner-socket-wanted"):

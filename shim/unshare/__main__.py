@@ -27,14 +27,19 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final, NoReturn
 
-from shim import linux, privileges, protocol
+from shim import linux, protocol
 from shim.gate import flownet, keeper, tun
 from shim.monitor.netlink import Netlink
-from shim.protocol.common import Failed, Fault, Hello
+from shim.protocol import link
+from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.gate import CLIENT_OF_GATE, GATE
 from shim.protocol.link import Link, LinkClosedError, ViolationError, pair
 from shim.protocol.namespace import NAMESPACE, InnerSocket, InnerSocketWanted, Namespace
+from shim.sandbox.stages import Profile, enter
 from shim.unshare import mounts
+
+SYSCALLS: Final = frozenset({"poll", "socket"})
+PROFILE: Final = Profile(SYSCALLS | link.SYSCALLS, is_nobody=False)
 
 LINK_FD: Final = 3
 MASK_BUS: Final = "OVERLAY_VPN_MASK_BUS"
@@ -63,9 +68,11 @@ def main() -> None:
             client.receive()
             client.send(refused.message)
         return
-    # The client reads the namespaces of this process; tracing it gains nothing: it has nothing.
+    kinds = ("user", "mnt", "net")
+    spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
+    missing = enter(PROFILE)
     with suppress(LinkClosedError, ViolationError):
-        _serve(client, gate, alive)
+        _serve(client, gate, spaces, alive, missing)
 
 
 def _set_up(*, mask_bus: bool) -> tuple[Link, socket.socket]:
@@ -129,35 +136,30 @@ def _start_keeper(capture: int, flow: flownet.FlowNetwork) -> tuple[Link, socket
         keeper.run(given, link)
     link.close()
     given.close()
-    privileges.drop(frozenset(), os.geteuid())
     return to_gate, alive
 
 
-def _serve(client: Link, gate: Link, alive: socket.socket) -> None:
-    while True:
-        ready, _, _ = select.select([client.fileno(), alive.fileno()], [], [])
-        if alive.fileno() in ready:
-            return
+def _serve(
+    client: Link, gate: Link, spaces: list[int], alive: socket.socket, missing: tuple[Missing, ...]
+) -> None:
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+    poll.register(alive, select.POLLIN)
+    while alive.fileno() not in dict(poll.poll()):
         received = client.receive()
         if received is None:
             continue
         match received[0]:
             case Hello(protocol.VERSION):
-                _welcome(client, gate)
+                client.send(Namespace(protocol.VERSION, missing), (gate.fileno(), *spaces))
+                gate.close()
+                for space in spaces:
+                    os.close(space)
             case InnerSocketWanted(family):
                 with socket.socket(_FAMILIES[family], socket.SOCK_STREAM) as sock:
                     client.send(InnerSocket(), (sock.fileno(),))
             case _:
                 return
-
-
-def _welcome(client: Link, gate: Link) -> None:
-    kinds = ("user", "mnt", "net")
-    spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
-    client.send(Namespace(protocol.VERSION), (gate.fileno(), *spaces))
-    gate.close()
-    for space in spaces:
-        os.close(space)
 
 
 def _exit(status: int) -> NoReturn:

@@ -42,7 +42,8 @@ def _text(status: control.Status) -> str:
         rows["switch"] = f"on, local network {'reachable' if status.lan else 'blocked'}"
     if status.paused_s:
         rows["paused"] = f"for another {status.paused_s} s"
-    return "\n".join([_headline(status), *(f"  {name:<8} {value}" for name, value in rows.items())])
+    lines = [*rows.items(), *(("warning", line) for line in status.warnings)]
+    return "\n".join([_headline(status), *(f"  {name:<8} {value}" for name, value in lines)])
 
 
 def _headline(status: control.Status) -> str:

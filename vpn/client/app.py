@@ -36,6 +36,7 @@ from shim import protocol
 from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.monitor import CLIENT_OF_MONITOR
+from vpn.client import sandbox
 from vpn.client.control import ControlServer, State, Status
 from vpn.client.core import Core, resolver_for
 from vpn.client.egress import Egress, Limits
@@ -155,6 +156,7 @@ class Client:
             kill_switch=settings.kill_switch,
             lan=settings.lan,
             paused_s=max(0, math.ceil(self._paused_until_s - time.monotonic())),
+            warnings=sandbox.warnings(self._monitor.missing),
         )
 
     async def _connect(self) -> ssh.Session:

@@ -57,6 +57,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     kill_switch: bool = False
     lan: bool = True
     paused_s: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 DOWN: Final = Status(state="down")

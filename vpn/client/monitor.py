@@ -6,7 +6,7 @@ import socket
 from ipaddress import IPv4Network, IPv6Network
 
 from shim import protocol
-from shim.protocol.common import Hello
+from shim.protocol.common import Hello, Missing
 from shim.protocol.gate import CLIENT_OF_GATE
 from shim.protocol.link import Link
 from shim.protocol.monitor import (
@@ -26,9 +26,13 @@ from vpn.client.shim import Shim
 class Monitor(Shim):
     """Speaks with the monitor of `up`."""
 
+    missing: tuple[Missing, ...] = ()
+    """What the privileged side does without; known once it has answered."""
+
     async def hello(self) -> tuple[Link, socket.socket]:
         """Introduce ourselves. Returns the link to the gate and the listener for the CLI."""
-        _, (gate, control) = await self.ask(Hello(protocol.VERSION), Welcome)
+        welcome, (gate, control) = await self.ask(Hello(protocol.VERSION), Welcome)
+        self.missing = welcome.missing
         return (
             Link(socket.socket(fileno=gate), CLIENT_OF_GATE),
             socket.socket(fileno=control),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from shim.protocol import VERSION, namespace
-from shim.protocol.common import Hello
+from shim.protocol.common import Hello, Missing
 from shim.protocol.gate import CLIENT_OF_GATE
 from shim.protocol.link import Link
 from shim.protocol.namespace import InnerSocket, InnerSocketWanted
@@ -15,9 +15,13 @@ from vpn.client.shim import Shim
 class Namespace(Shim):
     """Speaks with the process that made the namespaces."""
 
+    missing: tuple[Missing, ...] = ()
+    """What the processes of the namespace do without; known once they are ready."""
+
     async def enter(self) -> tuple[Link, tuple[int, int, int]]:
         """Wait until they are ready: the link to the gate; the user, mount and network one."""
-        _, fds = await self.ask(Hello(VERSION), namespace.Namespace)
+        ready, fds = await self.ask(Hello(VERSION), namespace.Namespace)
+        self.missing = ready.missing
         gate, user, mount, network = fds
         return (
             Link(socket.socket(fileno=gate), CLIENT_OF_GATE),

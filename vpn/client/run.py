@@ -31,7 +31,7 @@ from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.namespace import CLIENT_OF_NAMESPACE
 from vpn import members
-from vpn.client import embedded, runtime
+from vpn.client import embedded, runtime, sandbox
 from vpn.client.core import Core, resolver_for
 from vpn.client.egress import Egress, Limits
 from vpn.client.messages import Done, Ready, send
@@ -84,6 +84,8 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
             if not entering.cancelled():
                 entering.exception()  # of two failures one is told, and the other is no surprise
         gate, spaces = entering.result()
+        for line in sandbox.warnings(namespace.missing):
+            print(f"overlay-vpn: warning: {line}", file=sys.stderr)
         report = Report()
         uplink = Uplink(session, connect, _say)
         resolver = resolver_for(uplink, settings.dns, settings.dns_server)

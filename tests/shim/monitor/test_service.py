@@ -14,7 +14,7 @@ import pytest
 from shim import protocol
 from shim.monitor.plan import Change, Guard, Rule, changes
 from shim.monitor.service import Service
-from shim.protocol.common import Failed, Fault, Hello
+from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.link import LinkClosedError, Message, pair
 from shim.protocol.monitor import (
     CLIENT_OF_MONITOR,
@@ -74,6 +74,7 @@ class Conversation:
             (4, 6),
             self._gate,
             self._control,
+            (Missing.LANDLOCK,),
         )
 
         self.was_done: bool | None = None
@@ -118,7 +119,8 @@ def conversation() -> Iterator[Conversation]:
 
 
 def test_hello_is_welcomed(conversation: Conversation) -> None:
-    assert conversation.say(Hello(protocol.VERSION)) == Welcome(protocol.VERSION, "ovpn0")
+    welcome = conversation.say(Hello(protocol.VERSION))
+    assert welcome == Welcome(protocol.VERSION, "ovpn0", (Missing.LANDLOCK,))
 
 
 def test_capture_makes_what_was_planned(conversation: Conversation) -> None:

@@ -1,0 +1,165 @@
+"""Gives away for good what a process does not need, in named stages, and reads back what is left.
+
+| stage        | afterwards the process should              | and must not                     |
+|--------------|--------------------------------------------|----------------------------------|
+| isolation    | hold the descriptors that it was given     | reach a network                  |
+| limits       | have room for its work                     | dump core, fill a disk or memory |
+| bounding set | keep what it has                           | regain anything by exec          |
+| identity     | be a user that owns nothing, in no group   | open what belongs to root        |
+| capabilities | hold those of its profile                  | hold or pass on any other        |
+| lock         | stay as it is (securebits, no_new_privs)   | be traced, dumped, change again  |
+| orphan       | die with its parent, if its profile says   | outlive who is responsible       |
+| Landlock     | use what is open                           | open, or signal, anything else   |
+| read-back    | be what was meant, in one thread           | go on if it is not               |
+| filter       | make the calls that it declares            | make any other                   |
+
+Before the first, a process closes what is not its business (`linux.close_all_but`), and then opens
+what it still needs: from here on, nothing is opened.
+
+Isolation may take a user namespace, which gives capabilities: hence it comes first. A change of
+identity clears the parent-death signal: hence the order of these.
+
+Source: capabilities(7), prctl(2), proc_pid_status(5).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TextIO
+
+import prctl
+
+from shim import linux
+from shim.protocol.common import Missing
+from shim.sandbox import landlock, seccomp
+
+NET_ADMIN: Final = 12
+
+UID: Final = 61100
+"""Outside the ranges of Debian policy §9.2.2 and of systemd (UIDS-GIDS): no file belongs to it."""
+
+_DESCRIPTORS: Final = 4096
+_FILE_BYTES: Final = 1 << 20
+_SECUREBITS: Final = 0xEF
+"""Every bit but KEEP_CAPS, and each of them locked (linux/securebits.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a process keeps. Beside that, everybody keeps its open descriptors."""
+
+    syscalls: frozenset[str]
+    capabilities: frozenset[int] = frozenset()
+    is_isolated: bool = False
+    """Whether it leaves for an empty network of its own."""
+    is_nobody: bool = True
+    """Whether it becomes a user that owns nothing, if it may."""
+    may_fork: bool = False
+    dies_with_parent: bool = False
+    directories: Mapping[str, int] = field(default_factory=dict)
+    """The rights of Landlock that it keeps below certain directories."""
+
+
+class NotConfinedError(Exception):
+    """The kernel reports something else than what was meant to remain."""
+
+
+def enter(profile: Profile) -> tuple[Missing, ...]:
+    """Pass through all stages; returns what this kernel lacks.
+
+    Raises NotConfinedError if the result is not what the profile says, OSError if a stage fails:
+    then the process must end.
+    """
+    with open("/proc/self/status") as status:  # Landlock closes the way to it
+        if profile.is_isolated:
+            _isolate()
+        _limit(may_fork=profile.may_fork)
+        expected = {"Threads": "1", "NoNewPrivs": "1"}
+        held = int(_read(status)["CapPrm"], 16)
+        if held & (1 << prctl.CAP_SETPCAP):
+            _bound()
+            expected["CapBnd"] = _mask(frozenset())
+        if profile.is_nobody and held & (1 << prctl.CAP_SETUID):
+            expected |= _become(_nobody())
+        _keep(profile.capabilities)
+        expected |= {"CapInh": _mask(frozenset()), "CapAmb": _mask(frozenset())}
+        expected |= dict.fromkeys(("CapPrm", "CapEff"), _mask(profile.capabilities))
+        prctl.set_dumpable(0)
+        prctl.set_no_new_privs(1)
+        if profile.dies_with_parent:
+            prctl.set_pdeathsig(signal.SIGKILL)
+        has_landlock = landlock.restrict(profile.directories)
+        found = _read(status)
+    for name, value in expected.items():
+        if found[name] != value:
+            raise NotConfinedError(f"{name} is {found[name]}, not {value}")
+    has_filter = seccomp.install(profile.syscalls | seccomp.SYSCALLS)
+    present = {Missing.LANDLOCK: has_landlock, Missing.SECCOMP: has_filter}
+    return tuple(feature for feature, is_there in present.items() if not is_there)
+
+
+def _isolate() -> None:
+    """Leave for an empty network. Without the capability, it takes a user namespace."""
+    try:
+        linux.unshare(linux.CLONE_NEWNET)
+    except PermissionError:
+        linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNET)
+
+
+def _limit(*, may_fork: bool) -> None:
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: _FILE_BYTES,
+        resource.RLIMIT_NOFILE: _DESCRIPTORS,
+        **({} if may_fork else {resource.RLIMIT_NPROC: 0}),
+    }
+    for kind, limit in limits.items():
+        _, hard = resource.getrlimit(kind)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
+
+
+def _bound() -> None:
+    with open("/proc/sys/kernel/cap_last_cap") as file:
+        last = int(file.read())
+    for capability in range(last + 1):
+        prctl.capbset_drop(capability)
+    linux.set_securebits(_SECUREBITS)
+
+
+def _nobody() -> int:
+    """Return `UID` where it exists, else the user that we are (user_namespaces(7))."""
+    with open("/proc/self/uid_map") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    is_mapped = any(inside <= UID < inside + count for inside, _, count in ranges)
+    return UID if is_mapped else os.geteuid()
+
+
+def _become(uid: int) -> dict[str, str]:
+    """Become a user; its capabilities stay (securebits). Returns what /proc should say of it."""
+    if uid == os.geteuid():
+        return {}
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    return {"Uid": "\t".join([str(uid)] * 4), "Gid": "\t".join([str(uid)] * 4), "Groups": ""}
+
+
+def _keep(capabilities: frozenset[int]) -> None:
+    linux.clear_ambient()
+    prctl.cap_inheritable.limit()
+    prctl.cap_effective.limit(*capabilities)
+    prctl.cap_permitted.limit(*capabilities)
+
+
+def _read(status: TextIO) -> dict[str, str]:
+    status.seek(0)
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in status)}
+
+
+def _mask(capabilities: frozenset[int]) -> str:
+    return f"{sum(1 << capability for capability in capabilities):016x}"
