@@ -109,3 +109,7 @@ def _status_of_ours(arguments: list[str]) -> int:
 
 def _say(line: str) -> None:
     click.echo(f"overlay-vpn: {' '.join(line.split())}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Who may have the shim as a service, and what they may capture: `/etc/overlay-vpn/shim.toml`.
+
+    users = ["alice", 1001]         root needs no entry; without a file there is root alone
+    groups = ["overlay-vpn"]        by name or number, a peer's supplementary groups included
+    routes = ["10.0.0.0/8"]         captured prefixes lie in one of these; default: everything
+
+Theory of operation
+-------------------
+The file is believed only if it is a regular file of root that nobody else may write, and it is
+read once, before anybody is heard. A peer is whom the kernel says it was when it connected (unix(7),
+SO_PEERCRED and SO_PEERGROUPS): somebody who is root in a user namespace has the number of the user
+outside, and somebody whom our namespace does not know has the overflow number, which is never
+permitted. Whoever is turned away is told so, and not a byte of theirs is read.
+
+Port 53 of every resolver, and everything, are captured by those only who may capture all of it.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import select
+import socket
+import stat
+import struct
+import tomllib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Final
+
+import msgspec
+
+from shim.monitor.plan import Network, networks
+from shim.protocol.common import Failed, Fault
+from shim.protocol.link import Link, LinkClosedError
+from shim.protocol.monitor import MONITOR, Capture
+
+POLICY: Final = "/etc/overlay-vpn/shim.toml"
+OVERFLOW: Final = 65534
+"""A user or group without a number here (user_namespaces(7)), and `nobody`."""
+
+_MAX_POLICY_BYTES: Final = 1 << 16
+_EVERYTHING: Final = ("0.0.0.0/0", "::/0")
+_UCRED: Final = struct.Struct("iII")
+_SO_PEERGROUPS: Final = 59
+_MAX_GROUPS: Final = 256
+
+
+class PolicyError(Exception):
+    """There is a policy, and it cannot be followed. Says where and what to do."""
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    users: tuple[int | str, ...] = ()
+    groups: tuple[int | str, ...] = ()
+    routes: tuple[str, ...] = _EVERYTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a socket."""
+
+    uid: int
+    groups: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who may use the shim, and which prefixes they may capture."""
+
+    users: frozenset[int] = frozenset()
+    groups: frozenset[int] = frozenset()
+    routes: tuple[Network, ...] = tuple(map(ip_network, _EVERYTHING))
+
+    def admits(self, peer: Peer) -> bool:
+        """Whether a peer may use the shim at all."""
+        if peer.uid == OVERFLOW:
+            return False
+        known = peer.groups - {OVERFLOW}
+        return peer.uid == 0 or peer.uid in self.users or bool(known & self.groups)
+
+    def allows(self, capture: Capture) -> bool:
+        """Whether these may be captured. Raises ValueError for a prefix that is none."""
+        wanted = networks(capture.prefixes)
+        if capture.everything or capture.names:
+            wanted += map(ip_network, _EVERYTHING)
+        return all(any(_is_in(one, route) for route in self.routes) for one in wanted)
+
+
+def _is_in(one: Network, route: Network) -> bool:
+    return one.version == route.version and one.subnet_of(route)  # type: ignore[arg-type]
+
+
+def parse(text: str, uid_of: Callable[[str], int], gid_of: Callable[[str], int]) -> Policy:
+    """Return what a file says. Raises PolicyError; so may `uid_of` and `gid_of`, with KeyError."""
+    try:
+        file = msgspec.convert(tomllib.loads(text), _File)
+        return Policy(
+            frozenset(uid_of(user) if isinstance(user, str) else user for user in file.users),
+            frozenset(gid_of(group) if isinstance(group, str) else group for group in file.groups),
+            tuple(map(ip_network, file.routes)),
+        )
+    except (ValueError, KeyError, msgspec.MsgspecError) as error:
+        raise PolicyError(f"cannot follow {POLICY}: {error.args[0]}") from None
+
+
+def read(path: str = POLICY) -> Policy:
+    """Return the policy of this machine. Raises PolicyError."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+                raise PolicyError(f"{path} must be a file of root that nobody else may write")
+            text = file.read(_MAX_POLICY_BYTES).decode()
+    except FileNotFoundError:
+        return Policy()
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"cannot read {path}: {error}") from None
+    return parse(text, lambda name: pwd.getpwnam(name).pw_uid, lambda name: grp.getgrnam(name).gr_gid)
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Return who had connected a socket."""
+    _, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    packed = b""
+    with suppress(OSError):  # more of them than fit: they do not count
+        packed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+    return Peer(uid, frozenset({gid, *memoryview(packed).cast("I")}))
+
+
+def accept(listener: socket.socket, policy: Policy, patience_s: float) -> socket.socket | None:
+    """Return the first client that is admitted, None if none comes within the patience."""
+    while select.select([listener], [], [], patience_s)[0]:
+        client, _ = listener.accept()
+        if policy.admits(peer_of(client)):
+            return client
+        refuse(client, Fault.POLICY)
+    return None
+
+
+def refuse(client: socket.socket, fault: Fault) -> None:
+    """Tell a client why it is not served, without reading what it says."""
+    with client, suppress(LinkClosedError):
+        Link(client, MONITOR).send(Failed(fault, 0))
