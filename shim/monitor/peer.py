@@ -7,10 +7,10 @@
 Theory of operation
 -------------------
 The file is believed only if it is a regular file of root that nobody else may write, and it is
-read once, before anybody is heard. A peer is whom the kernel says it was when it connected (unix(7),
-SO_PEERCRED and SO_PEERGROUPS): somebody who is root in a user namespace has the number of the user
-outside, and somebody whom our namespace does not know has the overflow number, which is never
-permitted. Whoever is turned away is told so, and not a byte of theirs is read.
+read once, before anybody is heard. A peer is whom the kernel says it was when it connected
+(unix(7), SO_PEERCRED and SO_PEERGROUPS): somebody who is root in a user namespace has the number
+of the user outside, and somebody whom our namespace does not know has the overflow number, which
+is never permitted. Whoever is turned away is told so, and not a byte of theirs is read.
 
 Port 53 of every resolver, and everything, are captured by those only who may capture all of it.
 """
@@ -47,6 +47,7 @@ _EVERYTHING: Final = ("0.0.0.0/0", "::/0")
 _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59
 _MAX_GROUPS: Final = 256
+_PATIENCE_S: Final = 10.0
 
 
 class PolicyError(Exception):
@@ -85,7 +86,7 @@ class Policy:
     def allows(self, capture: Capture) -> bool:
         """Whether these may be captured. Raises ValueError for a prefix that is none."""
         wanted = networks(capture.prefixes)
-        if capture.everything or capture.names:
+        if capture.everything or capture.names or capture.kill_switch:
             wanted += map(ip_network, _EVERYTHING)
         return all(any(_is_in(one, route) for route in self.routes) for one in wanted)
 
@@ -120,7 +121,9 @@ def read(path: str = POLICY) -> Policy:
         return Policy()
     except (OSError, ValueError) as error:
         raise PolicyError(f"cannot read {path}: {error}") from None
-    return parse(text, lambda name: pwd.getpwnam(name).pw_uid, lambda name: grp.getgrnam(name).gr_gid)
+    return parse(
+        text, lambda name: pwd.getpwnam(name).pw_uid, lambda name: grp.getgrnam(name).gr_gid
+    )
 
 
 def peer_of(sock: socket.socket) -> Peer:
@@ -132,12 +135,35 @@ def peer_of(sock: socket.socket) -> Peer:
     return Peer(uid, frozenset({gid, *memoryview(packed).cast("I")}))
 
 
-def accept(listener: socket.socket, policy: Policy, patience_s: float) -> socket.socket | None:
-    """Return the first client that is admitted, None if none comes within the patience."""
-    while select.select([listener], [], [], patience_s)[0]:
-        client, _ = listener.accept()
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A client, what it may do, and where others try to come in; nowhere if we are its own."""
+
+    client: socket.socket
+    policy: Policy
+    others: socket.socket | None = None
+
+
+def admit(sock: socket.socket) -> Admitted | None:
+    """Return who is to be served: a connected socket, or who connects to a listener and may.
+
+    None if nobody who may has come in time: waiting, and not ending at once, keeps systemd from
+    giving up on a shim that anybody can have started. Raises PolicyError.
+    """
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return Admitted(sock, Policy())
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    try:
+        policy = read()
+    except PolicyError:
+        with suppress(BlockingIOError):
+            refuse(sock.accept()[0], Fault.POLICY)
+        raise
+    while select.select([sock], [], [], _PATIENCE_S)[0]:
+        client, _ = sock.accept()
         if policy.admits(peer_of(client)):
-            return client
+            return Admitted(client, policy, sock)
         refuse(client, Fault.POLICY)
     return None
 

@@ -4,6 +4,7 @@ Theory of operation
 -------------------
 In this order, in one thread:
 
+ 0. as a service: wait for a client that the policy admits, before a byte of anybody is read;
  1. with the privileges of the caller: start the keeper of the gate, the only program that is run;
  2. lock the state directory, undo what a killed instance left;
  3. have the keeper make the devices, give them addresses and routes;
@@ -35,6 +36,7 @@ from typing import Final, NoReturn
 
 from shim import linux, protocol
 from shim.monitor import netlink as routing
+from shim.monitor import peer
 from shim.monitor import service as serving
 from shim.monitor import state as files
 from shim.monitor.keeper import Keeper
@@ -57,6 +59,7 @@ MONITOR_PROFILE: Final = Profile(_UNDO | serving.SYSCALLS | links.SYSCALLS, _NET
 WARDEN_SYSCALLS: Final = _UNDO | files.SYSCALLS_TO_REMOVE | {"wait4"}
 
 _FIRST_QUESTION_S: Final = 5.0
+_EX_CONFIG: Final = 78
 
 _WITHOUT_DOWN: Final = 3
 """The exit status of a monitor whose client has gone without a word."""
@@ -82,9 +85,20 @@ class _RefusedError(Exception):
 
 
 def main(keeper: Keeper) -> None:
-    """Serve the client on descriptor 3, then leave nothing behind."""
-    client = Link(socket.socket(fileno=LINK_FD), MONITOR)
-    os.setsid()
+    """Serve the client on descriptor 3, or one that connects to it, then leave nothing behind."""
+    with suppress(PermissionError):  # systemd has done it
+        os.setsid()
+    os.umask(0o022)
+    try:
+        admitted = peer.admit(socket.socket(fileno=LINK_FD))
+    except peer.PolicyError as error:
+        keeper.end()
+        print(f"overlay-vpn: {error}", file=sys.stderr)
+        sys.exit(_EX_CONFIG)
+    if admitted is None:
+        keeper.end()
+        return
+    client = Link(admitted.client, MONITOR)
     try:
         made = _make(keeper)
     except _RefusedError as refused:
@@ -100,7 +114,7 @@ def main(keeper: Keeper) -> None:
     monitor = os.fork()
     if monitor == 0:
         os.close(warden_end)
-        _serve(client, made, keeper, warden_alive)
+        _serve(client, admitted, made, keeper, warden_alive)
     linux.close_all_but(made.state.fds | {0, 1, 2, warden_end})
     netlink = Netlink()
     directories = made.state.directories
@@ -158,13 +172,25 @@ def _set_up(netlink: Netlink) -> tuple[Family, ...]:
     return tuple(families)
 
 
-def _serve(client: Link, made: _Made, keeper: Keeper, warden_alive: int) -> NoReturn:
+def _serve(
+    client: Link, admitted: peer.Admitted, made: _Made, keeper: Keeper, warden_alive: int
+) -> NoReturn:
     status = _WITHOUT_DOWN
     try:
         missing = enter(MONITOR_PROFILE)
         state, netlink = made.state, made.netlink
         families, control = made.families, made.control
-        service = Service(client, state, netlink, families, keeper.gate, control, missing)
+        service = Service(
+            client,
+            state,
+            netlink,
+            families,
+            keeper.gate,
+            control,
+            missing,
+            admitted.policy,
+            admitted.others,
+        )
         if service.run(warden_alive, keeper.fileno()):
             status = 0
     except Exception as error:  # the last line of a process without a caller

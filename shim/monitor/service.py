@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
+from shim.monitor import peer
 from shim.monitor.netlink import Netlink
 from shim.monitor.plan import MARK, Change, Family, Guard, Rule, changes
 from shim.monitor.state import State
@@ -80,8 +81,13 @@ class Service:
         gate: socket.socket,
         control: socket.socket,
         missing: tuple[Missing, ...],
+        policy: peer.Policy,
+        others: socket.socket | None,
     ) -> None:
-        """`gate` and `control` are given to the client: its links to the gate and to the CLI."""
+        """`gate` and `control` are given to the client: its links to the gate and to the CLI.
+
+        `others` is a listener on which more clients come in, who are told that we are busy.
+        """
         self._client = client
         self._state = state
         self._netlink = netlink
@@ -89,6 +95,8 @@ class Service:
         self._gate = gate
         self._control = control
         self._missing = missing
+        self._policy = policy
+        self._others = others
         self._phase = Phase.NEW
         self._paused_until_s: float | None = None
 
@@ -101,6 +109,8 @@ class Service:
         poll = select.poll()
         for fd in (self._client.fileno(), *ends):
             poll.register(fd, select.POLLIN)
+        if self._others is not None:
+            poll.register(self._others, select.POLLIN)
         while self._phase is not Phase.OVER:
             ready = [fd for fd, _ in poll.poll(self._remaining_ms())]
             if any(fd in ends for fd in ready):
@@ -114,8 +124,16 @@ class Service:
                 if received is not None:
                     self._on_message(received[0])
             except (LinkClosedError, ViolationError):
-                return False
+                return False  # others are the next monitor's
+            if self._others is not None and self._others.fileno() in ready:
+                self._refuse(self._others, poll)
         return True
+
+    def _refuse(self, others: socket.socket, poll: select.poll) -> None:
+        try:
+            peer.refuse(others.accept()[0], Fault.BUSY)
+        except OSError:
+            poll.unregister(others)  # without a descriptor left it would be ready for ever
 
     def _on_message(self, message: Message) -> None:
         entry = TABLE[type(message)]
@@ -145,6 +163,9 @@ class Service:
             plan = changes(capture, self._families, self._state.held)
         except ValueError as error:
             raise ViolationError("not a prefix") from error
+        if not self._policy.allows(capture):
+            self._send(Failed(Fault.POLICY, 0))
+            return
         try:
             self._state.make(self._netlink, plan)
         except OSError as error:

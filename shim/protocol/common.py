@@ -18,6 +18,7 @@ class Fault(StrEnum):
     MOUNT = "mount"
     GATE = "gate"
     BUSY = "busy"
+    POLICY = "policy"
     NETLINK = "netlink"
     LIMIT = "limit"
 

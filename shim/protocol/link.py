@@ -15,6 +15,7 @@ No payload of a flow ever crosses a link: the connected socket itself does (unix
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def role(receives: Any) -> Role:
 SYSCALLS: Final = frozenset({"recvmsg", "sendmsg", "sendto"})
 
 _encode = msgspec.msgpack.Encoder().encode
+_FULL: Final = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 _FD_BYTES: Final = array.array("i").itemsize
 
 
@@ -83,8 +85,9 @@ class Link:
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> bool:
         """Send one message; the descriptors stay the caller's.
 
-        Returns False when the peer does not read fast enough: nothing was sent. Raises
-        LinkClosedError when it is gone.
+        Returns False when the peer does not read fast enough, or too many descriptors of this
+        user are on their way (unix(7), ETOOMANYREFS): nothing was sent. Raises LinkClosedError
+        when it is gone.
         """
         try:
             if fds:
@@ -94,6 +97,8 @@ class Link:
         except BlockingIOError:
             return False
         except OSError as error:
+            if error.errno in _FULL:
+                return False
             raise LinkClosedError(error.strerror) from error
         return True
 
@@ -110,6 +115,9 @@ class Link:
             )
         except BlockingIOError:
             return None
+        except ConnectionResetError:
+            # The kernel says once that the peer has not read everything, and then what it said.
+            return self.receive()
         except OSError as error:
             raise LinkClosedError(error.strerror) from error
         fds = _descriptors(control) if control else []

@@ -7,12 +7,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Final
 
+from shim.protocol import RUN_DIRECTORY
+from vpn.cli import installation
+from vpn.errors import NotPermittedError, OverlayError
+
 BUSY: Final = 75
 """The exit status of `shim.recover` while an instance runs (sysexits(3), EX_TEMPFAIL)."""
+
+SERVICE: Final = f"{RUN_DIRECTORY}/shim.sock"
+"""Where systemd listens for us (overlay-vpn-shim.socket)."""
 
 _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -22,8 +30,11 @@ def spawn(
 ) -> int:
     """Start a module and return its process id.
 
-    `descriptors` maps its numbers to ours; `settings` is added to its environment.
+    `descriptors` maps its numbers to ours; `settings` is added to its environment. Raises
+    ConfigurationError if it would be root, and others could have written it.
     """
+    if os.geteuid() == 0:
+        installation.check()
     actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in descriptors.items()]
     return os.posix_spawn(
         sys.executable,
@@ -31,3 +42,20 @@ def spawn(
         {**_ENVIRONMENT, **(settings or {})},
         file_actions=actions,
     )
+
+
+def connect() -> socket.socket:
+    """Return a link to the shim that runs as a service. Raises OverlayError."""
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        link.connect(SERVICE)
+    except (FileNotFoundError, ConnectionRefusedError):
+        reason = "there is no shim to ask: run it with sudo, or 'sudo overlay-vpn service install"
+        raise NotPermittedError(f"routing the machine needs root, and {reason} shim' once") from None
+    except PermissionError:
+        raise NotPermittedError(
+            f"{SERVICE} is not open to you; have root change that, or run it with sudo"
+        ) from None
+    except OSError as error:
+        raise OverlayError(f"the shim at {SERVICE} cannot be reached: {error.strerror}") from None
+    return link

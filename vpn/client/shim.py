@@ -95,6 +95,11 @@ def explain(failed: Failed) -> OverlayError:
     match failed.fault:
         case Fault.BUSY:
             return OverlayError("overlay-vpn is already up here; run 'overlay-vpn down' first")
+        case Fault.POLICY:
+            return NotPermittedError(
+                "the policy of this machine does not permit it; have root add you, or what you "
+                "route, to /etc/overlay-vpn/shim.toml, or run it with sudo"
+            )
         case Fault.NO_TUN:
             return ConfigurationError(
                 f"there is no TUN device at /dev/net/tun{reason}; run 'modprobe tun', or give "
