@@ -14,7 +14,8 @@ reachable below `/etc/.host`, and a few entries are files of ours:
 Sockets behind which another process would resolve names, outside, live in directories that a
 service makes when it starts and removes when it stops, which detaches a mount on them as well. So
 `/run`, and a directory in it that has such a one, become file systems of our own too, in which
-everything else is bound to the host's. The system bus is hidden only on request; much else lives
+everything else is bound to the host's. Hidden as well is the socket of our own shim, which would
+give the command, as its user, sockets of the host. The system bus is hidden only on request; much else lives
 there.
 
 Entries that the host adds to `/etc` later are below `/etc/.host` only; to `/run`, nowhere.
@@ -27,15 +28,16 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from shim.protocol import GATEWAY4
+from shim.protocol import GATEWAY4, RUN_DIRECTORY
 from shim.unshare import linux
 
 _HOST: Final = ".host"
+_OURS: Final = os.path.basename(RUN_DIRECTORY)
 _HIDDEN: Final = {
     # What is inside comes first.
     "/run/systemd": frozenset({"resolve"}),
-    "/run": frozenset({"nscd", "avahi-daemon"}),
-    "/var/run": frozenset({"nscd", "avahi-daemon"}),
+    "/run": frozenset({"nscd", "avahi-daemon", _OURS}),
+    "/var/run": frozenset({"nscd", "avahi-daemon", _OURS}),
 }
 _BUS: Final = frozenset({"dbus"})
 _FLAGS: Final = linux.MS_NOSUID | linux.MS_NODEV

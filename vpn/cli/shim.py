@@ -22,6 +22,7 @@ BUSY: Final = 75
 SERVICE: Final = f"{RUN_DIRECTORY}/shim.sock"
 """Where systemd listens for us (overlay-vpn-shim.socket)."""
 
+_MONITOR_LINK: Final = 3
 _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -44,14 +45,27 @@ def spawn(
     )
 
 
-def connect() -> socket.socket:
-    """Return a link to the shim that runs as a service. Raises OverlayError."""
+def monitor() -> tuple[socket.socket, int | None]:
+    """Return a link to a monitor: as root to our own, and its process id; else to the service.
+
+    Raises OverlayError.
+    """
+    if os.geteuid() != 0:
+        return _service(), None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        return ours, spawn("shim.monitor", {_MONITOR_LINK: theirs.fileno()})
+
+
+def _service() -> socket.socket:
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         link.connect(SERVICE)
     except (FileNotFoundError, ConnectionRefusedError):
         reason = "there is no shim to ask: run it with sudo, or 'sudo overlay-vpn service install"
-        raise NotPermittedError(f"routing the machine needs root, and {reason} shim' once") from None
+        raise NotPermittedError(
+            f"routing the machine needs root, and {reason} shim' once"
+        ) from None
     except PermissionError:
         raise NotPermittedError(
             f"{SERVICE} is not open to you; have root change that, or run it with sudo"

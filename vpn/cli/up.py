@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from vpn.cli import caller, detach, shim
 from vpn.cli.options import Access, access
-from vpn.errors import NotPermittedError, UsageError
+from vpn.errors import UsageError
 from vpn.target import parse_routes, parse_target
 
 if TYPE_CHECKING:
     from vpn.client.app import Settings
-
-_MONITOR_LINK: Final = 3
 
 
 @click.command("up")
@@ -65,8 +62,6 @@ def command(
         raise UsageError("--kill-switch is for the whole machine; leave out --route")
     if lan and not kill_switch:
         raise UsageError("--lan says what the kill switch does; add --kill-switch")
-    if os.geteuid() != 0:
-        raise NotPermittedError("routing the machine needs root; run it with sudo")
     who = caller.find(os.environ)
 
     def settings() -> Settings:
@@ -100,9 +95,7 @@ def _run(
 
     from vpn.client import app
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    monitor = shim.spawn("shim.monitor", {_MONITOR_LINK: theirs.fileno()})
-    theirs.close()
+    ours, monitor = shim.monitor()
 
     def on_ready() -> None:
         ready()
@@ -118,5 +111,6 @@ def _run(
     finally:
         with contextlib.suppress(OSError):
             ours.close()
-        # The monitor's parent is told when everything is as before.
-        os.waitpid(monitor, 0)
+        if monitor is not None:
+            # Its parent is told when everything is as before.
+            os.waitpid(monitor, 0)

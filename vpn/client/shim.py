@@ -47,10 +47,12 @@ class Shim:
         self._link.send(question)
         try:
             message, fds = await asyncio.wait_for(asyncio.shield(future), _TIMEOUT_S)
-        except BaseException:
+        except BaseException as error:
             # Nobody waits for the answer any more: one that has come, or comes, is closed.
             if not future.cancel() and future.exception() is None:
                 close_all(future.result()[1])
+            if isinstance(error, TimeoutError):
+                raise _deaf() from None
             raise
         if isinstance(message, answer):
             return message, fds
@@ -83,6 +85,12 @@ class Shim:
             if not future.done():
                 future.set_exception(_gone())
         self._questions.clear()
+
+
+def _deaf() -> OverlayError:
+    return OverlayError(
+        "the privileged part does not answer; run 'overlay-vpn recover' as root, then again"
+    )
 
 
 def _gone() -> OverlayError:

@@ -237,7 +237,7 @@ def test_what_the_policy_does_not_allow_is_refused_and_may_be_asked_better() -> 
         conversation.say(Hello(protocol.VERSION))
         assert conversation.say(Capture(True, False, ())) == Failed(Fault.POLICY, 0)
         assert conversation.say(Capture(False, True, (NET,))) == Failed(Fault.POLICY, 0)
-        assert conversation.world.rules == conversation.world.journal == []
+        assert conversation.world.there == []
         assert conversation.say(Capture(False, False, (NET,))) == Captured()
 
 
