@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from typing import Final
 
 from shim.monitor.keeper import Keeper
+
+LINK_FD: Final = 3
 
 
 def main() -> None:
     """Start the keeper, then load and be the rest of the privileged side meanwhile."""
+    try:
+        link = socket.socket(fileno=LINK_FD)
+    except OSError:
+        sys.exit("overlay-vpn: the shim is started by 'overlay-vpn up', or by systemd on a socket")
     keeper = Keeper()
     from shim.monitor import process
 
-    process.main(keeper)
+    process.main(link, keeper)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,6 @@ from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.protocol.monitor import MONITOR
 from shim.sandbox.stages import NET_ADMIN, Profile, enter
 
-LINK_FD: Final = 3
-
 _NET_ADMIN: Final = frozenset({NET_ADMIN})
 _UNDO: Final = routing.SYSCALLS | files.SYSCALLS
 
@@ -84,13 +82,13 @@ class _RefusedError(Exception):
         self.message = Failed(fault, error)
 
 
-def main(keeper: Keeper) -> None:
-    """Serve the client on descriptor 3, or one that connects to it, then leave nothing behind."""
+def main(link: socket.socket, keeper: Keeper) -> None:
+    """Serve the client of the link, or one that connects to it, then leave nothing behind."""
     with suppress(PermissionError):  # systemd has done it
         os.setsid()
     os.umask(0o022)
     try:
-        admitted = peer.admit(socket.socket(fileno=LINK_FD))
+        admitted = peer.admit(link)
     except peer.PolicyError as error:
         keeper.end()
         print(f"overlay-vpn: {error}", file=sys.stderr)

@@ -15,8 +15,8 @@ Sockets behind which another process would resolve names, outside, live in direc
 service makes when it starts and removes when it stops, which detaches a mount on them as well. So
 `/run`, and a directory in it that has such a one, become file systems of our own too, in which
 everything else is bound to the host's. Hidden as well is the socket of our own shim, which would
-give the command, as its user, sockets of the host. The system bus is hidden only on request; much else lives
-there.
+give the command, as its user, sockets of the host. The system bus is hidden only on request; much
+else lives there.
 
 Entries that the host adds to `/etc` later are below `/etc/.host` only; to `/run`, nowhere.
 """

@@ -33,7 +33,8 @@ def check() -> None:
 def _everything() -> Iterator[Path]:
     ours = Path(__file__).parents[2]
     tops = [Path(entry) for entry in sys.path if os.path.isdir(entry)]
-    tops += [Path(sys.executable).resolve(), Path(sys.prefix, "pyvenv.cfg")]
+    executable = Path(sys.executable)
+    tops += [executable, executable.resolve(), Path(sys.prefix, "pyvenv.cfg")]
     tops += [ours / name for name in _PACKAGES]
     yield from {parent for top in tops for parent in (top, *top.parents) if parent.exists()}
     # The interpreter's own library is large, and comes from whoever keeps the machine.
