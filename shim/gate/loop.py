@@ -54,7 +54,7 @@ from shim.protocol.gate import (
     Refused,
     Started,
 )
-from shim.protocol.link import Link, Message
+from shim.protocol.link import Link, Message, ViolationError
 
 # fmt: off
 SYSCALLS: Final = frozenset({
@@ -266,7 +266,10 @@ class Gate:
             case Forwarded():
                 self._names.on_forwarded(message)
             case Configure():
-                self._names.configure(message)
+                try:
+                    self._names.configure(message)
+                except ValueError as error:
+                    raise ViolationError("not a name") from error
                 self._client.send(Configured())
 
     def _on_tick(self) -> None:

@@ -1,0 +1,258 @@
+"""S2 and S3: what a client that was taken over can do with what it holds.
+
+In this process: each message in each state, and a million random packets, against the real link
+and dispatch of the monitor and the gate, over a network that only remembers. Then on live ones.
+
+    app: hostile client ─┬─ monitor ─ warden          the client has dropped to alice
+                         └─ gate ─ flows
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+import msgspec
+import pytest
+
+from dns.pool import Pool, buffer_size
+from lab.extremes import encodings, kinds, noise
+from shim.gate.loop import Gate
+from shim.gate.names import Names
+from shim.monitor.peer import Policy
+from shim.monitor.plan import Change
+from shim.monitor.service import TABLE, Phase, Service
+from shim.protocol import POOL4, POOL6, VERSION
+from shim.protocol.common import Hello
+from shim.protocol.gate import GATE, Configure, ToGate
+from shim.protocol.link import Link, LinkClosedError, Role, ViolationError
+from shim.protocol.monitor import (
+    MONITOR,
+    Capture,
+    Down,
+    OuterSocketWanted,
+    ToMonitor,
+)
+
+PACKETS = 1_000_000
+SEED = 4
+MANY = 253
+"""As many descriptors as one message can carry (unix(7), SCM_MAX_FD)."""
+
+WAY_TO = {
+    Phase.NEW: (),
+    Phase.READY: (Hello(VERSION),),
+    Phase.CAPTURING: (Hello(VERSION), Capture(True, True, (), kill_switch=True)),
+    Phase.OVER: (Down(),),
+}
+
+
+class World:
+    """A state and a netlink in one: remembers what was made, and makes nothing."""
+
+    def __init__(self) -> None:
+        self.held: list[Change] = []
+        self.calls = 0
+
+    def make(self, first: object, plan: list[Change] | None = None) -> None:
+        self.calls += 1
+        if plan is not None:
+            self.held = list(plan)
+
+    def revert(self, _: Change) -> None:
+        self.calls += 1
+
+    def pause(self, _: Change, seconds: int) -> None:
+        assert 0 <= seconds <= 3600
+        self.calls += 1
+
+
+class Side:
+    """One end of a link, and the raw socket of the hostile one at the other end."""
+
+    def __init__(self, role: Role) -> None:
+        self.raw, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for sock in (self.raw, ours):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.raw.setblocking(False)
+        self.link = Link(ours, role)
+
+    def hear(self, packet: bytes, fds: list[int] | None = None) -> bool:
+        """Be sent a packet and take it. Returns whether the link was kept."""
+        socket.send_fds(self.raw, [packet], fds or [])
+        return self.take()
+
+    def take(self) -> bool:
+        """Receive and carry out."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """Take what was answered, as a client does."""
+        while True:
+            try:
+                _, fds, _, _ = socket.recv_fds(self.raw, 1 << 17, 8)
+            except BlockingIOError:
+                return
+            for fd in fds:
+                os.close(fd)
+
+    def close(self) -> None:
+        self.raw.close()
+        self.link.close()
+
+
+class MonitorSide(Side):
+    """The dispatch of a monitor in a state."""
+
+    def __init__(self, phase: Phase) -> None:
+        super().__init__(MONITOR)
+        self.world = World()
+        self.others = socket.socketpair()
+        self.service = Service(
+            self.link,
+            self.world,  # type: ignore[arg-type]
+            self.world,  # type: ignore[arg-type]
+            (4, 6),
+            *self.others,
+            Policy(),
+            None,
+        )
+        for message in WAY_TO[phase]:
+            self.service._on_message(message)
+        self.drain()
+        self.before = self.world.calls
+
+    def take(self) -> bool:
+        try:
+            received = self.link.receive()
+            if received is not None:
+                self.service._on_message(received[0])
+        except (ViolationError, LinkClosedError):
+            return False
+        return True
+
+    def close(self) -> None:
+        super().close()
+        for sock in self.others:
+            sock.close()
+
+
+class GateSide(Side):
+    """The dispatch of a gate, configured or not."""
+
+    def __init__(self, *, is_configured: bool) -> None:
+        super().__init__(GATE)
+        self.null = os.open("/dev/null", os.O_RDWR)
+        pool = Pool(
+            memoryview(mmap.mmap(-1, buffer_size(64))),
+            IPv4Network(POOL4),
+            IPv6Network(POOL6),
+            b"key",
+            64,
+        )
+        self.listener = socket.socket()
+        self.gate = Gate(self.null, self.null, self.listener, self.link, Names(pool), 1)
+        if is_configured:
+            self.gate._on_message(Configure(True, ()))
+        self.drain()
+
+    def take(self) -> bool:
+        try:
+            self.gate._on_client()
+        except (ViolationError, LinkClosedError):
+            return False
+        return True
+
+    def close(self) -> None:
+        super().close()
+        os.close(self.null)
+        self.listener.close()
+        self.gate._poll.close()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def every(receives: Any) -> list[bytes]:
+    return [packet for kind in kinds(receives) for packet in encodings(kind)]
+
+
+def is_valid(role: Role, packet: bytes) -> bool:
+    """Whether a packet is a message of a link, as the decoder and the sizes have it."""
+    try:
+        message = role.decoder.decode(packet)
+    except (msgspec.MsgspecError, ValueError):
+        return False
+    return len(packet) <= message.SIZE
+
+
+def test_each_message_is_covered_in_each_state() -> None:
+    """The detector: what is sent really has the good and the bad of every type."""
+    for role, receives in ((MONITOR, ToMonitor), (GATE, ToGate)):
+        for kind in kinds(receives):
+            made = encodings(kind)
+            valid = [one for one in made if is_valid(role, one)]
+            assert valid, kind
+            assert len(valid) < len(made), kind
+    assert set(TABLE) == set(kinds(ToMonitor))
+    assert set(WAY_TO) == set(Phase)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_monitor_obeys_the_table_and_nothing_else(phase: Phase) -> None:
+    before = descriptors()
+    for packet in every(ToMonitor):
+        side = MonitorSide(phase)
+        kept = side.hear(packet)
+        side.drain()
+        message = MONITOR.decoder.decode(packet) if is_valid(MONITOR, packet) else None
+        if message is None or phase not in TABLE[type(message)].phases:
+            assert not kept, packet[:80]
+        if not kept or isinstance(message, Hello | OuterSocketWanted | Down):
+            assert side.world.calls == side.before, packet[:80]
+        side.close()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("is_configured", [False, True])
+def test_gate_takes_any_value_of_any_message(is_configured: bool) -> None:
+    """It has one state; what is decoded is obeyed or ignored, but for a suffix that is no name."""
+    before = descriptors()
+    side = GateSide(is_configured=is_configured)
+    for packet in every(ToGate):
+        kept = side.hear(packet)
+        assert is_valid(GATE, packet) >= kept, packet[:80]
+        assert kept or not is_valid(GATE, packet) or b"configure" in packet, packet[:80]
+        side.drain()
+    side.gate._on_tick()
+    side.close()
+    assert descriptors() == before
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("which", ["monitor", "gate"])
+def test_half_a_million_random_packets_each(which: str) -> None:
+    """A packet that is no message ends nothing here, so that one link is asked all of them."""
+    receives: Any = ToMonitor if which == "monitor" else ToGate
+    side: MonitorSide | GateSide = (
+        MonitorSide(Phase.READY) if which == "monitor" else GateSide(is_configured=True)
+    )
+    role = MONITOR if which == "monitor" else GATE
+    valid = [one for one in every(receives) if is_valid(role, one) and len(one) < 512]
+    packets = noise(valid, role.largest, SEED)
+    before = descriptors()
+    kept = 0
+    for number in range(PACKETS // 2):
+        packet = next(packets)
+        kept += side.hear(packet, [0] * (1 + number % MANY) if number % 101 == 0 else None)
+        if number % 64 == 0:
+            side.drain()
+            if isinstance(side, MonitorSide) and side.service._phase is not Phase.READY:
+                side.service._phase = Phase.READY
+    assert 0 < kept < PACKETS // 4
+    assert descriptors() == before
+    side.close()
