@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
+import signal
 import socket
+import sys
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from dns.pool import Pool, buffer_size
+from lab import Lab, Program, state, until
+from lab.addresses import APP, TARGET
 from lab.extremes import encodings, kinds, noise
+from lab.overlay import Overlay
 from shim.gate.loop import Gate
 from shim.gate.names import Names
 from shim.monitor.peer import Policy
@@ -256,3 +263,96 @@ def test_half_a_million_random_packets_each(which: str) -> None:
     assert 0 < kept < PACKETS // 4
     assert descriptors() == before
     side.close()
+
+
+# On live processes.
+
+
+def hostile(lab: Lab, *words: str) -> Program:
+    script = str(Path(__file__).parent / "lab/hostile.py")
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    return lab.app.popen([sys.executable, script, str(lab.alice.uid), *words], env=paths)
+
+
+def test_first_violation_closes_the_link_and_leaves_nothing(lab: Lab) -> None:
+    program = hostile(lab, "violate")
+    assert program.wait(120) == 0, str(program)
+    said = dict(line.rpartition(" ")[::2] for line in program.stdout.splitlines())
+    assert said.pop("nothing") == "kept"  # the detector
+    assert len(said) == 14
+    assert set(said.values()) == {"closed"}, said
+
+
+CONNECT = """
+import socket, sys
+socket.create_connection((sys.argv[1], 8080)).close()
+"""
+LISTENER = """
+import socket
+with socket.create_server(("0.0.0.0", 8080)) as listener:
+    print("ready", flush=True)
+    while True:
+        print("from", listener.accept()[1][0], flush=True)
+"""
+
+
+REACH = {
+    "the device `ovpn0` with its two addresses": (
+        r"(link|address|queue|sysctl) \+ .*ovpn0.*",
+        r"route \+ .*dev ovpn0.*proto kernel.*",
+    ),
+    "one routing table, 7200, that leads into the device": (
+        r"route \+ .* table 7200 proto 118 .*",
+    ),
+    "routing rules of priority 7200 to 7220": (r"rule \+ v[46] 72[012]\d: .* proto 118",),
+    "with the kill switch, the nftables tables `overlay-vpn`": (
+        r"nft \+ (table inet overlay-vpn|chain \w+ { type filter hook) .*",
+        r"nft - $",  # the empty list that was there before
+    ),
+    "one directory of three files in `/run/overlay-vpn`": (
+        r"file \+ /run/overlay-vpn(/net-\d+(/(lock|journal|client.sock))?)? .*",
+        r"socket \+ u_seq LISTEN .*/client.sock .*",
+    ),
+    "the processes of the shim": (r"process \+ \d+ \S+ -I -B -m shim.(monitor|gate)",),
+}
+"""What the list in SECURITY.md says, and how it looks on the host."""
+
+
+def test_list_of_what_can_be_reached_is_the_one_of_the_document() -> None:
+    text = (Path(__file__).parents[1] / "SECURITY.md").read_text()
+    _, _, section = text.partition("## What a client that was taken over can do\n")
+    items = re.findall(r"^- (.*?)[;.]\n(?=- |\n)", section.partition("\n## ")[0], re.M | re.S)
+    listed = [" ".join(item.split()) for item in items]
+    assert [item.partition(" (")[0] for item in listed] == list(REACH)
+
+
+def unlisted(lines: list[str]) -> list[str]:
+    patterns = [f"app: {one}" for some in REACH.values() for one in some]
+    return [line for line in lines if not any(re.fullmatch(one, line) for one in patterns)]
+
+
+def test_client_that_was_taken_over_reaches_what_is_listed_and_nothing_else(
+    lab: Lab, overlay: Overlay
+) -> None:
+    listener = lab.app.popen([sys.executable, "-c", LISTENER])
+    listener.says("^ready$")
+    lab.app.run([sys.executable, "-c", CONNECT, APP.v4])
+    listener.says(f"^from {APP.v4}")  # the detector
+    before = state.snapshot(lab.app)
+    program = hostile(lab, "all", APP.v4, "8080")
+    program.says("^sockets 200$", timeout_s=60)
+    program.says("^captured Captured$")
+    program.says("^holding$", timeout_s=60)
+    found = state.diff(before, state.snapshot(lab.app))
+    assert unlisted([*found, "app: route + default via 192.0.2.9"]) == [
+        "app: route + default via 192.0.2.9"  # the detector
+    ]
+    assert len(found) > 512  # a rule for each prefix, at least
+    lab.app.popen(["nc", TARGET.v4, "9999"])
+    assert program.says("^spoofed (.*)$")[1].startswith("not connected")
+    assert listener.stdout.count("from") == 1
+    program.stop(signal.SIGKILL)
+    until(lambda: not lab.app.processes(), 10, "the end of the shim")
+    assert unlisted(state.diff(before, state.snapshot(lab.app))) == []
+    overlay.recover()
+    assert state.diff(before, state.snapshot(lab.app)) == []

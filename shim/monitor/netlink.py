@@ -47,6 +47,8 @@ _FR_ACT_TO_TBL: Final = 1
 _FR_ACT_GOTO: Final = 2
 _FR_ACT_NOP: Final = 3
 _NF_ACCEPT: Final = 1
+_NF_DROP: Final = 0
+_TCP_FLAGS: Final = 13
 _PRIORITY_MANGLE: Final = -150
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -266,19 +268,22 @@ def divert_tcp(port: int) -> None:
     """Hand all TCP that comes in to the transparent listener on `port` (nft(8), TPROXY).
 
     For both families, in a table of this network namespace: `meta l4proto tcp tproxy to :port`.
+    Nobody connects from here, `tcp flags & (fin|syn|rst|ack) == syn drop`: whoever is given the
+    socket of a flow could otherwise make another of it, from any address, to whom the flow is from.
     """
     with _as_oserror(), NFTables(nfgen_family=INET) as nft:
         names = {"table": "overlay", "chain": "divert"}
         nft.table("add", name=names["table"])
-        nft.chain(
-            "add",
-            table=names["table"],
-            name=names["chain"],
-            hook="prerouting",
-            type="filter",
-            policy=_NF_ACCEPT,
-            priority=_PRIORITY_MANGLE,
-        )
+        for chain, hook in ((names["chain"], "prerouting"), ("connect", "output")):
+            nft.chain(
+                "add",
+                table=names["table"],
+                name=chain,
+                hook=hook,
+                type="filter",
+                policy=_NF_ACCEPT,
+                priority=_PRIORITY_MANGLE,
+            )
         register = Regs.NFT_REG_1
         divert = [
             genex("immediate", {"dreg": register, "data": _data(struct.pack("!H", port))}),
@@ -287,3 +292,6 @@ def divert_tcp(port: int) -> None:
         ]
         tcp = Test("meta", Meta.NFT_META_L4PROTO, bytes([socket.IPPROTO_TCP]))
         nft.rule("add", **names, expressions=(_match(tcp), divert, verdict(_NF_ACCEPT)))
+        syn = Test("transport", _TCP_FLAGS, b"\x02", b"\x17")
+        names["chain"] = "connect"
+        nft.rule("add", **names, expressions=(_match(tcp), _match(syn), verdict(_NF_DROP)))
