@@ -1,6 +1,8 @@
 """A client that was taken over: it holds what a client holds, and is nobody but alice.
 
-As a program, `hostile.py UID violate` breaks each rule of the links once, each time of a new
+As a program, `hostile.py UID ask` asks for sockets again and again and says when the answer
+changes; `hostile.py UID deaf` asks without ever reading an answer;
+`hostile.py UID violate` breaks each rule of the links once, each time of a new
 instance; `hostile.py UID all ADDRESS PORT` sends every message that is one, in every state, with
 extreme values, keeps what it is given, and then tries to reach ADDRESS PORT of this machine through
 the socket of a flow that somebody opens.
@@ -234,8 +236,37 @@ def _reach(flow: int, address: str, port: int) -> str:
             return f"not connected: {type(error).__name__}"
 
 
+def _ask_always(uid: int) -> None:
+    client = Client(uid)
+    client.welcome()
+    last = ""
+    while True:
+        answer, fds = client.ask(OuterSocketWanted(4, "udp"))
+        for fd in fds:
+            os.close(fd)
+        if repr(answer) != last:
+            last = repr(answer)
+            print(last, flush=True)
+
+
+def _be_deaf(uid: int) -> None:
+    client = Client(uid)
+    client.welcome()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            client.monitor.send(_encode(OuterSocketWanted(4, "udp")))
+    os.waitpid(client.pid, 0)
+    print("ended", flush=True)
+
+
 if __name__ == "__main__":
-    if sys.argv[2] == "violate":
-        _violate_each(int(sys.argv[1]))
-    else:
-        _do_all(int(sys.argv[1]), sys.argv[3], int(sys.argv[4]))
+    who, what, *where = sys.argv[1:]
+    match what:
+        case "ask":
+            _ask_always(int(who))
+        case "deaf":
+            _be_deaf(int(who))
+        case "violate":
+            _violate_each(int(who))
+        case _:
+            _do_all(int(who), where[0], int(where[1]))

@@ -23,6 +23,7 @@ much as being told. What a device does not take is dropped, as on any wire, and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -96,6 +97,7 @@ class Gate:
         self._generation = generation
         self._flows = Flows(names, is_local=_is_dns, generation=generation)
         self._streams: dict[int, _DnsStream] = {}
+        self._is_full = False
         self._poll = select.epoll()
         self._buffer = bytearray(tun.READ_BYTES)
         self.counters: Counter[str] = Counter()
@@ -224,8 +226,12 @@ class Gate:
     def _on_accept(self) -> None:
         try:
             sock, peer = self._listener.accept()
-        except OSError:
+        except OSError as error:
             self.counters["accept"] += 1
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # It stays readable: listening is for when the next tick finds room again.
+                self._poll.modify(self._listener, 0)
+                self._is_full = True
             return
         own = sock.getsockname()
         if own[1] == _DNS_PORT:
@@ -274,6 +280,9 @@ class Gate:
 
     def _on_tick(self) -> None:
         now = time.monotonic()
+        if self._is_full:
+            self._poll.modify(self._listener, select.EPOLLIN)
+            self._is_full = False
         for order in self._flows.expire(now):
             self._obey(order)
         self._names.expire(now)

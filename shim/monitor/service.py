@@ -17,6 +17,7 @@ time is over, so a monitor that dies meanwhile leaves no hole.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
@@ -154,7 +155,9 @@ class Service:
         try:
             with socket.socket(_FAMILIES[wanted.family], _KINDS[wanted.kind]) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
-                self._send(OuterSocket(), sock.fileno())
+                if not self._client.send(OuterSocket(), (sock.fileno(),)):
+                    # Too many on their way to somebody, or to this client, which then is at fault.
+                    self._send(Failed(Fault.LIMIT, errno.ETOOMANYREFS))
         except OSError as error:
             self._send(Failed(Fault.LIMIT, error.errno or 0))
 

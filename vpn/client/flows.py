@@ -10,6 +10,7 @@ that the one before had asked for are void: it took the packets that waited for 
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from vpn.pump import Pump
 from vpn.ssh.failure import Failure, OpenFailed
 
 CLOSED_AFTER_S: Final = 0.05
+RESERVED_FILES: Final = 64
+"""Descriptors that are not for flows: the session, questions about names, `status`."""
 
 REASONS: Final = {
     Failure.ECONNREFUSED: Reason.REFUSED,
@@ -83,10 +86,18 @@ class Flows:
         self._flows: dict[int, _Flow] = {}
         self._attaching: set[asyncio.Task[None]] = set()
         self._closed: list[int] = []
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES
         self.counters = Counters()
 
     def on_open(self, message: Open) -> None:
-        """An application wants to connect."""
+        """An application wants to connect. Refused if its socket could find no descriptor here.
+
+        A message whose descriptor has no room is a broken one, and would end the link (unix(7)).
+        """
+        if len(self._opening) + len(self._flows) >= self._most:
+            self.counters.refused += 1
+            self._send(Refused(message.flow, Reason.NET_UNREACHABLE))
+            return
         task = asyncio.create_task(self._open(message))
         self._opening[message.flow] = task
         task.add_done_callback(lambda _: self._opening.pop(message.flow, None))
