@@ -124,6 +124,7 @@ class MonitorSide(Side):
             self.world,  # type: ignore[arg-type]
             (4, 6),
             *self.others,
+            (),
             Policy(),
             None,
         )

@@ -170,7 +170,7 @@ def _violate_each(uid: int) -> None:
 def _valid(receives: Any, role: Role) -> list[bytes]:
     def is_message(packet: bytes) -> bool:
         try:
-            return len(packet) <= role.decoder.decode(packet).SIZE
+            return len(packet) <= int(role.decoder.decode(packet).SIZE)
         except (msgspec.MsgspecError, ValueError):
             return False
 

@@ -35,8 +35,10 @@ import msgspec
 
 from shim.monitor.plan import Network, networks
 from shim.protocol.common import Failed, Fault
-from shim.protocol.link import Link, LinkClosedError
-from shim.protocol.monitor import MONITOR, Capture
+from shim.protocol.monitor import Capture
+
+SYSCALLS: Final = frozenset({"accept4", "getsockname", "sendto"})
+"""To turn away more clients while one is served."""
 
 POLICY: Final = "/etc/overlay-vpn/shim.toml"
 OVERFLOW: Final = 65534
@@ -170,5 +172,5 @@ def admit(sock: socket.socket) -> Admitted | None:
 
 def refuse(client: socket.socket, fault: Fault) -> None:
     """Tell a client why it is not served, without reading what it says."""
-    with client, suppress(LinkClosedError):
-        Link(client, MONITOR).send(Failed(fault, 0))
+    with client, suppress(OSError):  # it has gone; nothing has filled its queue
+        client.send(msgspec.msgpack.encode(Failed(fault, 0)))

@@ -53,7 +53,9 @@ from shim.sandbox.stages import NET_ADMIN, Profile, enter
 _NET_ADMIN: Final = frozenset({NET_ADMIN})
 _UNDO: Final = routing.SYSCALLS | files.SYSCALLS
 
-MONITOR_PROFILE: Final = Profile(_UNDO | serving.SYSCALLS | links.SYSCALLS, _NET_ADMIN)
+MONITOR_PROFILE: Final = Profile(
+    _UNDO | serving.SYSCALLS | links.SYSCALLS | peer.SYSCALLS, _NET_ADMIN
+)
 WARDEN_SYSCALLS: Final = _UNDO | files.SYSCALLS_TO_REMOVE | {"wait4"}
 
 _FIRST_QUESTION_S: Final = 5.0
