@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from contextlib import suppress
 from dataclasses import astuple
 
 import pytest
-from test_shim_process import children, instance, runs
+from test_shim_process import children, instance, runs, status
 from test_transfer import resident
 
 from lab import Lab, Program, services, tcp, until
@@ -146,6 +148,38 @@ def test_connections_made_at_the_moment_of_a_kill_are_opened(lab: Lab, overlay: 
                 each.result()
     assert tcp.outcome(lab.app, TARGET.v4, CLOSED_PORT) == "ECONNREFUSED"
     until(lambda: overlay.status()["flows_active"] == 0, 5, "the end of every flow")
+
+
+def test_connection_that_was_opened_for_a_dead_gate_is_not_opened_again(
+    lab: Lab, overlay: Overlay
+) -> None:
+    """Asked by one gate, whose answer the next one finds in the link: still one connection."""
+    overlay.up(overlay.serve())
+    pids = instance(overlay.status()["pid"])
+    with tcp.listen(lab.target, TARGET.v4) as listener, lab.app.call(socket.socket) as near:
+        os.kill(pids.client, signal.SIGSTOP)
+        before = wake_ups(pids.gate)
+        near.setblocking(False)
+        near.connect_ex(listener.getsockname())
+        until(lambda: wake_ups(pids.gate) > before, 5, "the gate to ask")
+        os.kill(pids.gate, signal.SIGSTOP)
+        os.kill(pids.client, signal.SIGCONT)
+        far, _ = listener.accept()
+        until(lambda: overlay.status()["flows_opened"] == 1, 5, "the client's answer")
+        os.kill(pids.gate, signal.SIGKILL)
+        far.settimeout(10)
+        until(lambda: select.select([], [near], [], 1)[1], 10, "the connection")
+        near.sendall(b"through the next gate")
+        assert far.recv(64) == b"through the next gate"
+        listener.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        far.close()
+
+
+def wake_ups(pid: int) -> int:
+    """How often a process has waited for something and got it (proc(5))."""
+    return int(status(pid)["voluntary_ctxt_switches"])
 
 
 def test_client_and_keeper_do_not_grow_with_the_number_of_gates(lab: Lab, overlay: Overlay) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -49,12 +50,10 @@ class Keeper:
 
     def make(self) -> Failed | None:
         """Have the devices made. Returns the answer if they were not."""
-        with suppress(LinkClosedError):  # the reason is still to be read
-            self._link.send(Make())
         with suppress(LinkClosedError, ViolationError):
+            self._link.send(Make())
             select.select([self._link], [], [], _TIMEOUT_S)
-            received = self._link.receive()
-            match received:
+            match self._link.receive():
                 case Made(), _:
                     return None
                 case Failed() as failed, _:
@@ -62,8 +61,8 @@ class Keeper:
         return Failed(Fault.GATE, 0)
 
     def end(self) -> None:
-        """End it, and return when the devices are gone."""
-        self._link.close()
+        """End it, while that is allowed, and return when the devices are gone."""
+        os.kill(self._pid, signal.SIGKILL)
         self.wait()
 
     def wait(self) -> None:
