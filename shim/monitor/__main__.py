@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Final
 
 from shim.monitor.keeper import Keeper
+
+_MAX_FD: Final = 1 << 20
 
 
 def main() -> None:
     """Start the keeper, then load and be the rest of the privileged side meanwhile."""
+    os.closerange(4, _MAX_FD)  # what a caller has left open
     keeper = Keeper()
     from shim.monitor import process
 

@@ -51,9 +51,11 @@ from shim.sandbox.stages import NET_ADMIN, Profile, enter
 LINK_FD: Final = 3
 
 _NET_ADMIN: Final = frozenset({NET_ADMIN})
-_UNDO: Final = routing.SYSCALLS | files.SYSCALLS
+_UNDO: Final = routing.SYSCALLS | files.SYSCALLS_TO_UNDO
 
-MONITOR_PROFILE: Final = Profile(_UNDO | serving.SYSCALLS | links.SYSCALLS, _NET_ADMIN)
+MONITOR_PROFILE: Final = Profile(
+    _UNDO | files.SYSCALLS_TO_RECORD | serving.SYSCALLS | links.SYSCALLS, _NET_ADMIN
+)
 WARDEN_SYSCALLS: Final = _UNDO | files.SYSCALLS_TO_REMOVE | {"wait4"}
 
 _FIRST_QUESTION_S: Final = 5.0
