@@ -98,8 +98,35 @@ def test_keeper_gate_and_client_hold_none(processes: Processes) -> None:
 def test_none_can_gain_privileges_or_be_traced(processes: Processes, lab: Lab) -> None:
     for pid in astuple(processes):
         assert status(pid)["NoNewPrivs"] == "1"
+        assert status(pid)["Seccomp"] == ("0" if pid == processes.client else "2")
         # A process that is not dumpable belongs to root in /proc (proc(5)).
         assert os.stat(f"/proc/{pid}/environ").st_uid == 0
+
+
+def test_limits_leave_no_core_no_large_file_and_no_children_but_gates(
+    processes: Processes,
+) -> None:
+    for pid in (processes.warden, processes.monitor, processes.keeper, processes.gate):
+        lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        limits = {line[:25].strip(): line[26:46].strip() for line in lines}
+        assert limits["Max core file size"] == "0"
+        assert limits["Max file size"] == str(1 << 20)
+        assert int(limits["Max open files"]) <= 4096
+        if pid in (processes.warden, processes.monitor):
+            assert limits["Max processes"] == "0"
+
+
+def test_descriptor_that_a_caller_left_open_goes_no_further_than_the_client(
+    lab: Lab, overlay: Overlay
+) -> None:
+    left = lab.tmp / "left-open"
+    words = overlay.up_command(overlay.serve())
+    overlay.is_up = True
+    lab.app.run(["sh", "-c", f'exec 9>{left}; exec "$@"', "sh", *words], env=overlay.sudo)
+    found = instance(overlay.status()["pid"])
+    assert str(left) in descriptors(found.client)
+    for pid in (found.warden, found.monitor, found.keeper, found.gate):
+        assert str(left) not in descriptors(pid)
 
 
 def test_monitor_keeper_and_gate_are_one_thread_and_no_user_with_files(
@@ -261,7 +288,7 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
     overlay.up(endpoint, *options)
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
     overlay.down()
-    assert traces(lab) == []
+    until(lambda: not traces(lab), gone_within_s, "no trace after down")
 
 
 def _duration_of_up(overlay: Overlay, endpoint: Endpoint, *options: str) -> float:

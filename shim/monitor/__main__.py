@@ -10,6 +10,7 @@ from typing import Final
 from shim.monitor.keeper import Keeper
 
 LINK_FD: Final = 3
+_MAX_FD: Final = 1 << 20
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
         link = socket.socket(fileno=LINK_FD)
     except OSError:
         sys.exit("overlay-vpn: the shim is started by 'overlay-vpn up', or by systemd on a socket")
+    os.closerange(4, _MAX_FD)  # what a caller has left open
     keeper = Keeper()
     from shim.monitor import process
 

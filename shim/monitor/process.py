@@ -51,10 +51,11 @@ from shim.protocol.monitor import MONITOR
 from shim.sandbox.stages import NET_ADMIN, Profile, enter
 
 _NET_ADMIN: Final = frozenset({NET_ADMIN})
-_UNDO: Final = routing.SYSCALLS | files.SYSCALLS
+_UNDO: Final = routing.SYSCALLS | files.SYSCALLS_TO_UNDO
 
 MONITOR_PROFILE: Final = Profile(
-    _UNDO | serving.SYSCALLS | links.SYSCALLS | peer.SYSCALLS, _NET_ADMIN
+    _UNDO | files.SYSCALLS_TO_RECORD | serving.SYSCALLS | links.SYSCALLS | peer.SYSCALLS,
+    _NET_ADMIN,
 )
 WARDEN_SYSCALLS: Final = _UNDO | files.SYSCALLS_TO_REMOVE | {"wait4"}
 

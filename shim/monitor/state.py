@@ -35,7 +35,8 @@ from shim.monitor.plan import Change, Guard
 from shim.protocol import CONTROL, JOURNAL, LOCK, RUN_DIRECTORY, state_directory
 from shim.sandbox import landlock
 
-SYSCALLS: Final = frozenset({"ftruncate", "lseek", "pread64", "pwrite64"})
+SYSCALLS_TO_RECORD: Final = frozenset({"lseek", "pwrite64"})
+SYSCALLS_TO_UNDO: Final = frozenset({"ftruncate", "pread64"})
 SYSCALLS_TO_REMOVE: Final = frozenset({"unlinkat", "rmdir"})
 
 _MAX_JOURNAL_BYTES: Final = 1 << 20

@@ -57,6 +57,7 @@ class _RefusedError(Exception):
 
 def main() -> None:
     """Set up, and serve the client until it goes."""
+    linux.close_all_but({0, 1, 2, LINK_FD})  # what a caller has left open
     client = Link(socket.socket(fileno=LINK_FD), NAMESPACE)
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

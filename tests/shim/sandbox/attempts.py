@@ -23,6 +23,7 @@ from roles import ROLES
 from shim.sandbox import seccomp
 
 MACHINE = os.uname().machine
+CLONE_FS, CLONE_THREAD, CLONE_NEWNS = 0x200, 0x10000, 0x20000  # refused by every kernel as they are
 X32 = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,8 +43,8 @@ NOWHERE = ctypes.c_long(-1)
 ATTEMPTS: dict[str, Callable[[], int]] = {
     "execve": call("execve", ctypes.c_char_p(b"/nowhere"), None, None),
     "execveat": call("execveat", -100, ctypes.c_char_p(b"/nowhere"), None, None, 0),
-    "clone-namespace": call("clone", 0x10000000 | signal.SIGCHLD, None, None, None, None),
-    "clone-thread": call("clone", 0x100, None, None, None, None),
+    "clone-namespace": call("clone", CLONE_NEWNS | CLONE_FS, None, None, None, None),
+    "clone-thread": call("clone", CLONE_THREAD, None, None, None, None),
     "clone3": call("clone3", None, ctypes.c_size_t(0)),
     "openat": call("openat", -100, _path, os.O_RDONLY),
     "openat2": call("openat2", -100, _path, _how, ctypes.c_size_t(24)),
