@@ -41,7 +41,8 @@ SOMETIMES = frozenset(
 ONLY_WHEN = {
     "gate": frozenset({"setsockopt"}),  # a reset, of a connection that nobody asked for
     "keeper": ROLES["gate"],  # it passes them on
-    "monitor": frozenset({"pread64"}),  # the warden was killed, and it undoes
+    # The warden was killed, and it undoes; a service, and a second client is turned away.
+    "monitor": frozenset({"pread64", "accept4", "getsockname"}),
     "namespace": frozenset({"sendto"}),  # a message without a descriptor, as links have them
 }
 ANSWERED = frozenset({"clone3", "newfstatat", "openat"})
