@@ -66,6 +66,8 @@ class Trace:
     def __init__(self, path: Path) -> None:
         self.calls: dict[str, set[str]] = defaultdict(set)
         self.killed: list[str] = []
+        self.has_landlock: set[str] = set()
+        """Who is under Landlock, by process id."""
         lines = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines()]
         children = self._children(lines)
         modules: dict[str, str] = {}
@@ -73,6 +75,8 @@ class Trace:
         roles: dict[str, str] = {}
         for number, (pid, what) in enumerate(lines):
             name = re.match(r"(\w+)\(", what)
+            if name and name[1] == "landlock_restrict_self" and what.endswith(" = 0"):
+                self.has_landlock.add(pid)
             if name and pid in roles:
                 self.calls[roles[pid]].add(name[1])
             if number in children:
@@ -153,6 +157,7 @@ def test_up_calls_what_is_declared(lab: Lab, overlay: Overlay) -> None:
     until(lambda: not program.is_alive, 20, "the end of the trace")
     seen = Trace(trace)
     assert seen.killed == []
+    assert str(client) in seen.has_landlock
     assert seen.undeclared() == nothing("warden monitor keeper gate")
     assert seen.unused() == nothing("warden monitor keeper gate")
 

@@ -36,10 +36,12 @@ from shim.sandbox.stages import Profile, enter
 
 # fmt: off
 SYSCALLS: Final = frozenset({
-    "clone", "getpid", "getppid", "getrandom", "gettid", "pidfd_open", "pidfd_send_signal", "poll",
-    "prctl", "set_robust_list", "wait4",
+    "clone", "fcntl", "getpid", "getppid", "getrandom", "gettid", "pidfd_open",
+    "pidfd_send_signal", "poll", "prctl", "set_robust_list", "wait4",
 })
 # fmt: on
+"""To make gates, and what a gate does before it is under its own filter."""
+
 PROFILE: Final = Profile(
     SYSCALLS | process.SYSCALLS, is_isolated=True, may_fork=True, dies_with_parent=True
 )

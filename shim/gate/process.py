@@ -17,7 +17,7 @@ from shim.protocol import POOL4, POOL6, link
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.sandbox import seccomp
 
-SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS | {"fcntl"}  # for the mapping of the pool
+SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS
 
 SLOTS: Final = 65536
 """How many names can have an address at a time."""

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -85,14 +86,20 @@ def _run_child(child: Callable[[Callable[[], None]], None], writing: int) -> Non
         os._exit(status)
 
 
-def redirect(log: Path) -> None:
-    """Send what is said from now on to a log of this run; without a place for it, nowhere."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
+def open_log(log: Path) -> int:
+    """Return the log, as the last run has left it; without a place for it, what leads nowhere."""
     try:
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:
-        target = null
-    os.dup2(target, 1)
-    os.dup2(target, 2)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def redirect(log: int) -> None:
+    """Send what is said from now on to a log, of this run alone."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    with suppress(OSError):
+        os.ftruncate(log, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)

@@ -93,21 +93,25 @@ def _run(
 ) -> None:
     import uvloop
 
-    from vpn.client import app
+    from vpn.client import app, sandbox
 
     ours, monitor = shim.monitor()
-
-    def on_ready() -> None:
-        ready()
-        if log is not None:
-            detach.redirect(log)
 
     try:
         caller.become(who)
         caller.allow_many_files()
         os.chdir("/")
+        chosen = settings()
+        output = None if log is None else detach.open_log(log)
+        missing = sandbox.confine(chosen.login)
+
+        def on_ready() -> None:
+            ready()
+            if output is not None:
+                detach.redirect(output)
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(app.run(settings(), ours, on_ready))
+            runner.run(app.run(chosen, ours, missing, on_ready))
     finally:
         with contextlib.suppress(OSError):
             ours.close()

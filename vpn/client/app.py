@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shim import protocol
+from shim.protocol.common import Missing
 from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.monitor import CLIENT_OF_MONITOR
@@ -230,12 +231,19 @@ class Client:
         await self._down.wait()
 
 
-async def run(settings: Settings, link: socket.socket, on_ready: Callable[[], None]) -> None:
+async def run(
+    settings: Settings,
+    link: socket.socket,
+    missing: tuple[Missing, ...],
+    on_ready: Callable[[], None],
+) -> None:
     """Run a client over a link to the monitor until SIGINT, SIGTERM or `down`.
 
-    Raises OverlayError.
+    `missing` is what this process does without. Raises OverlayError.
     """
-    client = Client(settings, Monitor(Link(link, CLIENT_OF_MONITOR)))
+    monitor = Monitor(Link(link, CLIENT_OF_MONITOR))
+    monitor.missing = missing
+    client = Client(settings, monitor)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, client.stop)

@@ -27,12 +27,12 @@ class Monitor(Shim):
     """Speaks with the monitor of `up`."""
 
     missing: tuple[Missing, ...] = ()
-    """What the privileged side does without; known once it has answered."""
+    """What the client does without, and once it has answered, the privileged side."""
 
     async def hello(self) -> tuple[Link, socket.socket]:
         """Introduce ourselves. Returns the link to the gate and the listener for the CLI."""
         welcome, (gate, control) = await self.ask(Hello(protocol.VERSION), Welcome)
-        self.missing = welcome.missing
+        self.missing = tuple(dict.fromkeys((*self.missing, *welcome.missing)))
         return (
             Link(socket.socket(fileno=gate), CLIENT_OF_GATE),
             socket.socket(fileno=control),
