@@ -197,7 +197,7 @@ def test_change_of_the_network_is_a_reason_to_ask_the_server(
     assert time.monotonic() - started_s < DEAD_AFTER_S - 3
     lab.router.run(["nft", "delete", "table", "inet", "silence"])
     lab.app.run(["ip", "link", "del", "one"])
-    wait_for(overlay, "connected", 4)
+    wait_for(overlay, "connected", 5)
 
 
 def test_network_that_comes_back_is_used_at_once(lab: Lab, overlay: Overlay, echo: Program) -> None:
@@ -212,7 +212,7 @@ def test_network_that_comes_back_is_used_at_once(lab: Lab, overlay: Overlay, ech
     until(lambda: overlay.status()["retry_in_s"] >= 6, 60, "a long pause")
     endpoint = restart(lab, endpoint)
     lab.app.run(["ip", "-batch", "-"], stdin=_LINK_UP)
-    wait_for(overlay, "connected", 4)
+    wait_for(overlay, "connected", 5)
     assert_works(lab)
     assert leaks(lab.outer.packets(), [endpoint.flow]) == []
 
@@ -321,5 +321,7 @@ def test_command_of_run_has_its_network_again(lab: Lab, overlay: Overlay, echo: 
     restart(lab, endpoint)
     program.says("connected again", timeout_s=40)
     program.says(r"(?s)^works 0$.*^works 2$", timeout_s=10)
-    assert leaks(lab.outer.packets(), [endpoint.flow]) == []
+    # The kernel of the app may say no to what the server sends to a session that has gone.
+    found = map(str, leaks(lab.outer.packets(), [endpoint.flow]))
+    assert [one for one in found if f"> {SERVER.v4} dest-unreach port-unr" not in one] == []
     program.stop()
