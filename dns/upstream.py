@@ -67,6 +67,24 @@ def read_outcome(wire: bytes, ident: int, name: str, rtype: int) -> Outcome:
         return Outcome.FAILED
 
 
+def read_data(wire: bytes, ident: int, name: str, rtype: int) -> list[bytes]:
+    """Return the data of each record of the type in an answer to `build_query(…)`.
+
+    Total on any octets; what is no such answer has no such record.
+    """
+    try:
+        if _read(wire, ident, name, rtype) is not Outcome.FOUND:
+            return []
+        found, offset = [], read_question(wire)[3]
+        for _ in range(HEADER.unpack_from(wire)[3]):
+            record, offset = read_record(wire, offset)
+            if (record.rtype, record.rclass) == (rtype, IN):
+                found.append(wire[offset - record.rdlength : offset])
+    except WireError:
+        return []
+    return found
+
+
 def _read(wire: bytes, ident: int, name: str, rtype: int) -> Outcome:
     if len(wire) < HEADER.size:
         raise WireError("shorter than a header")

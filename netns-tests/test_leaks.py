@@ -14,11 +14,12 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from lab import Host, Lab, Program, prober, services, tcp, until
-from lab.addresses import CLOSED_PORT, ROUTER, TARGET
+from lab.addresses import CLOSED_PORT, ROUTER, SERVER, TARGET
 from lab.capture import Packet, leaks
 from lab.overlay import Endpoint, Overlay
 from lab.probes import BOUND, ONLY_ROOT_CAN, PROBES
@@ -212,6 +213,22 @@ def test_blocked_machine_says_so_and_is_opened_by_down_alone(
     assert lab.app.run(["nft", "list", "ruleset"]).stdout == ""
     overlay.down()
     assert overlay.status()["state"] == "down"
+
+
+def test_server_is_found_by_its_name_while_the_switch_holds(
+    lab: Lab, overlay: Overlay, endpoint: Endpoint, wire: Wire
+) -> None:
+    asked = services.names(lab.router, f"vpn.example.net. 60 IN A {SERVER.v4}\n")
+    named = replace(endpoint, target=endpoint.target.replace(SERVER.v4, "vpn.example.net"))
+    overlay.up(named, *SWITCH)
+    os.kill(overlay.status()["pid"], signal.SIGKILL)
+    until(lambda: overlay.status()["state"] == "blocked", 10, "the end of it")
+    wire.forget()
+    overlay.up(named, *SWITCH)
+    assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
+    # Its name alone was asked for beside the tunnel.
+    assert all(f"> {ROUTER.v4}:domain" in one or "vpn.example" in one for one in wire.leaks())
+    assert asked is not None
 
 
 def test_down_is_for_who_may_change_the_network(

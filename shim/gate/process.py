@@ -32,8 +32,8 @@ def run(
     """Be the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
     status = 1
     try:
-        seccomp.install(SYSCALLS | seccomp.SYSCALLS)
         names = Names(_open_pool(pool), generation)
+        seccomp.install(SYSCALLS | seccomp.SYSCALLS)
         Gate(capture, flow, listener, client, names, generation).run()
     except (LinkClosedError, ViolationError):
         status = 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dns import answer
 from dns.codes import ExtendedError, RCode
 from dns.message import Query, parse_query
-from dns.upstream import MAX_ANSWERS, Outcome, build_query, read_outcome
+from dns.upstream import MAX_ANSWERS, Outcome, build_query, read_data, read_outcome
 
 Ask = Callable[..., bytes]
 
@@ -164,3 +164,18 @@ def test_far_end_of_our_own_answers_and_is_understood(
     query = parse_query(build_query(7, "app.example", A))
     assert isinstance(query, Query)
     assert outcome(build(query)) is expected
+
+
+def test_data_of_the_records_that_were_asked_for() -> None:
+    wire = reply(record(CNAME, b"\x01b\xc0\x10"), record(A, b"abcd"), record(A, b"efgh"))
+    assert read_data(wire, 7, "app.example", A) == [b"abcd", b"efgh"]
+    assert read_data(wire, 8, "app.example", A) == []
+    assert read_data(wire, 7, "other.example", A) == []
+    assert read_data(wire[:-1], 7, "app.example", A) == []
+
+
+@given(st.binary(max_size=200))
+def test_data_of_any_octets_is_a_list(octets: bytes) -> None:
+    head = reply(record(A, b"abcd"))
+    for wire in (octets, head[:12] + octets, head + octets):
+        assert isinstance(read_data(wire, 7, "app.example", A), list)

@@ -84,7 +84,7 @@ class Client:
         self._paused_until_s = 0.0
         self._core: Core | None = None
         self._uplink: Uplink | None = None
-        self._places = Places()
+        self._places = Places(monitor)
         self._login = settings.login
 
     def stop(self) -> None:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
-from vpn.transport.base import Address, SocketAddress, resolve
+from vpn.client import beside
+from vpn.transport.base import Address, OuterSockets, SocketAddress, resolve
 
 
 class Places:
     """Resolves once."""
 
-    def __init__(self) -> None:
+    def __init__(self, sockets: OuterSockets) -> None:
+        """`sockets` leave beside the tunnel, and beside a kill switch that still holds."""
+        self._sockets = sockets
         self._found: Sequence[tuple[socket.AddressFamily, SocketAddress]] = ()
 
     async def resolve(
@@ -24,5 +27,13 @@ class Places:
     ) -> Sequence[tuple[socket.AddressFamily, SocketAddress]]:
         """Return the socket addresses of the server. Raises OSError."""
         if not self._found:
-            self._found = await resolve(address, kind)
+            try:
+                self._found = await resolve(address, kind)
+            except socket.gaierror as error:
+                if error.errno != socket.EAI_AGAIN:
+                    raise
+                for one in await beside.addresses_of(address.host, self._sockets):
+                    self._found = (*self._found, *await resolve(Address(one, address.port), kind))
+                if not self._found:
+                    raise
         return self._found
