@@ -168,7 +168,10 @@ def test_monitor_without_descriptors_says_so_and_recovers(lab: Lab) -> None:
     program = hostile(lab, "ask")
     program.says("^OuterSocket", timeout_s=30)
     monitor = shim(lab, "shim.monitor")[-1]
+    os.kill(program.pid, signal.SIGSTOP)  # so that it holds none for a moment only
+    until(lambda: share_runnable(monitor) == 0.0, 20, "a monitor with nothing to do")
     with no_descriptor_left(monitor):
+        os.kill(program.pid, signal.SIGCONT)
         program.says(r"^Failed\(fault=<Fault.LIMIT.*errno=24\)$")
     program.says(r"(?s)^Failed.*^OuterSocket\(\)$")
     assert shim(lab, "shim.monitor")[-1] == monitor

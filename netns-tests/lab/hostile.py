@@ -1,11 +1,13 @@
 """A client that was taken over: it holds what a client holds, and is nobody but alice.
 
-As a program, `hostile.py UID ask` asks for sockets again and again and says when the answer
-changes; `hostile.py UID deaf` asks without ever reading an answer;
-`hostile.py UID violate` breaks each rule of the links once, each time of a new
-instance; `hostile.py UID all ADDRESS PORT` sends every message that is one, in every state, with
-extreme values, keeps what it is given, and then tries to reach ADDRESS PORT of this machine through
-the socket of a flow that somebody opens.
+As a program, `hostile.py UID WHAT`:
+
+    ask                 asks for sockets again and again, and says when the answer changes
+    deaf                asks without ever reading an answer
+    violate             breaks each rule of the links once, each time of a new instance
+    all ADDRESS PORT    sends every message that is one, in every state, with extreme values, keeps
+                        what it is given, and then tries to reach ADDRESS PORT of this machine
+                        through the socket of a flow that somebody opens
 """
 
 from __future__ import annotations
@@ -252,9 +254,10 @@ def _ask_always(uid: int) -> None:
 def _be_deaf(uid: int) -> None:
     client = Client(uid)
     client.welcome()
+    client.ask(Capture(False, False, ()))
     with suppress(BrokenPipeError, ConnectionResetError):
-        while True:
-            client.monitor.send(_encode(OuterSocketWanted(4, "udp")))
+        while True:  # answers without descriptors: those on their way count for all labs together
+            client.monitor.send(_encode(Pause(0)))
     os.waitpid(client.pid, 0)
     print("ended", flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import typing
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.protocol.common import Hello
+from shim.protocol import VERSION
+from shim.protocol.common import Failed, Fault, Hello
 from shim.protocol.gate import (
     CLIENT_OF_GATE,
     GATE,
@@ -37,6 +39,7 @@ from shim.protocol.monitor import (
     MAX_PREFIXES,
     MONITOR,
     Capture,
+    OuterSocket,
     OuterSocketWanted,
     Prefix,
     ToMonitor,
@@ -217,3 +220,28 @@ def test_random_bytes_are_a_message_or_a_violation(packet: bytes) -> None:
         finally:
             raw.close()
             link.close()
+
+
+def test_what_the_peer_said_last_is_heard_also_if_it_has_not_read_everything() -> None:
+    one, other = pair(CLIENT_OF_MONITOR, MONITOR)
+    one.send(Hello(VERSION))
+    other.send(Failed(Fault.BUSY, 0))
+    other.close()
+    assert one.receive() == (Failed(Fault.BUSY, 0), [])
+    with pytest.raises(LinkClosedError):
+        one.receive()
+    one.close()
+
+
+@pytest.mark.parametrize("error", [errno.ETOOMANYREFS, errno.ENOBUFS])
+def test_kernel_without_room_is_a_peer_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def send_fds(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    one, other = pair(CLIENT_OF_MONITOR, MONITOR)
+    monkeypatch.setattr(socket, "send_fds", send_fds)
+    assert other.send(OuterSocket(), (0,)) is False
+    one.close()
+    other.close()

@@ -43,7 +43,13 @@ def _text(status: control.Status) -> str:
     if status.paused_s:
         rows["paused"] = f"for another {status.paused_s} s"
     lines = [*rows.items(), *(("warning", line) for line in status.warnings)]
-    return "\n".join([_headline(status), *(f"  {name:<8} {value}" for name, value in lines)])
+    texts = [_headline(status), *(f"  {name:<8} {value}" for name, value in lines)]
+    return "\n".join(map(_printable, texts))
+
+
+def _printable(text: str) -> str:
+    """Return a line that does nothing to a terminal: root may ask a client that is hostile."""
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _headline(status: control.Status) -> str:
