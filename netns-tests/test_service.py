@@ -9,13 +9,29 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from lab import Lab, tcp, until
+from lab import Lab, activation, limits, tcp, until
+from lab.activation import SERVICE_UID
 from lab.addresses import TARGET
 from lab.overlay import Overlay
 from vpn.cli.server import DRAIN_S
+
+UNITS = Path(__file__).parents[1] / "packaging/systemd"
+# ProtectProc=, ProcSubset=, ProtectKernelTunables= (systemd.exec(5)).
+PROC_OF_CLIENT = 'mount -t proc -o subset=pid,hidepid=invisible none /proc; exec "$@"'
+PROC_OF_SHIM = """
+    mount -t proc -o hidepid=invisible none /proc
+    mount --bind -o ro /proc/sys /proc/sys
+    exec "$@"
+"""
+
+
+def in_proc(script: str) -> list[str]:
+    """The words that go before a program for it to see what a script has mounted."""
+    return ["unshare", "--mount", "sh", "-euc", script, "sh"]
 
 
 class Manager:
@@ -94,3 +110,29 @@ def test_server_stops_at_once_when_told_twice(lab: Lab, overlay: Overlay) -> Non
     near.close()
     far.close()
     client.stop(timeout_s=15)
+
+
+def test_shim_and_client_work_within_the_limits_of_their_units(lab: Lab, overlay: Overlay) -> None:
+    if not lab.is_multi_user:
+        pytest.skip("needs other users")
+    tcp.serve(lab.target, "echo", TARGET.v4, 80)
+    policy = lab.app.path(activation.POLICY)
+    policy.parent.mkdir()
+    activation.write_policy(lab, users=["alice"])
+    shim = activation.serve(
+        lab,
+        SERVICE_UID,
+        wrapper=in_proc(PROC_OF_SHIM),
+        limits=limits.command(UNITS / "overlay-vpn-shim.service"),
+    )
+    argv = overlay.up_command(overlay.serve(), "--foreground")
+    within = limits.command(UNITS / "overlay-vpn-client@.service")
+    alice = ["setpriv", f"--reuid={lab.alice.uid}", f"--regid={lab.alice.gid}", "--clear-groups"]
+    client = lab.app.popen([*in_proc(PROC_OF_CLIENT), *alice, *within, *argv])
+    client.says("^connected$", timeout_s=30)
+    assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
+    assert client.stop(timeout_s=15) == 0
+    shim.says("^ended 0$")
+    assert shim.stop() == 0
+    policy.unlink()
+    policy.parent.rmdir()
