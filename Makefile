@@ -6,6 +6,9 @@
 SHELL := bash
 BIN := .venv/bin
 
+# The most exposure that each unit may have (systemd-analyze security); see docs/decisions/0008-units.md
+UNITS := server=1.0 client=1.0 shim=2.0
+
 .PHONY: setup check test demo bench soak clean
 
 setup: .venv/.ready
@@ -20,6 +23,7 @@ check: setup
 	$(BIN)/mypy netns-tests/lab
 	$(BIN)/pytest -q tests/test_floors.py
 	tools/check-docs
+	tools/check-units $(UNITS)
 
 test: setup
 	$(BIN)/pytest -q tests

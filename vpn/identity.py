@@ -46,6 +46,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from vpn.errors import ConfigurationError
+from vpn.private import is_open_to_others
 from vpn.ssh import asyncssh
 
 ALGORITHM = "ssh-ed25519"  # RFC 8709, section 4
@@ -223,7 +224,7 @@ def _check_private(name: str, status: os.stat_result) -> None:
             f"cannot use key {name}: it belongs to user {status.st_uid}; "
             f"run `chown {os.geteuid()} {quoted}`"
         )
-    if status.st_mode & 0o077:
+    if is_open_to_others(status, os.geteuid()):
         raise ConfigurationError(
             f"cannot use key {name}: others can read it (mode {stat.S_IMODE(status.st_mode):04o}); "
             f"run `chmod 600 {quoted}`"

@@ -25,9 +25,11 @@ MONITOR = (sys.executable, "-I", "-B", "-m", "shim.monitor")
 SERVICE_UID = 61101
 
 
-def serve(lab: Lab, uid: int = 0, wrapper: Sequence[str] = ()) -> Program:
-    """Start the service on the app; it ends with the lab."""
-    argv = [*wrapper, sys.executable, __file__, SOCKET, str(uid), *MONITOR]
+def serve(
+    lab: Lab, uid: int = 0, wrapper: Sequence[str] = (), limits: Sequence[str] = ()
+) -> Program:
+    """Start the service on the app, and its program within `limits`; it ends with the lab."""
+    argv = [*wrapper, sys.executable, __file__, SOCKET, str(uid), *limits, *MONITOR]
     program = lab.app.popen(argv, env={"PYTHONPATH": str(Path(__file__).parents[1])})
     program.says("^listening$")
     return program

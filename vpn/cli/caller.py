@@ -43,8 +43,9 @@ def find(environment: Mapping[str, str]) -> Caller:
 
 def allow_many_files() -> None:
     """Use as many descriptors as the machine allows: each flow is one (getrlimit(2))."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # a service manager has done it, and may not let us
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def become(caller: Caller) -> None:
@@ -62,8 +63,14 @@ def become(caller: Caller) -> None:
 
 def lock() -> None:
     """Give away every capability for good, and keep keys in memory from being traced or dumped."""
-    prctl.cap_inheritable.limit()
-    prctl.cap_effective.limit()
-    prctl.cap_permitted.limit()
+    if _holds_capabilities():  # else a service manager may not let us say so again
+        prctl.cap_inheritable.limit()
+        prctl.cap_effective.limit()
+        prctl.cap_permitted.limit()
     prctl.set_dumpable(0)
     prctl.set_no_new_privs(1)
+
+
+def _holds_capabilities() -> bool:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) for line in lines if line.startswith(("CapInh", "CapPrm")))

@@ -10,7 +10,6 @@ import importlib
 import logging
 import sys
 import traceback
-from importlib.metadata import version
 from typing import Final
 
 import click
@@ -29,6 +28,7 @@ _VERBS: Final = {
     "recover": "vpn.cli.recover",
     "run": "vpn.cli.run",
     "server": "vpn.cli.server",
+    "service": "vpn.cli.service",
     "status": "vpn.cli.status",
     "up": "vpn.cli.up",
 }
@@ -49,7 +49,7 @@ class _Verbs(click.Group):
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("overlay-vpn"), prog_name="overlay-vpn")
+@click.version_option(package_name="overlay-vpn", prog_name="overlay-vpn")
 @click.option("-v", "--verbose", is_flag=True, help="Say more when something fails.")
 @click.pass_context
 def cli(context: click.Context, verbose: bool) -> None:
@@ -86,6 +86,11 @@ def run(arguments: list[str]) -> int:
         if verbose:
             traceback.print_exc()
         return status_of_ours or error.status
+    except ImportError as error:
+        _say(f"the installation is not complete: {error}; see 'overlay-vpn service check'")
+        if verbose:
+            traceback.print_exc()
+        return status_of_ours or Exit.CONFIGURATION
     except Exception as error:  # whatever it is, the user gets one line
         _say(f"unexpected {type(error).__name__}: {error} (run 'overlay-vpn -v …' for the details)")
         if verbose:

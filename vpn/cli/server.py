@@ -48,19 +48,24 @@ def command(listen: str, key: Path, authorized_keys: Path) -> None:
     import uvloop
 
     from vpn import identity
+    from vpn.server import startup
 
     caller.allow_many_files()
     address = parse_listen(listen)
+    startup.check()
     loaded = identity.load(key)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(loaded, address, authorized_keys))
 
 
 async def _serve(key: Identity, address: Address, authorized_keys: Path) -> None:
+    from vpn.notify import READY, STOPPING, Notifier, status
     from vpn.server.app import Server
     from vpn.ssh.authorized_files import AuthorizedFiles
     from vpn.transport.base import Listening, load
 
+    notifier = Notifier()
+    notifier.keep_alive()
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,7 +73,9 @@ async def _serve(key: Identity, address: Address, authorized_keys: Path) -> None
     listening = Listening(address, key.seed)
     server = await Server.start(load("quic"), listening, AuthorizedFiles([authorized_keys]))
     _announce(key, server)
+    notifier.send(READY, status(f"listening on {server.address}/udp"))
     await signals.get()
+    notifier.send(STOPPING, status(f"{server.flow_count} flows may end by themselves"))
     draining = asyncio.create_task(server.close(DRAIN_S))
     again = asyncio.create_task(signals.get())
     await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)

@@ -46,6 +46,7 @@ from vpn.client.monitor import Monitor
 from vpn.client.places import Places
 from vpn.client.uplink import Uplink
 from vpn.errors import OverlayError
+from vpn.notify import READY, STOPPING, Notifier, status
 from vpn.ssh import client as ssh
 from vpn.target import Routes, Target
 from vpn.transport import base
@@ -245,11 +246,23 @@ async def run(
     monitor.missing = missing
     client = Client(settings, monitor)
     loop = asyncio.get_running_loop()
+    notifier = Notifier()
+    notifier.keep_alive()
+
+    def stop() -> None:
+        notifier.send(STOPPING)
+        client.stop()
+
+    def ready() -> None:
+        notifier.send(READY, status("connected"))
+        on_ready()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, client.stop)
-    await client.run(on_ready)
+        loop.add_signal_handler(number, stop)
+    await client.run(ready)
 
 
 def say(line: str) -> None:
-    """Say what happened, in the foreground to the user, in the background to the log."""
+    """Say what happened: to the user or to the log, and to the service manager."""
     print(f"overlay-vpn: {line}", file=sys.stderr, flush=True)
+    Notifier().send(status(line))

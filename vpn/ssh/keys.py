@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from asyncssh.public_key import KeyImportError, SSHKey, SSHKeyPair, load_keypairs
 
 from vpn.errors import ConfigurationError
+from vpn.private import is_open_to_others
 
 DEFAULT_FILES = tuple(Path("~/.ssh") / name for name in ("id_ed25519", "id_ecdsa", "id_rsa"))
-_READABLE_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def load_default(paths: Iterable[Path] = DEFAULT_FILES) -> KeyFiles:
 def _load(path: Path) -> Sequence[SSHKeyPair]:
     """Return a key with and without its certificate; nothing if it is encrypted."""
     path = path.expanduser()
-    if os.stat(path).st_mode & _READABLE_BY_OTHERS:
+    if is_open_to_others(os.stat(path), os.geteuid()):
         raise ValueError(f"it can be read by others; run `chmod 600 {path}`")
     try:
         return load_keypairs(str(path), ignore_encrypted=True)

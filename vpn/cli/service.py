@@ -1,0 +1,106 @@
+"""`overlay-vpn service`: the systemd units of the server, the shim and the client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from vpn.errors import Exit, NotPermittedError
+
+if TYPE_CHECKING:
+    from vpn.service.installer import Place
+
+_KINDS: Final = ("server", "shim", "client")
+_NEXT: Final = {
+    "server": "systemctl enable --now overlay-vpn-server",
+    "shim": "systemd-sysusers, then systemctl enable --now overlay-vpn-shim.socket",
+    "client": "systemctl enable --now overlay-vpn-client@USER",
+}
+
+
+def _kind(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("kind", type=click.Choice(_KINDS), default="server")(command)
+
+
+def _root(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--root",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("/"),
+        metavar="DIRECTORY",
+        help="Take this directory for the root of the file system, as packages are built.",
+    )(command)
+
+
+@click.group("service")
+def command() -> None:
+    """Run the server, the shim or the client as a service of systemd."""
+
+
+@command.command("print")
+@_kind
+def print_(kind: str) -> None:
+    """Print the units as 'install' would write them."""
+    for path, text in _files(kind).items():
+        click.echo(f"# {path}\n{text}")
+
+
+@command.command("install")
+@_kind
+@_root
+def install(kind: str, root: Path) -> None:
+    """Write the units. Those that are as they should be are left alone.
+
+    A unit that was changed is never overwritten: changes belong into drop-ins.
+    """
+    from vpn.service import installer
+
+    written = installer.install(_place(root), _files(kind))
+    for path in written:
+        click.echo(f"wrote {path}")
+    if written:
+        click.echo(f"next: systemctl daemon-reload, {_NEXT[kind]}")
+
+
+@command.command("uninstall")
+@_kind
+@_root
+def uninstall(kind: str, root: Path) -> None:
+    """Remove the units that 'install' has written, and nothing else."""
+    from vpn.service import installer
+
+    for path in installer.uninstall(_place(root), installer.paths(kind)):
+        click.echo(f"removed {path}")
+
+
+@command.command("check")
+@_kind
+@_root
+def check(kind: str, root: Path) -> int:
+    """Name what an installed unit lacks, such as a bind that its root needs."""
+    from vpn.service import checks
+    from vpn.service.installer import Place
+
+    found = checks.problems(Place(root), kind)
+    for line in found:
+        click.echo(f"overlay-vpn: {line}", err=True)
+    return Exit.CONFIGURATION if found else Exit.OK
+
+
+def _place(root: Path) -> Place:
+    from vpn.service.installer import Place
+
+    if root == Path("/") and os.geteuid() != 0:
+        raise NotPermittedError("units belong to root; run it with sudo")
+    return Place(root)
+
+
+def _files(kind: str) -> dict[Path, str]:
+    from vpn.service import closure, installer
+
+    binds = closure.binds_for(closure.needs()) if kind == "server" else []
+    return installer.files(kind, closure.interpreter(), binds)

@@ -1,0 +1,93 @@
+"""What is wrong with the installed units, drop-ins included: one line for each thing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Final
+
+from vpn.service import closure
+from vpn.service.installer import Place
+from vpn.service.units import UNITS, Unit
+
+_SPECIAL: Final = {
+    "any": ("0.0.0.0/0", "::/0"),
+    "localhost": ("127.0.0.0/8", "::1/128"),
+    "link-local": ("169.254.0.0/16", "fe80::/64"),
+    "multicast": ("224.0.0.0/4", "ff00::/8"),
+}
+"""The names of systemd.resource-control(5) for networks."""
+
+
+def problems(place: Place, kind: str) -> list[str]:
+    """Return what keeps a service from starting, or from doing its work.
+
+    Raises ConfigurationError if a unit cannot be read, OverlayError if nothing can be said.
+    """
+    found: list[str] = []
+    for name in UNITS[kind]:
+        unit = place.read(name)
+        found += of_interpreter(name, unit)
+        if not found and unit.has_root:
+            found += of_root(name, unit, closure.needs())
+        found += of_credentials(name, unit, place)
+        found += of_resolvers(name, unit, _resolvers(place.of(Path("/etc/resolv.conf"))))
+    return found
+
+
+def of_interpreter(name: str, unit: Unit) -> Iterator[str]:
+    """A unit may belong to another installation, or to one that is gone."""
+    python = unit.interpreter
+    if python in (None, closure.interpreter()):
+        return
+    if os.access(python, os.X_OK):
+        yield f"{name} runs {python}: run '{python} -I -m vpn.cli.main service check'"
+    else:
+        yield f"{name} runs {python}, which is not there: run 'overlay-vpn service install'"
+
+
+def of_root(name: str, unit: Unit, needs: list[closure.Need]) -> Iterator[str]:
+    """Each thing that has to be bound, with what needs it."""
+    binds, told = unit.binds, set()
+    for need in needs:
+        path = closure.missing(need.path, binds)
+        if path is not None and path not in told:
+            told.add(path)
+            yield (
+                f"{path} is not in the root of {name}: {need.reason}; add "
+                f"'BindReadOnlyPaths={path}', or run 'overlay-vpn service install'"
+            )
+
+
+def of_credentials(name: str, unit: Unit, place: Place) -> Iterator[str]:
+    """Each file that systemd has to read before the start."""
+    for path in unit.credentials:
+        with suppress(PermissionError):  # it is not ours to read, but systemd's
+            if not place.of(Path(path)).exists():
+                yield f"{path} is not there: {name} loads it; see 'man overlay-vpn'"
+
+
+def of_resolvers(name: str, unit: Unit, resolvers: list[str]) -> Iterator[str]:
+    """Each resolver that a unit with an address list may not ask."""
+    words = unit.words("IPAddressAllow")
+    allowed = [ip_network(net) for word in words for net in _SPECIAL.get(word, (word,))]
+    for resolver in resolvers if allowed else ():
+        address = ip_address(resolver.partition("%")[0])
+        networks: list[IPv4Network | IPv6Network] = allowed
+        if not any(address in network for network in networks):
+            yield (
+                f"the resolver {resolver} may not be asked by {name}: add "
+                f"'IPAddressAllow={resolver}' to a drop-in"
+            )
+
+
+def _resolvers(path: Path) -> list[str]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    words = [line.split() for line in lines]
+    return [each[1] for each in words if len(each) > 1 and each[0] == "nameserver"]
