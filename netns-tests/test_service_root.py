@@ -73,7 +73,7 @@ def test_complete_root_carries_a_session(lab: Lab, overlay: Overlay, rooted: Roo
     assert "Seccomp:\t2\n" in Path(f"/proc/{server.pid}/status").read_text()
     found = [
         path
-        for path in ("/etc/passwd", "/etc/ssl", "/bin/sh", "/usr/bin/env")
+        for path in ("/etc/hosts", "/etc/passwd", "/etc/ssl", "/bin/sh", "/usr/bin/env")
         if lab.server.path(f"/proc/{server.pid}/root{path}").exists()
     ]
     address = lab.server.address.v4
@@ -87,7 +87,7 @@ def test_complete_root_carries_a_session(lab: Lab, overlay: Overlay, rooted: Roo
     assert tcp.outcome(lab.app, TARGET.v6, CLOSED_PORT) == "ECONNREFUSED"
     overlay.down()
     assert server.stop() == 0
-    assert found == []
+    assert found == ["/etc/hosts"]
     assert server.stderr == ""
 
 

@@ -23,6 +23,8 @@ from vpn.service import units
 SERVER_ROOT: Final = Path("/var/lib/overlay-vpn/root")
 
 _UNITS: Final = Path("/etc/systemd/system")
+_OTHER_UNITS: Final = (Path("/run/systemd/system"), Path("/usr/lib/systemd/system"))
+"""Where units and drop-ins are that we did not write (systemd.unit(5))."""
 _USERS: Final = Path("/etc/sysusers.d")
 _SEAL: Final = re.compile(r"# Written by 'overlay-vpn service install'. sha256 ([0-9a-f]{64})\n")
 
@@ -42,15 +44,23 @@ class Place:
         return self.of(_UNITS / name)
 
     def read(self, name: str) -> units.Unit:
-        """Return what a unit and its drop-ins say. Raises ConfigurationError."""
-        path = self.unit(name)
-        texts = [path, *sorted(path.with_name(f"{name}.d").glob("*.conf"))]
-        try:
-            return units.Unit(each.read_text() for each in texts)
-        except OSError as error:
+        """Return what a unit and its drop-ins say, wherever they are. Raises ConfigurationError.
+
+        To a template belong the drop-ins of all its instances.
+        """
+        folders = [self.of(folder) for folder in (_UNITS, *_OTHER_UNITS)]
+        found = [folder / name for folder in folders if (folder / name).exists()]
+        pattern = f"{name.replace('@', '@*')}.d/*.conf"
+        drop_ins = [path for folder in folders for path in folder.glob(pattern)]
+        if not found:
             raise ConfigurationError(
-                f"cannot read {error.filename}: {error.strerror}; run 'overlay-vpn service install'"
-            ) from error
+                f"there is no {self.unit(name)}; run 'overlay-vpn service install'"
+            )
+        texts = [found[0], *sorted(drop_ins, key=lambda path: path.name)]
+        try:
+            return units.Unit([each.read_text() for each in texts])
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def paths(kind: str) -> list[Path]:

@@ -82,6 +82,27 @@ def test_drop_ins_are_read_and_stay(place: Place) -> None:
     assert drop_in.exists()
 
 
+def test_drop_ins_of_an_instance_and_of_others_are_read(place: Place) -> None:
+    installer.install(place, files_of("client"))
+    for number, folder in enumerate(("etc/systemd", "run/systemd", "usr/lib/systemd")):
+        drop_in = (
+            place.root / folder / "system/overlay-vpn-client@alice.service.d" / f"{number}.conf"
+        )
+        drop_in.parent.mkdir(parents=True)
+        drop_in.write_text(f"[Service]\nIPAddressAllow=192.0.2.{number}\n")
+    allowed = place.read("overlay-vpn-client@.service").words("IPAddressAllow")
+    assert allowed[-3:] == ["192.0.2.0", "192.0.2.1", "192.0.2.2"]
+
+
+def test_unit_of_a_package_is_read_unless_there_is_one_of_ours(place: Place) -> None:
+    packaged = place.root / "usr/lib/systemd/system/overlay-vpn-server.service"
+    packaged.parent.mkdir(parents=True)
+    packaged.write_text("[Service]\nExecStart=/packaged/python\n")
+    assert place.read(packaged.name).interpreter == "/packaged/python"
+    installer.install(place, files_of("server"))
+    assert place.read(packaged.name).interpreter == "/srv/env/bin/python"
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("server", "overlay-vpn-server.service"), ("client", "overlay-vpn-client@alice.service")],
