@@ -75,7 +75,7 @@ class Trace:
         roles: dict[str, str] = {}
         for number, (pid, what) in enumerate(lines):
             name = re.match(r"(\w+)\(", what)
-            if name and name[1] == "landlock_restrict_self" and what.endswith(" = 0"):
+            if re.match(r"(<\.\.\. )?landlock_restrict_self\b.* = 0$", what):  # maybe resumed
                 self.has_landlock.add(pid)
             if name and pid in roles:
                 self.calls[roles[pid]].add(name[1])
