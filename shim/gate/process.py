@@ -15,7 +15,7 @@ from shim.gate.loop import Gate
 from shim.gate.names import Names
 from shim.protocol import POOL4, POOL6, link
 from shim.protocol.link import Link, LinkClosedError, ViolationError
-from shim.sandbox import seccomp
+from shim.sandbox import filters, seccomp
 
 SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS | {"fcntl"}  # for the mapping of the pool
 
@@ -32,7 +32,7 @@ def run(
     """Be the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
     status = 1
     try:
-        seccomp.install(SYSCALLS | seccomp.SYSCALLS)
+        filters.install(seccomp.assemble(SYSCALLS))
         names = Names(_open_pool(pool), generation)
         Gate(capture, flow, listener, client, names, generation).run()
     except (LinkClosedError, ViolationError):
