@@ -164,6 +164,33 @@ def line_of(done: CompletedProcess[str], status: int) -> str:
     return line
 
 
+WRITES_AND_ENDS = """
+import os, socket, sys
+one = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+one.sendall(bytes(3 << 20))
+os._exit(0)
+"""
+
+
+def test_what_was_written_before_the_end_arrives(lab: Lab, overlay: Overlay, runs: Runs) -> None:
+    endpoint = overlay.serve()
+    options = [endpoint.target, *endpoint.pin, "-i", overlay.identity]
+    with tcp.listen(lab.target, TARGET.v4) as listener:
+        port = str(listener.getsockname()[1])
+        program = runs.start(
+            sys.executable, "-c", WRITES_AND_ENDS, TARGET.v4, port, options=options
+        )
+        stream, _ = listener.accept()
+        with stream:
+            stream.settimeout(20)
+            received = 0
+            while data := stream.recv(1 << 16):
+                received += len(data)
+        assert received == 3 << 20
+        assert program.wait() == 0
+
+
 def wheel(folder: Path) -> None:
     """Write a simple index (PEP 503) with one wheel (PEP 427)."""
     place = folder / "simple" / "labsample"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Final
 
@@ -30,6 +31,10 @@ from vpn.ssh.services import RESOLVER
 from vpn.transport.base import OuterSockets
 
 DNS_PORT: Final = 53
+
+_DRAIN_S: Final = 10.0
+_STANDSTILL_S: Final = 1.0
+_STEPS: Final = 100
 
 
 class Core:
@@ -65,6 +70,20 @@ class Core:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not self._configured.done():
             raise OverlayError("the gate has ended; run 'overlay-vpn recover', then again")
+
+    async def drain(self) -> None:
+        """Let what was written before the end arrive: until no flow has anything left to bring.
+
+        For at most `_DRAIN_S`, and no longer than it goes on.
+        """
+        deadline_s, sent = time.monotonic() + _DRAIN_S, -1
+        while self.counters.active and time.monotonic() < deadline_s:
+            if self.counters.bytes_up == sent:
+                return
+            sent = self.counters.bytes_up
+            for _ in range(_STEPS):
+                if self.counters.active:
+                    await asyncio.sleep(_STANDSTILL_S / _STEPS)
 
     def abort(self) -> None:
         """Reset every flow, and ask nobody any more."""

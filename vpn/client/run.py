@@ -106,6 +106,7 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         for each in published:
             each.close()
         await loop.run_in_executor(None, members.end, spaces[2])
+        await core.drain()
         core.abort()
         problem = _write_report(settings, report, started, status)
         send(parent, Done(report.has_denied, problem))
