@@ -87,7 +87,7 @@ def test_detector_sees_code_run_as_root(lab: Lab, plants: Plants) -> None:
     assert plants.ran_as_root() >= {"hostile msgspec 0"}
     run(lab, plants, PYTHON, "-c", "", PYTHONPATH=plants.environment["PYTHONPATH"])
     assert plants.ran_as_root() >= {"hostile sitecustomize 0"}
-    run(lab, plants, PYTHON, "-m", "shim.monitor")
+    run(lab, plants, PYTHON, "-m", "shim.warden")
     assert plants.ran_as_root() >= {"hostile shim 0"}
     outside = f"{sys.base_prefix}/bin/{VERSION}"  # a virtual environment has no user site
     run(lab, plants, outside, "-c", "", HOME=str(lab.alice.home))
@@ -105,7 +105,7 @@ def test_up_and_recover_as_root_run_no_plant(lab: Lab, overlay: Overlay, plants:
     assert plants.ran() == set()
 
 
-@pytest.mark.parametrize("module", ["shim.monitor", "shim.gate", "shim.recover"])
+@pytest.mark.parametrize("module", ["shim.warden", "shim.monitor", "shim.gate", "shim.recover"])
 def test_privileged_programs_run_no_plant(lab: Lab, plants: Plants, module: str) -> None:
     """As the client and systemd start them; they end for want of a link, after their imports."""
     argv = (PYTHON, "-I", "-B", "-m", module)

@@ -15,7 +15,7 @@ import re
 import signal
 import socket
 import sys
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ from lab.extremes import encodings, kinds, noise
 from lab.overlay import Overlay
 from shim.gate.loop import Gate
 from shim.gate.names import Names
-from shim.monitor.peer import Policy
-from shim.monitor.plan import Change
+from shim.monitor.plan import EVERYTHING, Change
 from shim.monitor.service import TABLE, Phase, Service
 from shim.protocol import POOL4, POOL6, VERSION
 from shim.protocol.common import Hello
@@ -123,10 +122,9 @@ class MonitorSide(Side):
             self.world,  # type: ignore[arg-type]
             self.world,  # type: ignore[arg-type]
             (4, 6),
+            tuple(map(ip_network, EVERYTHING)),
             *self.others,
             (),
-            Policy(),
-            None,
         )
         for message in WAY_TO[phase]:
             self.service._on_message(message)
@@ -259,8 +257,8 @@ def test_half_a_million_random_packets_each(which: str) -> None:
         kept += side.hear(packet, [0] * (1 + number % MANY) if number % 101 == 0 else None)
         if number % 64 == 0:
             side.drain()
-            if isinstance(side, MonitorSide) and side.service._phase is not Phase.READY:
-                side.service._phase = Phase.READY
+            if isinstance(side, MonitorSide) and side.service.phase is not Phase.READY:
+                side.service.phase = Phase.READY
     assert 0 < kept < PACKETS // 4
     assert descriptors() == before
     side.close()
@@ -314,7 +312,7 @@ REACH = {
         r"file \+ /run/overlay-vpn(/net-\d+(/(lock|journal|client.sock))?)? .*",
         r"socket \+ u_seq LISTEN .*/client.sock .*",
     ),
-    "the processes of the shim": (r"process \+ \d+ \S+ -I -B -m shim.(monitor|gate)",),
+    "the processes of the shim": (r"process \+ \d+ \S+ -I -B -m shim.(warden|monitor|gate)",),
 }
 """What the list in SECURITY.md says, and how it looks on the host."""
 

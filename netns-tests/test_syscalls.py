@@ -41,8 +41,9 @@ SOMETIMES = frozenset(
 ONLY_WHEN = {
     "gate": frozenset({"setsockopt"}),  # a reset, of a connection that nobody asked for
     "keeper": ROLES["gate"],  # it passes them on
-    # The warden was killed, and it undoes; a service, and a second client is turned away.
-    "monitor": frozenset({"pread64", "accept4", "getsockname"}),
+    "monitor": frozenset({"pread64"}),  # the warden was killed, and it undoes
+    # A service, and a second client is turned away.
+    "warden": frozenset({"poll", "accept4", "getsockname"}),
     "namespace": frozenset({"sendto"}),  # a message without a descriptor, as links have them
 }
 ANSWERED = frozenset({"clone3", "newfstatat", "openat"})
@@ -55,8 +56,13 @@ RUNS = re.compile(r'execve\(.*"-m", "(shim\.\w+)"')
 FILTER = re.compile(
     r"SECCOMP_MODE_FILTER, (\{|0x)"
 )  # and not NULL, which asks whether there are any
-FIRST = {"shim.monitor": "warden", "shim.gate": "keeper", "shim.unshare": "namespace"}
-SECOND = {"shim.monitor": "monitor", "shim.unshare": "keeper"}
+FIRST = {
+    "shim.warden": "warden",
+    "shim.monitor": "monitor",
+    "shim.gate": "keeper",
+    "shim.unshare": "namespace",
+}
+SECOND = {"shim.unshare": "keeper"}
 """Who a process is when it installs a filter: the one that was run, or a fork of it."""
 
 
@@ -194,8 +200,9 @@ def test_call_that_is_not_declared_is_seen(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.write_text(
         """\
-1 execve("python", ["python", "-I", "-B", "-m", "shim.monitor"], 0x0 /* 2 vars */) = 0
+1 execve("python", ["python", "-I", "-B", "-m", "shim.warden"], 0x0 /* 2 vars */) = 0
 1 clone(child_stack=NULL, flags=SIGCHLD <unfinished ...>
+2 execve("python", ["python", "-I", "-B", "-m", "shim.monitor"], 0x0 /* 2 vars */) = 0
 2 prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {len=69, filter=0x0}) = 0
 2 poll([], 0, 0) = 0
 1 <... clone resumed>, child_tidptr=0x0) = 2

@@ -10,32 +10,22 @@ CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 
-_PR_SET_SECUREBITS: Final = 28
-_PR_CAP_AMBIENT: Final = 47
-_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
-
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _checked(result: int) -> None:
-    if result != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
 
 
 def unshare(flags: int) -> None:
     """Leave namespaces for new ones (unshare(2)). Raises OSError."""
-    _checked(_libc.unshare(flags))
+    if _libc.unshare(flags) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
-def clear_ambient() -> None:
-    """Empty the ambient capability set (capabilities(7)). Raises OSError."""
-    _checked(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
-
-
-def set_securebits(bits: int) -> None:
-    """Set the securebits of this thread (capabilities(7)). Raises OSError."""
-    _checked(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(bits), 0, 0, 0))
+def isolate() -> None:
+    """Leave for an empty network. Without the capability, it takes a user namespace."""
+    try:
+        unshare(CLONE_NEWNET)
+    except PermissionError:
+        unshare(CLONE_NEWUSER | CLONE_NEWNET)
 
 
 def close_all_but(keep: set[int]) -> None:

@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 from shim.monitor.netlink import Netlink
-from shim.monitor.state import BusyError, State
+from shim.warden.state import BusyError, State
 
 BUSY: Final = 75
 
@@ -23,10 +23,10 @@ def main() -> int:
     except OSError as error:
         print(f"overlay-vpn: cannot open the state directory: {error}", file=sys.stderr)
         return 1
-    if state.is_guarded and "--keep-kill-switch" in sys.argv[1:]:
+    if state.journal.is_guarded and "--keep-kill-switch" in sys.argv[1:]:
         return 0
     try:
-        state.undo(Netlink())
+        state.journal.undo(Netlink())
     except OSError as error:
         print(f"overlay-vpn: cannot undo a routing rule: {error}", file=sys.stderr)
         return 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ PURE = [
     ROOT / "shim/gate/names.py",
     ROOT / "shim/gate/packet.py",
     ROOT / "shim/monitor/plan.py",
+    ROOT / "shim/warden/guard.py",
     ROOT / "vpn/client/reconnect.py",
     ROOT / "vpn/policy.py",
     ROOT / "vpn/report.py",
@@ -84,9 +87,10 @@ def test_product_never_imports_scapy(package: str) -> None:
     assert not [path for path in sources(package) if "scapy" in roots(path)]
 
 
-def test_pyroute2_is_in_one_file() -> None:
+def test_pyroute2_is_in_two_files() -> None:
+    """In that of what the monitor changes, and in that of what it does not, and does not load."""
     users = [path for path in sources("shim") + sources("vpn") if "pyroute2" in roots(path)]
-    assert users == [ROOT / "shim/monitor/netlink.py"]
+    assert users == [ROOT / "shim/interfaces.py", ROOT / "shim/monitor/netlink.py"]
 
 
 @pytest.mark.parametrize("path", PURE, ids=str)
@@ -95,14 +99,14 @@ def test_pure_module_does_no_io(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sources("shim"), ids=str)
-def test_shim_runs_no_command_but_the_keeper(path: Path) -> None:
+def test_shim_runs_no_command_but_keeper_and_monitor(path: Path) -> None:
     called = {
         node.attr
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
     }
     runs = called & {"execv", "execve", "system", "popen", "Popen", "posix_spawn"}
-    assert runs == ({"posix_spawn"} if path == ROOT / "shim/monitor/keeper.py" else set())
+    assert runs == ({"posix_spawn"} if path == ROOT / "shim/warden/children.py" else set())
     assert "subprocess" not in roots(path)
 
 
@@ -121,3 +125,81 @@ import vpn.cli.main, vpn.client.app, vpn.server.app, vpn.identity
 
     assert said("import subprocess; subprocess.run(['true'])") == "ran a program\n"
     assert said("") == ""
+
+
+# The monitor is small: all of it, what it imports late included.
+
+HEAVY = {"asyncssh", "aioquic", "cryptography", "click", "rich", "scapy"}
+MONITOR_LINES = 900
+_NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+
+
+def code_lines(source: str) -> int:
+    """Lines that are not blank, comment or docstring (any string that stands alone)."""
+    strings = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    code = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in _NO_CODE
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    return len(code - strings)
+
+
+def loaded(root: Path, *modules: str) -> tuple[set[str], list[Path]]:
+    """What `-X importtime` shows of these modules, and their files below `root`.
+
+    In an isolated interpreter. What a file imports inside a function is imported, too.
+    """
+    source = f"import sys; sys.path.insert(0, {str(root)!r}); import {', '.join(modules)}"
+    argv = [sys.executable, "-I", "-B", "-X", "importtime", "-c", source]
+    report = subprocess.run(argv, capture_output=True, text=True, check=True).stderr
+    names = {line.rpartition("|")[2].strip() for line in report.splitlines()}
+    files = {file for name in names if (file := file_of(root, name))}
+    wanted = {name for file in files for name in imports(file) if file_of(root, name)}
+    if wanted <= names:
+        return names, sorted(files)
+    return loaded(root, *modules, *sorted(wanted - names))
+
+
+def file_of(root: Path, module: str) -> Path | None:
+    path = root / module.replace(".", "/")
+    found = [one for one in (path / "__init__.py", path.with_suffix(".py")) if one.exists()]
+    return found[0] if found else None
+
+
+def test_detector_counts_code_and_nothing_else() -> None:
+    assert code_lines("'''Said.\n\nmore'''\n\n# why\nX = 1  # so\n'''What it is.'''\n") == 1
+    assert code_lines("def f(\n    a: int,\n) -> None:\n    '''Do.'''\n\n    f('''a\nb''')\n") == 5
+
+
+def test_detector_sees_what_is_imported_late(tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / "__init__.py").write_text("")
+    (planted / "early.py").write_text("def f():\n    from planted import late\n")
+    (planted / "late.py").write_text("def f():\n    import planted.last\n")
+    (planted / "last.py").write_text("import click\n" + "X = 1\n" * 900)
+    names, files = loaded(tmp_path, "planted.early")
+    assert "click" in names
+    assert [file.stem for file in files] == ["__init__", "early", "last", "late"]
+    assert sum(code_lines(file.read_text()) for file in files) == 905
+
+
+def test_monitor_is_small_and_loads_nothing_heavy() -> None:
+    names, files = loaded(ROOT, "shim.monitor.__main__")
+    assert {"pyroute2", "msgspec", "shim.monitor.service"} <= names
+    assert not {name.partition(".")[0] for name in names} & HEAVY
+    assert sum(code_lines(file.read_text()) for file in files) <= MONITOR_LINES

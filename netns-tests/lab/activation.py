@@ -21,7 +21,7 @@ from lab.topology import Lab
 
 SOCKET = "/run/overlay-vpn/shim.sock"
 POLICY = "/etc/overlay-vpn/shim.toml"
-MONITOR = (sys.executable, "-I", "-B", "-m", "shim.monitor")
+MONITOR = (sys.executable, "-I", "-B", "-m", "shim.warden")
 SERVICE_UID = 61101
 
 

@@ -54,7 +54,7 @@ class Client:
         self.monitor, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-B", "-m", "shim.monitor"],
+            [sys.executable, "-I", "-B", "-m", "shim.warden"],
             {"PATH": "/usr/sbin:/usr/bin"},
             file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
         )

@@ -98,18 +98,18 @@ def _enter() -> None:
 
 def _set_up() -> tuple[int, socket.socket]:
     # A large library, which the process that reads packets never needs.
-    from shim.monitor.netlink import Netlink, divert_tcp
+    from shim.interfaces import Interfaces, divert_tcp
 
     device = tun.create(FLOW_DEVICE)
-    netlink = Netlink()
-    loopback = netlink.set_up("lo", ())
+    interfaces = Interfaces()
+    loopback = interfaces.set_up("lo", ())
     addresses = (ip_address(GATEWAY4), ip_address(GATEWAY6))
-    index = netlink.set_up(FLOW_DEVICE, addresses)
-    netlink.size(index)
+    index = interfaces.set_up(FLOW_DEVICE, addresses)
+    interfaces.size(index)
     for address in addresses:
-        netlink.add_default(index, _MAIN_TABLE, address)
-    netlink.deliver_locally(loopback, _LOCAL_TABLE)
-    netlink.close()
+        interfaces.add_default(index, _MAIN_TABLE, address)
+    interfaces.deliver_locally(loopback, _LOCAL_TABLE)
+    interfaces.close()
     for name, value in _SYSCTLS.items():
         # A read-only /proc costs speed, not correctness.
         with suppress(OSError), open(f"/proc/sys/{name}", "w") as file:

@@ -32,6 +32,7 @@ from shim import linux
 from shim.gate import process
 from shim.gate.flownet import FlowNetwork
 from shim.protocol.link import Link
+from shim.sandbox import seccomp
 from shim.sandbox.stages import Profile, enter
 
 # fmt: off
@@ -42,9 +43,7 @@ SYSCALLS: Final = frozenset({
 # fmt: on
 """To make gates, and what a gate does before it is under its own filter."""
 
-PROFILE: Final = Profile(
-    SYSCALLS | process.SYSCALLS, is_isolated=True, may_fork=True, dies_with_parent=True
-)
+PROFILE: Final = Profile(SYSCALLS | process.SYSCALLS, may_fork=True)
 """It can do all that the gate can, which puts itself under a narrower filter."""
 
 MAX_EARLY_DEATHS: Final = 5
@@ -99,8 +98,10 @@ def run(given: Given, link: socket.socket) -> NoReturn:
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         linux.close_all_but({0, 1, 2, link.fileno()} | given.fds)
+        linux.isolate()
+        enter(PROFILE, seccomp.assemble(PROFILE.syscalls))
         # A parent that is gone already has closed its end of the link.
-        enter(PROFILE)
+        prctl.set_pdeathsig(signal.SIGKILL)
         _keep(given, link)
         status = 0
     except Exception as error:  # the last line of a process without a caller

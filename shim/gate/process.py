@@ -15,7 +15,7 @@ from shim.gate.loop import Gate
 from shim.gate.names import Names
 from shim.protocol import POOL4, POOL6, link
 from shim.protocol.link import Link, LinkClosedError, ViolationError
-from shim.sandbox import seccomp
+from shim.sandbox import filters, seccomp
 
 SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS
 
@@ -33,7 +33,7 @@ def run(
     status = 1
     try:
         names = Names(_open_pool(pool), generation)
-        seccomp.install(SYSCALLS | seccomp.SYSCALLS)
+        filters.install(seccomp.assemble(SYSCALLS))
         Gate(capture, flow, listener, client, names, generation).run()
     except (LinkClosedError, ViolationError):
         status = 0

@@ -1,1 +1,1 @@
-"""The monitor: the only process with a capability. It owns network state and its journal."""
+"""The monitor: what reads the requests of the client, with a capability. It changes the network."""

@@ -37,6 +37,7 @@ holds for sockets that are bound to a device, and for whatever else the rules do
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, Literal
 
@@ -47,6 +48,8 @@ from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
 Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]
+
+EVERYTHING: Final = ("0.0.0.0/0", "::/0")
 
 TABLE: Final = 7200
 MAIN: Final = 254
@@ -109,15 +112,19 @@ def networks(prefixes: tuple[Prefix, ...]) -> list[Network]:
     """Return the prefixes as networks. Raises ValueError for one that is none."""
     if len(prefixes) > MAX_PREFIXES:
         raise ValueError("too many prefixes")
-    return [_network(prefix) for prefix in prefixes]
+    return [ip_network((prefix.address, prefix.length)) for prefix in prefixes]
 
 
-def _network(prefix: Prefix) -> Network:
-    if len(prefix.address) == 4:
-        return IPv4Network((prefix.address, prefix.length))
-    if len(prefix.address) == 16:
-        return IPv6Network((prefix.address, prefix.length))
-    raise ValueError("not an address")
+def is_allowed(capture: Capture, routes: Sequence[Network]) -> bool:
+    """Whether all that this captures lies in `routes`. Raises ValueError for no prefix."""
+    wanted = networks(capture.prefixes)
+    if capture.everything or capture.names or capture.kill_switch:
+        wanted += map(ip_network, EVERYTHING)
+    return all(any(_is_in(one, route) for route in routes) for one in wanted)
+
+
+def _is_in(one: Network, route: Network) -> bool:
+    return one.version == route.version and one.subnet_of(route)  # type: ignore[arg-type]
 
 
 def changes(
@@ -139,34 +146,29 @@ def changes(
 
 
 def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[Rule]:
+    rule = partial(Rule, family=family)
     # A target must exist before a rule may go to it.
-    yield Rule(family=family, priority=END)
-    yield Rule(family=family, priority=CAPTURE)
-    yield Rule(family=family, priority=FIRST, mark=MARK, goto=END)
+    yield rule(priority=END)
+    yield rule(priority=CAPTURE)
+    yield rule(priority=FIRST, mark=MARK, goto=END)
     device = f"{DEVICE4}/32" if family == 4 else f"{DEVICE6}/128"
-    yield Rule(family=family, priority=FIRST + 3, source=device, table=TABLE)
+    yield rule(priority=FIRST + 3, source=device, table=TABLE)
     if capture.kill_switch:
         yield from _strict(family, capture.lan)
     else:
         yield from _by_source(family)
         if capture.everything:
-            yield Rule(family=family, priority=CAPTURE + 2, table=MAIN, without_default=True)
+            yield rule(priority=CAPTURE + 2, table=MAIN, without_default=True)
     pool = ip_network(POOL4 if family == 4 else POOL6)
-    yield Rule(family=family, priority=FIRST + 2, destination=str(pool), table=TABLE)
+    yield rule(priority=FIRST + 2, destination=str(pool), table=TABLE)
     if capture.names:
         for protocol in (_UDP, _TCP):
-            yield Rule(
-                family=family,
-                priority=FIRST + 1,
-                protocol=protocol,
-                port=_DNS_PORT,
-                table=TABLE,
-            )
+            yield rule(priority=FIRST + 1, protocol=protocol, port=_DNS_PORT, table=TABLE)
     for network in chosen:
         if network.version == family:
-            yield Rule(family=family, priority=CAPTURE + 1, destination=str(network), table=TABLE)
+            yield rule(priority=CAPTURE + 1, destination=str(network), table=TABLE)
     if capture.everything:
-        yield Rule(family=family, priority=CAPTURE + 3, table=TABLE)
+        yield rule(priority=CAPTURE + 3, table=TABLE)
 
 
 def _by_source(family: Family) -> Iterator[Rule]:
@@ -174,21 +176,13 @@ def _by_source(family: Family) -> Iterator[Rule]:
         yield Rule(family=4, priority=FIRST + 3, source="0.0.0.0/32", goto=CAPTURE)
         yield Rule(family=4, priority=FIRST + 4, local=True, goto=END)
     else:
-        yield Rule(family=6, priority=FIRST + 4, local=True, source="::/1", goto=END)
-        yield Rule(family=6, priority=FIRST + 4, local=True, source="8000::/1", goto=END)
+        for half in ("::/1", "8000::/1"):
+            yield Rule(family=6, priority=FIRST + 4, local=True, source=half, goto=END)
 
 
 def _strict(family: Family, lan: bool) -> Iterator[Rule]:
+    rule = partial(Rule, family=family)
     client, server = DHCP[family]
-    yield Rule(
-        family=family, priority=FIRST, protocol=_UDP, port=server, source_port=client, goto=END
-    )
-    if lan:
-        for prefix in LAN[family]:
-            yield Rule(
-                family=family,
-                priority=CAPTURE + 2,
-                destination=prefix,
-                table=MAIN,
-                without_default=True,
-            )
+    yield rule(priority=FIRST, protocol=_UDP, port=server, source_port=client, goto=END)
+    for prefix in LAN[family] if lan else ():
+        yield rule(priority=CAPTURE + 2, destination=prefix, table=MAIN, without_default=True)

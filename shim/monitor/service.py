@@ -26,10 +26,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
-from shim.monitor import peer
-from shim.monitor.netlink import Netlink
-from shim.monitor.plan import MARK, Change, Family, Guard, Rule, changes
-from shim.monitor.state import State
+from shim.monitor.journal import Journal
+from shim.monitor.netlink import FAMILIES, Netlink
+from shim.monitor.plan import MARK, Change, Family, Guard, Network, Rule, changes, is_allowed
 from shim.protocol import DEVICE, VERSION
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
@@ -49,7 +48,6 @@ C = TypeVar("C", bound=Change)
 
 SYSCALLS: Final = frozenset({"poll", "socket", "setsockopt"})
 
-_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -70,36 +68,24 @@ class Entry:
     handler: Callable[[Service, Any], None]
 
 
+@dataclass
 class Service:
     """Serves one client."""
 
-    def __init__(
-        self,
-        client: Link,
-        state: State,
-        netlink: Netlink,
-        families: tuple[Family, ...],
-        gate: socket.socket,
-        control: socket.socket,
-        missing: tuple[Missing, ...],
-        policy: peer.Policy,
-        others: socket.socket | None,
-    ) -> None:
-        """`gate` and `control` are given to the client: its links to the gate and to the CLI.
-
-        `others` is a listener on which more clients come in, who are told that we are busy.
-        """
-        self._client = client
-        self._state = state
-        self._netlink = netlink
-        self._families = families
-        self._gate = gate
-        self._control = control
-        self._missing = missing
-        self._policy = policy
-        self._others = others
-        self._phase = Phase.NEW
-        self._paused_until_s: float | None = None
+    client: Link
+    journal: Journal
+    netlink: Netlink
+    families: tuple[Family, ...]
+    """Those that the kernel has."""
+    routes: tuple[Network, ...]
+    """What is captured lies in one of these."""
+    gate: socket.socket
+    """Given to the client: its link to the gate."""
+    control: socket.socket
+    """Given to the client: where it answers the command line."""
+    missing: tuple[Missing, ...]
+    phase: Phase = Phase.NEW
+    _paused_until_s: float | None = None
 
     def run(self, *ends: int) -> bool:
         """Serve until a descriptor of `ends` becomes readable, or the client is done or gone.
@@ -108,11 +94,9 @@ class Service:
         the kernel does not take the rules back after a pause.
         """
         poll = select.poll()
-        for fd in (self._client.fileno(), *ends):
+        for fd in (self.client.fileno(), *ends):
             poll.register(fd, select.POLLIN)
-        if self._others is not None:
-            poll.register(self._others, select.POLLIN)
-        while self._phase is not Phase.OVER:
+        while self.phase is not Phase.OVER:
             ready = [fd for fd, _ in poll.poll(self._remaining_ms())]
             if any(fd in ends for fd in ready):
                 return False
@@ -121,41 +105,33 @@ class Service:
             if not ready:
                 continue
             try:
-                received = self._client.receive()
+                received = self.client.receive()
                 if received is not None:
                     self._on_message(received[0])
             except (LinkClosedError, ViolationError):
-                return False  # others are the next monitor's
-            if self._others is not None and self._others.fileno() in ready:
-                self._refuse(self._others, poll)
+                return False
         return True
-
-    def _refuse(self, others: socket.socket, poll: select.poll) -> None:
-        try:
-            peer.refuse(others.accept()[0], Fault.BUSY)
-        except OSError:
-            poll.unregister(others)  # without a descriptor left it would be ready for ever
 
     def _on_message(self, message: Message) -> None:
         entry = TABLE[type(message)]
-        if self._phase not in entry.phases:
+        if self.phase not in entry.phases:
             raise ViolationError("out of state")
         entry.handler(self, message)
 
     def _on_hello(self, hello: Hello) -> None:
         if hello.version != VERSION:
             raise ViolationError("another version of the protocol")
-        welcome = Welcome(VERSION, DEVICE, self._missing)
-        self._send(welcome, self._gate.fileno(), self._control.fileno())
-        self._gate.close()
-        self._control.close()
-        self._phase = Phase.READY
+        welcome = Welcome(VERSION, DEVICE, self.missing)
+        self._send(welcome, self.gate.fileno(), self.control.fileno())
+        self.gate.close()
+        self.control.close()
+        self.phase = Phase.READY
 
     def _on_outer_socket_wanted(self, wanted: OuterSocketWanted) -> None:
         try:
-            with socket.socket(_FAMILIES[wanted.family], _KINDS[wanted.kind]) as sock:
+            with socket.socket(FAMILIES[wanted.family], _KINDS[wanted.kind]) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
-                if not self._client.send(OuterSocket(), (sock.fileno(),)):
+                if not self.client.send(OuterSocket(), (sock.fileno(),)):
                     # Too many on their way to somebody, or to this client, which then is at fault.
                     self._send(Failed(Fault.LIMIT, errno.ETOOMANYREFS))
         except OSError as error:
@@ -163,18 +139,19 @@ class Service:
 
     def _on_capture(self, capture: Capture) -> None:
         try:
-            plan = changes(capture, self._families, self._state.held)
+            is_permitted = is_allowed(capture, self.routes)
+            plan = changes(capture, self.families, self.journal.held)
         except ValueError as error:
             raise ViolationError("not a prefix") from error
-        if not self._policy.allows(capture):
+        if not is_permitted:
             self._send(Failed(Fault.POLICY, 0))
             return
         try:
-            self._state.make(self._netlink, plan)
+            self.journal.make(self.netlink, plan)
         except OSError as error:
             self._send(Failed(Fault.NETLINK, error.errno or 0))
             return
-        self._phase = Phase.CAPTURING
+        self.phase = Phase.CAPTURING
         self._send(Captured())
 
     def _on_pause(self, pause: Pause) -> None:
@@ -186,21 +163,21 @@ class Service:
             self._paused_until_s = time.monotonic() + pause.seconds
             self._open(pause.seconds)
             for rule in reversed(self._plan(Rule)):
-                self._netlink.revert(rule)
+                self.netlink.revert(rule)
         self._send(Paused())
 
     def _resume(self) -> None:
         self._paused_until_s = None
         for rule in self._plan(Rule):
-            self._netlink.make(rule)
+            self.netlink.make(rule)
         self._open(0)
 
     def _open(self, seconds: int) -> None:
         for guard in self._plan(Guard):
-            self._netlink.pause(guard, seconds)
+            self.netlink.pause(guard, seconds)
 
     def _plan(self, kind: type[C]) -> list[C]:
-        return [change for change in self._state.held if isinstance(change, kind)]
+        return [change for change in self.journal.held if isinstance(change, kind)]
 
     def _remaining_ms(self) -> float | None:
         """How long a pause goes on."""
@@ -209,10 +186,10 @@ class Service:
         return max(0.0, (self._paused_until_s - time.monotonic()) * 1000)
 
     def _on_down(self, _: Down) -> None:
-        self._phase = Phase.OVER
+        self.phase = Phase.OVER
 
     def _send(self, message: Message, *fds: int) -> None:
-        if not self._client.send(message, fds):
+        if not self.client.send(message, fds):
             raise ViolationError("the client does not read")
 
 

@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 A filter is a program for the kernel's classic BPF machine, which looks at the number of a call,
 the architecture and the arguments. Ours is a list of blocks, each of which either returns a verdict
-or falls through to the next, so no jump leaves a block. `program` is pure; the tests run it.
+or falls through to the next, so no jump leaves a block. `program` is pure; the tests
+run it.
 
 1. Another architecture than the one it was made for ends the process: numbers mean nothing there.
 2. What is used most comes first. (The kernel remembers calls that are allowed whatever their
@@ -24,13 +25,12 @@ Source: seccomp(2), linux/filter.h, Documentation/userspace-api/seccomp_filter.r
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from shim.sandbox.filters import INSTRUCTION
 from shim.sandbox.numbers import ARCHITECTURES, NUMBERS
 
 # fmt: off
@@ -75,11 +75,7 @@ _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
 _ARGUMENTS: Final = 16
 
-_PR_SET_SECCOMP: Final = 22
-_SECCOMP_MODE_FILTER: Final = 2
-
 _MACHINE: Final = os.uname().machine
-_libc = ctypes.CDLL(None, use_errno=True)
 
 Instruction = tuple[int, int, int, int]
 """A `struct sock_filter`: code, how far to jump if true, if false, operand."""
@@ -127,24 +123,11 @@ def _return(verdict: int) -> Instruction:
     return (_RETURN, 0, 0, verdict)
 
 
-def install(syscalls: frozenset[str]) -> bool:
-    """Put this process under the filter for good; whatever filter it is under stays.
+def assemble(syscalls: frozenset[str]) -> bytes:
+    """Return the filter that allows `syscalls`, and what the interpreter needs, for this machine.
 
-    Needs no_new_privs. Returns False where the kernel has none, or the machine is not known.
-    Raises OSError.
+    It is empty if the machine is not known.
     """
-    if _MACHINE not in ARCHITECTURES or not _has_filters():
-        return False
-    packed = b"".join(struct.pack("HBBI", *one) for one in program(syscalls, _MACHINE))
-    memory = ctypes.create_string_buffer(packed)
-    # struct sock_fprog
-    whole = struct.pack("HxxxxxxP", len(packed) // 8, ctypes.addressof(memory))
-    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, whole, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "cannot install the system call filter")
-    return True
-
-
-def _has_filters() -> bool:
-    """Whether the kernel looks for a filter where there is none (seccomp(2), EFAULT)."""
-    _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
-    return ctypes.get_errno() == errno.EFAULT
+    if _MACHINE not in ARCHITECTURES:
+        return b""
+    return b"".join(INSTRUCTION.pack(*one) for one in program(syscalls | SYSCALLS, _MACHINE))

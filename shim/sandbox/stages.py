@@ -2,13 +2,11 @@
 
 | stage        | afterwards the process should              | and must not                     |
 |--------------|--------------------------------------------|----------------------------------|
-| isolation    | hold the descriptors that it was given     | reach a network                  |
 | limits       | have room for its work                     | dump core, fill a disk or memory |
 | bounding set | keep what it has                           | regain anything by exec          |
 | identity     | be a user that owns nothing, in no group   | open what belongs to root        |
 | capabilities | hold those of its profile                  | hold or pass on any other        |
 | lock         | stay as it is (securebits, no_new_privs)   | be traced, dumped, change again  |
-| orphan       | die with its parent, if its profile says   | outlive who is responsible       |
 | Landlock     | use what is open                           | open, or signal, anything else   |
 | read-back    | be what was meant, in one thread           | go on if it is not               |
 | filter       | make the calls that it declares            | make any other                   |
@@ -16,31 +14,36 @@
 Before the first, a process closes what is not its business (`linux.close_all_but`), and then opens
 what it still needs: from here on, nothing is opened.
 
-Isolation may take a user namespace, which gives capabilities: hence it comes first. A change of
-identity clears the parent-death signal: hence the order of these.
+A user namespace gives capabilities: hence who takes one does so before. A change of identity clears
+the parent-death signal: hence who is to die with its parent says so afterwards.
 
 Source: capabilities(7), prctl(2), proc_pid_status(5).
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
 import prctl
 
-from shim import linux
 from shim.protocol.common import Missing
-from shim.sandbox import landlock, seccomp
+from shim.sandbox import filters, landlock
 
 NET_ADMIN: Final = 12
 
 UID: Final = 61100
 """Outside the ranges of Debian policy §9.2.2 and of systemd (UIDS-GIDS): no file belongs to it."""
+
+_PR_SET_SECUREBITS: Final = 28
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _DESCRIPTORS: Final = 4096
 _FILE_BYTES: Final = 1 << 20
@@ -54,12 +57,9 @@ class Profile:
 
     syscalls: frozenset[str]
     capabilities: frozenset[int] = frozenset()
-    is_isolated: bool = False
-    """Whether it leaves for an empty network of its own."""
     is_nobody: bool = True
     """Whether it becomes a user that owns nothing, if it may."""
     may_fork: bool = False
-    dies_with_parent: bool = False
     directories: Mapping[str, int] = field(default_factory=dict)
     """The rights of Landlock that it keeps below certain directories."""
 
@@ -68,15 +68,15 @@ class NotConfinedError(Exception):
     """The kernel reports something else than what was meant to remain."""
 
 
-def enter(profile: Profile) -> tuple[Missing, ...]:
+def enter(profile: Profile, program: bytes) -> tuple[Missing, ...]:
     """Pass through all stages; returns what this kernel lacks.
+
+    `program` is the filter for the profile's system calls (`seccomp.assemble`).
 
     Raises NotConfinedError if the result is not what the profile says, OSError if a stage fails:
     then the process must end.
     """
     with open("/proc/self/status") as status:  # Landlock closes the way to it
-        if profile.is_isolated:
-            _isolate()
         _limit(may_fork=profile.may_fork)
         expected = {"Threads": "1", "NoNewPrivs": "1"}
         held = int(_read(status)["CapPrm"], 16)
@@ -90,24 +90,14 @@ def enter(profile: Profile) -> tuple[Missing, ...]:
         expected |= dict.fromkeys(("CapPrm", "CapEff"), _mask(profile.capabilities))
         prctl.set_dumpable(0)
         prctl.set_no_new_privs(1)
-        if profile.dies_with_parent:
-            prctl.set_pdeathsig(signal.SIGKILL)
         has_landlock = landlock.restrict(profile.directories)
         found = _read(status)
     for name, value in expected.items():
         if found[name] != value:
             raise NotConfinedError(f"{name} is {found[name]}, not {value}")
-    has_filter = seccomp.install(profile.syscalls | seccomp.SYSCALLS)
+    has_filter = filters.install(program)
     present = {Missing.LANDLOCK: has_landlock, Missing.SECCOMP: has_filter}
     return tuple(feature for feature, is_there in present.items() if not is_there)
-
-
-def _isolate() -> None:
-    """Leave for an empty network. Without the capability, it takes a user namespace."""
-    try:
-        linux.unshare(linux.CLONE_NEWNET)
-    except PermissionError:
-        linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNET)
 
 
 def _limit(*, may_fork: bool) -> None:
@@ -128,7 +118,7 @@ def _bound() -> None:
         last = int(file.read())
     for capability in range(last + 1):
         prctl.capbset_drop(capability)
-    linux.set_securebits(_SECUREBITS)
+    _set(_PR_SET_SECUREBITS, _SECUREBITS)
 
 
 def _nobody() -> int:
@@ -150,10 +140,16 @@ def _become(uid: int) -> dict[str, str]:
 
 
 def _keep(capabilities: frozenset[int]) -> None:
-    linux.clear_ambient()
+    _set(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     prctl.cap_inheritable.limit()
     prctl.cap_effective.limit(*capabilities)
     prctl.cap_permitted.limit(*capabilities)
+
+
+def _set(option: int, value: int) -> None:
+    """Call prctl(2) as the library cannot. Raises OSError."""
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _read(status: TextIO) -> dict[str, str]:

@@ -29,12 +29,13 @@ from typing import Final, NoReturn
 
 from shim import linux, protocol
 from shim.gate import flownet, keeper, tun
-from shim.monitor.netlink import Netlink
+from shim.interfaces import Interfaces
 from shim.protocol import link
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.gate import CLIENT_OF_GATE, GATE
 from shim.protocol.link import Link, LinkClosedError, ViolationError, pair
 from shim.protocol.namespace import NAMESPACE, InnerSocket, InnerSocketWanted, Namespace
+from shim.sandbox import seccomp
 from shim.sandbox.stages import Profile, enter
 from shim.unshare import mounts
 
@@ -71,7 +72,7 @@ def main() -> None:
         return
     kinds = ("user", "mnt", "net")
     spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
-    missing = enter(PROFILE)
+    missing = enter(PROFILE, seccomp.assemble(PROFILE.syscalls))
     with suppress(LinkClosedError, ViolationError):
         _serve(client, gate, spaces, alive, missing)
 
@@ -118,14 +119,14 @@ def _map_ids(uid: int, gid: int) -> None:
 
 
 def _route() -> None:
-    netlink = Netlink()
-    netlink.set_up("lo", ())
+    interfaces = Interfaces()
+    interfaces.set_up("lo", ())
     for text in (protocol.DEVICE4, protocol.DEVICE6):
         address = ip_address(text)
-        index = netlink.set_up(protocol.DEVICE, (address,))
-        netlink.add_default(index, _MAIN_TABLE, address)
-    netlink.size(index)
-    netlink.close()
+        index = interfaces.set_up(protocol.DEVICE, (address,))
+        interfaces.add_default(index, _MAIN_TABLE, address)
+    interfaces.size(index)
+    interfaces.close()
 
 
 def _start_keeper(capture: int, flow: flownet.FlowNetwork) -> tuple[Link, socket.socket]:

@@ -46,7 +46,7 @@ def spawn(
 
 
 def monitor() -> tuple[socket.socket, int | None]:
-    """Return a link to a monitor: as root to our own, and its process id; else to the service.
+    """Return a link to a monitor: as root to our own, and its warden's id; else to the service.
 
     Raises OverlayError.
     """
@@ -54,7 +54,7 @@ def monitor() -> tuple[socket.socket, int | None]:
         return _service(), None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        return ours, spawn("shim.monitor", {_MONITOR_LINK: theirs.fileno()})
+        return ours, spawn("shim.warden", {_MONITOR_LINK: theirs.fileno()})
 
 
 def _service() -> socket.socket:

@@ -7,7 +7,19 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from shim.monitor.plan import DHCP, MARK, TABLE, Change, Family, Guard, Rule, Unreachable
+from shim.monitor.plan import (
+    DHCP,
+    MARK,
+    TABLE,
+    Change,
+    Family,
+    Guard,
+    Rule,
+    Unreachable,
+    is_allowed,
+    networks,
+)
+from shim.monitor.plan import EVERYTHING as ANYWHERE
 from shim.monitor.plan import changes as plan_of
 from shim.protocol import DEVICE4, DEVICE6
 from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
@@ -249,3 +261,45 @@ def test_filter_is_never_the_one_that_is_held() -> None:
         plan = plan_of(SWITCH, held=held)
         assert not {plan[0]} & set(held)
         held = plan
+
+
+# What a policy allows.
+
+TEN = Prefix(bytes([10, 0, 0, 0]), 8)
+TEN_ONE = Prefix(bytes([10, 1, 0, 0]), 16)
+DOC6 = Prefix(IPv6Address("2001:db8::").packed, 32)
+
+
+def allows(routes: tuple[str, ...], capture: Capture) -> bool:
+    return is_allowed(capture, tuple(map(ip_network, routes)))
+
+
+def test_everything_allows_everything() -> None:
+    assert allows(ANYWHERE, Capture(True, True, (TEN, DOC6), kill_switch=True))
+
+
+def test_only_prefixes_within_the_routes_are_allowed() -> None:
+    assert allows(("10.0.0.0/8", "2001:db8::/32"), Capture(False, False, (TEN, TEN_ONE, DOC6)))
+    assert not allows(("10.1.0.0/16",), Capture(False, False, (TEN,)))
+    assert not allows(("::/0",), Capture(False, False, (TEN,)))
+    assert not allows((), Capture(False, False, (TEN,)))
+    assert allows((), Capture(False, False, ()))
+
+
+@pytest.mark.parametrize(
+    "capture",
+    [Capture(True, False, ()), Capture(False, True, ()), Capture(False, False, (), True)],
+    ids=["everything", "names", "kill switch"],
+)
+def test_what_captures_beyond_prefixes_needs_all_of_the_address_space(capture: Capture) -> None:
+    assert not allows(("0.0.0.0/0",), capture)
+    assert allows(("0.0.0.0/0", "::/0"), capture)
+
+
+@pytest.mark.parametrize(
+    ("address", "length"),
+    [(bytes(5), 8), (b"", 0), (bytes(4), 33), (bytes(16), 129), (bytes(4), -1), (b"\x0a\0\0\1", 8)],
+)
+def test_what_is_no_prefix_is_refused(address: bytes, length: int) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        networks((Prefix(address, length),))

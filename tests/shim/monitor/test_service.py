@@ -10,14 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_network
-from pathlib import Path
 
-import msgspec
 import pytest
 
 from shim import protocol
-from shim.monitor.peer import Policy
-from shim.monitor.plan import Change, Guard, Rule, changes
+from shim.monitor.plan import EVERYTHING, Change, Guard, Network, Rule, changes
 from shim.monitor.service import Service
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.link import LinkClosedError, Message, pair
@@ -34,7 +31,7 @@ from shim.protocol.monitor import (
     Welcome,
 )
 
-EVERYTHING = Policy()
+ALL = tuple(map(ip_network, EVERYTHING))
 NET = Prefix(bytes([10, 0, 0, 0]), 8)
 
 
@@ -64,9 +61,9 @@ class World:
 
 
 class Conversation:
-    """A client that speaks with a monitor in another thread; `others` is where more come in."""
+    """A client that speaks with a monitor in another thread."""
 
-    def __init__(self, policy: Policy = EVERYTHING, others: socket.socket | None = None) -> None:
+    def __init__(self, routes: tuple[Network, ...] = ALL) -> None:
         self.world = World()
         self.client, monitor = pair(CLIENT_OF_MONITOR, MONITOR)
         self._gate, self._other = socket.socketpair()
@@ -78,11 +75,10 @@ class Conversation:
             self.world,  # type: ignore[arg-type]
             self.world,  # type: ignore[arg-type]
             (4, 6),
+            routes,
             self._gate,
             self._control,
             (Missing.LANDLOCK,),
-            policy,
-            others,
         )
 
         self.was_done: bool | None = None
@@ -233,26 +229,9 @@ def test_client_that_goes_ends_it(conversation: Conversation) -> None:
 
 
 def test_what_the_policy_does_not_allow_is_refused_and_may_be_asked_better() -> None:
-    with closing(Conversation(Policy(routes=(ip_network("10.0.0.0/8"),)))) as conversation:
+    with closing(Conversation((ip_network("10.0.0.0/8"),))) as conversation:
         conversation.say(Hello(protocol.VERSION))
         assert conversation.say(Capture(True, False, ())) == Failed(Fault.POLICY, 0)
         assert conversation.say(Capture(False, True, (NET,))) == Failed(Fault.POLICY, 0)
         assert conversation.world.there == []
         assert conversation.say(Capture(False, False, (NET,))) == Captured()
-
-
-def test_another_client_is_told_busy_and_the_first_is_served_on(tmp_path: Path) -> None:
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as others,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as another,
-    ):
-        others.bind(str(tmp_path / "shim.sock"))
-        others.listen()
-        with closing(Conversation(others=others)) as conversation:
-            conversation.say(Hello(protocol.VERSION))
-            another.connect(str(tmp_path / "shim.sock"))
-            another.settimeout(10)
-            answer = msgspec.msgpack.decode(another.recv(64), type=Failed)
-            assert answer == Failed(Fault.BUSY, 0)
-            assert another.recv(64) == b""
-            assert conversation.say(Capture(True, True, ())) == Captured()

@@ -20,7 +20,7 @@ import prctl
 from headers import numbers
 from roles import ROLES
 
-from shim.sandbox import seccomp
+from shim.sandbox import filters, seccomp
 
 MACHINE = os.uname().machine
 CLONE_FS, CLONE_THREAD, CLONE_NEWNS = 0x200, 0x10000, 0x20000  # refused by every kernel as they are
@@ -92,7 +92,7 @@ def outcome(attempt: Callable[[], int], allowed: frozenset[str] | None) -> str:
     if pid == 0:
         if allowed is not None:
             prctl.set_no_new_privs(1)
-            if not seccomp.install(allowed):
+            if not filters.install(seccomp.assemble(allowed)):
                 os._exit(1)
         os.write(writing, b"alive ")
         result = attempt()

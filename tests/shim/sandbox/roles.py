@@ -7,10 +7,11 @@ from shim.gate import process as gate
 from shim.monitor import process as monitor
 from shim.sandbox import seccomp
 from shim.unshare import __main__ as namespace
+from shim.warden import process as warden
 
 DECLARED = {
-    "warden": monitor.WARDEN_SYSCALLS,
-    "monitor": monitor.MONITOR_PROFILE.syscalls,
+    "warden": warden.SYSCALLS,
+    "monitor": monitor.PROFILE.syscalls,
     "keeper": keeper.PROFILE.syscalls,
     "gate": gate.SYSCALLS,
     "namespace": namespace.PROFILE.syscalls,

@@ -33,9 +33,8 @@ from typing import Final
 
 import msgspec
 
-from shim.monitor.plan import Network, networks
+from shim.monitor.plan import EVERYTHING
 from shim.protocol.common import Failed, Fault
-from shim.protocol.monitor import Capture
 
 SYSCALLS: Final = frozenset({"accept4", "getsockname", "sendto"})
 """To turn away more clients while one is served."""
@@ -45,7 +44,6 @@ OVERFLOW: Final = 65534
 """A user or group without a number here (user_namespaces(7)), and `nobody`."""
 
 _MAX_POLICY_BYTES: Final = 1 << 16
-_EVERYTHING: Final = ("0.0.0.0/0", "::/0")
 _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59
 _MAX_GROUPS: Final = 256
@@ -59,7 +57,7 @@ class PolicyError(Exception):
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     users: tuple[int | str, ...] = ()
     groups: tuple[int | str, ...] = ()
-    routes: tuple[str, ...] = _EVERYTHING
+    routes: tuple[str, ...] = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Policy:
 
     users: frozenset[int] = frozenset()
     groups: frozenset[int] = frozenset()
-    routes: tuple[Network, ...] = tuple(map(ip_network, _EVERYTHING))
+    routes: tuple[str, ...] = EVERYTHING
 
     def admits(self, peer: Peer) -> bool:
         """Whether a peer may use the shim at all."""
@@ -84,17 +82,6 @@ class Policy:
             return False
         known = peer.groups - {OVERFLOW}
         return peer.uid == 0 or peer.uid in self.users or bool(known & self.groups)
-
-    def allows(self, capture: Capture) -> bool:
-        """Whether these may be captured. Raises ValueError for a prefix that is none."""
-        wanted = networks(capture.prefixes)
-        if capture.everything or capture.names or capture.kill_switch:
-            wanted += map(ip_network, _EVERYTHING)
-        return all(any(_is_in(one, route) for route in self.routes) for one in wanted)
-
-
-def _is_in(one: Network, route: Network) -> bool:
-    return one.version == route.version and one.subnet_of(route)  # type: ignore[arg-type]
 
 
 def parse(text: str, uid_of: Callable[[str], int], gid_of: Callable[[str], int]) -> Policy:
@@ -104,7 +91,7 @@ def parse(text: str, uid_of: Callable[[str], int], gid_of: Callable[[str], int])
         return Policy(
             frozenset(uid_of(user) if isinstance(user, str) else user for user in file.users),
             frozenset(gid_of(group) if isinstance(group, str) else group for group in file.groups),
-            tuple(map(ip_network, file.routes)),
+            tuple(str(ip_network(route)) for route in file.routes),
         )
     except (ValueError, KeyError, msgspec.MsgspecError) as error:
         raise PolicyError(f"cannot follow {POLICY}: {error.args[0]}") from None
@@ -160,17 +147,17 @@ def admit(sock: socket.socket) -> Admitted | None:
         policy = read()
     except PolicyError:
         with suppress(BlockingIOError):
-            refuse(sock.accept()[0], Fault.POLICY)
+            refuse(sock.accept()[0], Failed(Fault.POLICY, 0))
         raise
     while select.select([sock], [], [], _PATIENCE_S)[0]:
         client, _ = sock.accept()
         if policy.admits(peer_of(client)):
             return Admitted(client, policy, sock)
-        refuse(client, Fault.POLICY)
+        refuse(client, Failed(Fault.POLICY, 0))
     return None
 
 
-def refuse(client: socket.socket, fault: Fault) -> None:
+def refuse(client: socket.socket, refusal: Failed) -> None:
     """Tell a client why it is not served, without reading what it says."""
     with client, suppress(OSError):  # it has gone; nothing has filled its queue
-        client.send(msgspec.msgpack.encode(Failed(fault, 0)))
+        client.send(msgspec.msgpack.encode(refusal))

@@ -10,26 +10,20 @@ bound to a device, which no routing rule stops: the kernel then takes any addres
 What comes in for an address of the tunnel from elsewhere is dropped, and such an address is not
 answered for by ARP, so that a neighbour learns nothing about it, not even that it exists.
 
-The tables outlive every process of ours. A pause is an element of a set that expires by itself.
+The monitor is given it by the warden, before it hears the client. The tables outlive every process
+of ours. A pause is an element of a set that expires by itself.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Final, Literal
+from typing import Final
 
 from shim.monitor.plan import DHCP, LAN, MARK, Family
 from shim.protocol import DEVICE, POOL4, POOL6
-
-PAUSED: Final = "paused"
-"""The set of the families (NFPROTO_IPV4, NFPROTO_IPV6) for which the switch is off for a while."""
-
-INET: Final = 1
-ARP: Final = 3
-PROTOCOLS: Final[dict[Family, bytes]] = {4: b"\x02", 6: b"\x0a"}
+from shim.protocol.warden import ARP, INET, PROTOCOLS, Chain, Line, Test
 
 # linux/netfilter/nf_tables.h: enum nft_meta_keys
 _MARK: Final = 3
@@ -49,30 +43,6 @@ _SOURCE: Final = {4: 12, 6: 8}
 _DESTINATION: Final = {4: 16, 6: 24}
 _ARP_TARGET: Final = 24
 _MULTICAST: Final = {4: ("224.0.0.0/4", "255.255.255.255/32"), 6: ("ff00::/8",)}
-
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """A field of a packet has a value. `at` is a meta key, or an offset in bytes in the header."""
-
-    of: Literal["meta", "network", "transport", "paused"]
-    at: int
-    value: bytes = b""
-    mask: bytes = b""
-
-
-Line = tuple[tuple[Test, ...], bool]
-"""All tests hold: the packet is accepted, or (False) dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A chain of a table of `family`. A packet that no line decides is accepted, or not."""
-
-    family: int
-    hook: Literal["prerouting", "input", "forward", "output"]
-    accept: bool
-    lines: tuple[Line, ...]
 
 
 def chains(lan: bool) -> tuple[Chain, ...]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shim.monitor import state as module
 from shim.monitor.plan import Change, Guard, changes
-from shim.monitor.state import BusyError, State
 from shim.protocol.monitor import Capture
+from shim.warden import state as module
+from shim.warden.state import BusyError, State
 
 OPEN = Capture(True, True, ())
 SWITCH = Capture(True, True, (), kill_switch=True)
@@ -73,12 +73,12 @@ def killed(run_directory: Path) -> Callable[[State], None]:
 
 def undo(state: State, kernel: Kernel | None = None) -> list[Change]:
     kernel = kernel or Kernel()
-    state.undo(kernel)  # type: ignore[arg-type]
+    state.journal.undo(kernel)  # type: ignore[arg-type]
     return kernel.reverted
 
 
 def make(state: State, plan: list[Change], kernel: Kernel | None = None) -> None:
-    state.make(kernel or Kernel(), plan)  # type: ignore[arg-type]
+    state.journal.make(kernel or Kernel(), plan)  # type: ignore[arg-type]
 
 
 def test_second_instance_is_busy(run_directory: Path) -> None:
@@ -117,9 +117,9 @@ def test_torn_last_line_is_a_change_that_was_not_made(
     with (run_directory / "net-1/journal").open("ab") as journal:
         journal.write(b'{"family":4,"prio')
     second = State()
-    assert second.recorded() == PLAN[:1]
+    assert second.journal.recorded() == PLAN[:1]
     make(second, changes(SWITCH))
-    assert second.is_guarded
+    assert second.journal.is_guarded
     second.remove()
 
 
@@ -186,7 +186,7 @@ def test_refused_plan_leaves_nothing_changed(run_directory: Path) -> None:
     with pytest.raises(PermissionError):
         make(state, changes(SWITCH), kernel)
     assert kernel.there == []
-    assert not state.is_guarded
+    assert not state.journal.is_guarded
     state.remove()
 
 
@@ -201,9 +201,9 @@ def test_refused_plan_leaves_the_switch_of_an_earlier_one(
     second = State()
     kernel.refuses_at = len(before) + 2
     with pytest.raises(PermissionError):
-        make(second, [*changes(SWITCH, held=second.held), *PLAN], kernel)
+        make(second, [*changes(SWITCH, held=second.journal.held), *PLAN], kernel)
     assert kernel.there == before
-    assert second.is_guarded
+    assert second.journal.is_guarded
     second.remove()
 
 
@@ -231,11 +231,11 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
         make(first, changes(SWITCH), kernel)
         killed(first)
         second = State()
-        assert second.is_guarded
+        assert second.journal.is_guarded
         kernel.killed_after = steps
         was_killed = False
         try:
-            make(second, changes(then, held=second.held), kernel)
+            make(second, changes(then, held=second.journal.held), kernel)
         except Killed:
             was_killed = True
         kernel.killed_after = None

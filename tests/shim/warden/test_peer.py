@@ -12,26 +12,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shim.monitor import peer
-from shim.monitor.peer import OVERFLOW, Peer, Policy, PolicyError, parse
 from shim.protocol.common import Failed, Fault
-from shim.protocol.monitor import Capture, Prefix
+from shim.warden import peer
+from shim.warden.peer import OVERFLOW, Peer, Policy, PolicyError, parse
 
 NUMBERS = {"alice": 1001, "vpn": 2001}
 ALICE = Peer(1001, frozenset({1001}))
 BOB = Peer(1002, frozenset({1002, 2001}))
 ROOT = Peer(0, frozenset({0}))
-TEN = Prefix(bytes([10, 0, 0, 0]), 8)
-TEN_ONE = Prefix(bytes([10, 1, 0, 0]), 16)
-DOC6 = Prefix(bytes([0x20, 0x01, 0x0D, 0xB8, *bytes(12)]), 32)
 
 
 def policy(text: str) -> Policy:
     return parse(text, NUMBERS.__getitem__, NUMBERS.__getitem__)
-
-
-def capture(*prefixes: Prefix, everything: bool = False, names: bool = False) -> Capture:
-    return Capture(everything, names, prefixes)
 
 
 # Who.
@@ -58,29 +50,6 @@ def test_nobody_is_never_admitted_whatever_the_policy_says() -> None:
     assert not careless.admits(Peer(1001, frozenset({OVERFLOW})))
 
 
-# What.
-
-
-def test_everything_is_allowed_unless_routes_say_less() -> None:
-    assert policy("").allows(capture(TEN, DOC6, everything=True, names=True))
-
-
-def test_only_prefixes_within_the_routes_are_allowed() -> None:
-    some = policy('routes = ["10.0.0.0/8", "2001:db8::/32"]')
-    assert some.allows(capture(TEN, TEN_ONE, DOC6))
-    assert not policy('routes = ["10.1.0.0/16"]').allows(capture(TEN))
-    assert not policy('routes = ["::/0"]').allows(capture(TEN))
-    assert not policy("routes = []").allows(capture(TEN))
-    assert policy("routes = []").allows(capture())
-
-
-def test_what_captures_beyond_prefixes_needs_all_of_the_address_space() -> None:
-    half = policy('routes = ["0.0.0.0/0"]')
-    assert not half.allows(capture(everything=True))
-    assert not half.allows(capture(names=True))
-    assert policy('routes = ["0.0.0.0/0", "::/0"]').allows(capture(everything=True, names=True))
-
-
 # The file.
 
 
@@ -101,6 +70,12 @@ def test_file_that_makes_no_sense_admits_nobody(text: str, reason: str) -> None:
     with pytest.raises(PolicyError, match=reason) as caught:
         policy(text)
     assert peer.POLICY in str(caught.value)
+
+
+def test_routes_are_prefixes_and_everything_if_not_said() -> None:
+    said = policy('routes = ["10.0.0.0/8", "2001:DB8::/32"]')
+    assert said.routes == ("10.0.0.0/8", "2001:db8::/32")
+    assert policy("").routes == ("0.0.0.0/0", "::/0")
 
 
 def test_no_file_means_root_alone(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""The message from the warden to the monitor. There is one, and no answer."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, Literal
+
+import msgspec
+
+from shim.protocol.link import Message, role
+
+PAUSED: Final = "paused"
+"""The set of the families (NFPROTO_IPV4, NFPROTO_IPV6) for which the switch is off for a while."""
+
+INET: Final = 1
+ARP: Final = 3
+PROTOCOLS: Final[dict[Literal[4, 6], bytes]] = {4: b"\x02", 6: b"\x0a"}
+
+
+class Test(msgspec.Struct, frozen=True):
+    """A field of a packet has a value. `at` is a meta key, or an offset in bytes in the header."""
+
+    of: Literal["meta", "network", "transport", "paused"]
+    at: int
+    value: bytes = b""
+    mask: bytes = b""
+
+
+Line = tuple[tuple[Test, ...], bool]
+"""All tests hold: the packet is accepted, or (False) dropped."""
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A chain of a table of `family`. A packet that no line decides is accepted, or not."""
+
+    family: int
+    hook: Literal["prerouting", "input", "forward", "output"]
+    accept: bool
+    lines: tuple[Line, ...]
+
+
+class Serve(Message, frozen=True, tag="serve"):
+    """Everything is there: serve the client, and end when it has ended.
+
+    Carries the link to the client; its link to the gate and its listener, which it is given; the
+    journal; the lock, which nobody takes as long as somebody may undo; what ends with the keeper.
+    """
+
+    SIZE: ClassVar[int] = 1 << 17
+    FDS: ClassVar[int] = 6
+
+    families: tuple[Literal[4, 6], ...]
+    """Those that the kernel has."""
+    routes: tuple[str, ...]
+    """What is captured lies in one of these prefixes."""
+    filters: tuple[tuple[Chain, ...], tuple[Chain, ...]]
+    """The kill switch, without and with the local network."""
+    program: bytes
+    """The system call filter of the monitor."""
+
+
+MONITOR_OF_WARDEN: Final = role(Serve)
