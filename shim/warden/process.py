@@ -87,7 +87,7 @@ def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> None:
     except _RefusedError as refused:
         children.end(monitor, keeper)
         _answer(admitted.client, refused.message)
-        return
+        os._exit(0)  # the netlink library would complain of its end
     state.set_owner(os.getpid())
     others = admitted.others
     ended = os.pidfd_open(monitor.pid)
