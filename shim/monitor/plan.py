@@ -76,7 +76,7 @@ LAN: Final[dict[Family, tuple[str, ...]]] = {
 
 
 class Guard(msgspec.Struct, frozen=True, tag="guard"):
-    """The filter of `shim.warden.guard`, in nftables tables of this name. `lan`: leave it reachable."""
+    """The filter of `shim.warden.guard`, in nftables tables of this name; `lan` stays reachable."""
 
     name: str
     lan: bool
