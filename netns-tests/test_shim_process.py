@@ -1,7 +1,7 @@
 """S4 and S7: what the privileged processes hold, and that any of them may be killed at any time.
 
 app: client ─ warden ─┬─ monitor
-                      └─ keeper ─ gate          each found by its parent, the keeper by its program
+                      └─ keeper ─ gate          each found by its parent and its program
 """
 
 from __future__ import annotations
@@ -183,6 +183,14 @@ def test_keeper_holds_what_the_gate_needs_and_its_link(processes: Processes) -> 
 def test_monitor_holds_no_device_and_nothing_of_the_gate(processes: Processes) -> None:
     assert "/dev/net/tun" not in descriptors(processes.monitor)
     assert not [kind for kind in descriptors(processes.monitor) if kind.startswith("/memfd")]
+
+
+def test_monitor_has_two_files_open_and_no_directory(processes: Processes) -> None:
+    def files(pid: int) -> list[str]:
+        return [Path(kind).name for kind in descriptors(pid) if kind.startswith("/")]
+
+    assert files(processes.monitor) == ["journal", "lock"]
+    assert len(files(processes.warden)) == 4  # the detector: and two directories
 
 
 def test_heavy_libraries_are_in_the_client_only(processes: Processes) -> None:

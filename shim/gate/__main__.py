@@ -1,4 +1,4 @@
-"""`python -I -B -m shim.gate`: the keeper under `up`; link to the monitor on fd 3, client's on 4.
+"""`python -I -B -m shim.gate`: the keeper under `up`; link to the warden on fd 3, client's on 4.
 
 Theory of operation
 -------------------
@@ -6,8 +6,8 @@ It is started before a byte of the client is read, so that it loads the code tha
 into no process that keeps a privilege. In this order:
 
  1. with the privileges of the caller: the flow namespace, which is in nobody's way;
- 2. when the monitor says that nobody else is up here: the capture TUN;
- 3. an answer to the monitor; from then on it is the keeper (`keeper.py`), without a privilege.
+ 2. when the warden says that nobody else is up here: the capture TUN;
+ 3. an answer to the warden; from then on it is the keeper (`keeper.py`), without a privilege.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from shim.protocol.gate import GATE
 from shim.protocol.keeper import KEEPER, Made
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 
-MONITOR_FD: Final = 3
+WARDEN_FD: Final = 3
 CLIENT_FD: Final = 4
 
 
 def main() -> None:
     """Make what the gate needs, and keep it."""
-    sock = socket.socket(fileno=MONITOR_FD)
-    monitor = Link(sock, KEEPER)
+    sock = socket.socket(fileno=WARDEN_FD)
+    warden = Link(sock, KEEPER)
     client = Link(socket.socket(fileno=CLIENT_FD), GATE)
     with suppress(LinkClosedError, ViolationError):
         try:
-            flow = _flow_network(monitor)
+            flow = _flow_network(warden)
             capture = tun.create(DEVICE)
         except OSError as error:
-            monitor.send(Failed(_fault_of(error), error.errno or 0))
+            warden.send(Failed(_fault_of(error), error.errno or 0))
             return
         given = keeper.Given(capture, flow, client, keeper.new_pool())
-        monitor.send(Made())
+        warden.send(Made())
         keeper.run(given, sock)
 
 
-def _flow_network(monitor: Link) -> flownet.FlowNetwork:
+def _flow_network(warden: Link) -> flownet.FlowNetwork:
     try:
         return flownet.build()
     finally:
         # An answer before the question would be lost: a link that ends with something unread in
         # it is reset (unix(7)).
-        select.select([monitor], [], [])
-        monitor.receive()
+        select.select([warden], [], [])
+        warden.receive()
 
 
 def _fault_of(error: OSError) -> Fault:

@@ -30,8 +30,9 @@ of the address space stand for "an address".
 With the kill switch nothing depends on the source: an address of its own takes no packet past us.
 Instead of the routes in main only the private ranges are looked up there, and only if the local
 network is allowed, so a route that a hostile network has announced is a way to nowhere but itself.
-Our table ends with "unreachable", which stays when the device goes. `guard.py` has the filter that
-holds for sockets that are bound to a device, and for whatever else the rules do not see.
+Our table ends with "unreachable", which stays when the device goes. `shim.warden.guard` has the
+filter that holds for sockets that are bound to a device, and for whatever else the rules do not
+see.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ LAN: Final[dict[Family, tuple[str, ...]]] = {
 
 
 class Guard(msgspec.Struct, frozen=True, tag="guard"):
-    """The filter of `guard.py`, in nftables tables of this name. `lan`: leave it reachable."""
+    """The filter of `shim.warden.guard`, in nftables tables of this name; `lan` stays reachable."""
 
     name: str
     lan: bool

@@ -1,4 +1,4 @@
-"""The messages between the monitor and the keeper of the gate."""
+"""The messages between the warden and the keeper of the gate."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final
 from shim.protocol.common import Failed
 from shim.protocol.link import Message, role
 
-# monitor → keeper
+# warden → keeper
 
 
 class Make(Message, frozen=True, tag="make"):
     """Nobody else is up here: the capture TUN may be made."""
 
 
-# keeper → monitor
+# keeper → warden
 
 
 class Made(Message, frozen=True, tag="made"):
@@ -24,4 +24,4 @@ class Made(Message, frozen=True, tag="made"):
 FromKeeper = Made | Failed
 
 KEEPER: Final = role(Make)
-MONITOR_OF_KEEPER: Final = role(FromKeeper)
+WARDEN_OF_KEEPER: Final = role(FromKeeper)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 from shim.protocol.common import Failed, Fault
-from shim.protocol.keeper import MONITOR_OF_KEEPER, Made, Make
+from shim.protocol.keeper import WARDEN_OF_KEEPER, Made, Make
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.protocol.warden import MONITOR_OF_WARDEN, Serve
 
@@ -46,7 +46,7 @@ class Keeper:
         self.gate, at_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, at_gate:
             self.pid = _spawn("shim.gate", theirs, at_gate)
-        self._link = Link(ours, MONITOR_OF_KEEPER)
+        self._link = Link(ours, WARDEN_OF_KEEPER)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when the keeper has ended."""

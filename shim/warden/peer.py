@@ -147,17 +147,17 @@ def admit(sock: socket.socket) -> Admitted | None:
         policy = read()
     except PolicyError:
         with suppress(BlockingIOError):
-            refuse(sock.accept()[0], Fault.POLICY)
+            refuse(sock.accept()[0], Failed(Fault.POLICY, 0))
         raise
     while select.select([sock], [], [], _PATIENCE_S)[0]:
         client, _ = sock.accept()
         if policy.admits(peer_of(client)):
             return Admitted(client, policy, sock)
-        refuse(client, Fault.POLICY)
+        refuse(client, Failed(Fault.POLICY, 0))
     return None
 
 
-def refuse(client: socket.socket, fault: Fault) -> None:
+def refuse(client: socket.socket, refusal: Failed) -> None:
     """Tell a client why it is not served, without reading what it says."""
     with client, suppress(OSError):  # it has gone; nothing has filled its queue
-        client.send(msgspec.msgpack.encode(Failed(fault, 0)))
+        client.send(msgspec.msgpack.encode(refusal))

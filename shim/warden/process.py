@@ -31,7 +31,6 @@ import os
 import select
 import socket
 import sys
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final, NoReturn
 
@@ -43,8 +42,6 @@ from shim.monitor.netlink import Netlink
 from shim.monitor.plan import TABLE, Family
 from shim.monitor.process import PROFILE as MONITOR_PROFILE
 from shim.protocol.common import Failed, Fault
-from shim.protocol.link import Link, LinkClosedError, ViolationError
-from shim.protocol.monitor import MONITOR
 from shim.protocol.warden import Serve
 from shim.sandbox import seccomp
 from shim.sandbox.stages import NET_ADMIN, Profile, enter
@@ -89,8 +86,8 @@ def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> None:
         state = _begin(admitted, keeper, monitor)
     except _RefusedError as refused:
         children.end(monitor, keeper)
-        _answer(Link(admitted.client, MONITOR), refused.message)
-        return
+        _answer(admitted.client, refused.message)
+        os._exit(0)  # the netlink library would complain of its end
     state.set_owner(os.getpid())
     others = admitted.others
     ended = os.pidfd_open(monitor.pid)
@@ -106,12 +103,10 @@ def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> None:
     _undo(state, netlink, monitor, keeper)
 
 
-def _answer(client: Link, refusal: Failed) -> None:
-    """Refuse, as an answer to whatever the client asks first."""
+def _answer(client: socket.socket, refusal: Failed) -> None:
+    """Refuse when the client has asked for something, whatever that is."""
     select.select([client], [], [], _FIRST_QUESTION_S)
-    with suppress(LinkClosedError, ViolationError):
-        client.receive()
-        client.send(refusal)
+    peer.refuse(client, refusal)
 
 
 def _begin(admitted: peer.Admitted, keeper: Keeper, monitor: Monitor) -> State:
@@ -176,7 +171,7 @@ def _turn_away(others: socket.socket, ended: int) -> None:
     poll.register(others, select.POLLIN)
     while ended not in dict(poll.poll()):
         try:
-            peer.refuse(others.accept()[0], Fault.BUSY)
+            peer.refuse(others.accept()[0], Failed(Fault.BUSY, 0))
         except OSError:
             poll.unregister(others)  # without a descriptor left it would be ready for ever
 
