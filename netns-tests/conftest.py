@@ -29,7 +29,12 @@ OUTCOME: pytest.StashKey[pytest.CallInfo[None]] = pytest.StashKey()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lab(**options): options of lab.Lab for the fixture `lab`")
-    config.addinivalue_line("markers", "soak: takes long; run by `make soak` only")
+    config.addinivalue_line("markers", "soak: takes hours; run by `make soak` only")
+    config.addinivalue_line("markers", "long: takes a minute; started before the others")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.hookimpl(wrapper=True)

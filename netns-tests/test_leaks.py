@@ -156,6 +156,7 @@ class Instance:
         self.probe()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.lab(direct=True)
 def test_switch_leaks_nothing_whatever_is_killed(

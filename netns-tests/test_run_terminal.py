@@ -265,6 +265,7 @@ def ours(lab: Lab) -> dict[int, str]:
     return found
 
 
+@pytest.mark.long
 def test_fifty_runs_leave_nothing(lab: Lab, runtime: Path) -> None:
     """Eight at a time: no processes, hence no namespaces or mounts, and no files."""
     one = lab.app.popen(

@@ -43,6 +43,7 @@ def ours(overlay: Overlay, endpoint: Endpoint, transport: str) -> list[int]:
     return [pids.client, pids.warden, pids.monitor, pids.gate, *server]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("transport", ["quic", "ssh"])
 @pytest.mark.lab(capture=False)
@@ -63,6 +64,7 @@ def test_200_mb_each_way_arrive_equal(lab: Lab, overlay: Overlay, transport: str
     } == {}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("transport", ["quic", "ssh"])
 @pytest.mark.parametrize("direction", ["up", "down"])
