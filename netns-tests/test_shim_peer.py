@@ -64,7 +64,7 @@ def as_alice(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def monitor(lab: Lab) -> int:
-    (found,) = [one.pid for one in lab.app.processes() if "shim.warden" in one.command]
+    (found,) = [one.pid for one in lab.app.processes() if "shim.monitor" in one.command]
     return found
 
 
