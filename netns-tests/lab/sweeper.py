@@ -57,14 +57,20 @@ def members(token: str) -> list[Member]:
 
 
 def sweep(token: str) -> None:
-    """Kill until two looks in a row find nobody: a process may fork between look and kill."""
+    """Kill until two looks in a row find nobody: a process may fork between look and kill.
+
+    The kernel gives the number of a namespace that has gone to the next one, perhaps to another
+    lab's while we look: who is known by a namespace alone is killed if a second look finds it, too.
+    """
     deadline_s = time.monotonic() + PATIENCE_S
     quiet = 0
     while quiet < 2 and time.monotonic() < deadline_s:
         found = members(token)
+        again = {member.pid for member in members(token)}
         for member in found:
-            with suppress(ProcessLookupError):
-                os.kill(member.pid, signal.SIGKILL)
+            if member.is_marked or member.pid in again:
+                with suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGKILL)
         quiet = 0 if found else quiet + 1
         time.sleep(0.005)
 
