@@ -61,7 +61,7 @@ class Gates:
         if gate:
             with suppress(ProcessLookupError):
                 os.kill(gate, signal.SIGKILL)
-        until(lambda: self.is_over or self.current not in (0, gate), 5, "another gate")
+        until(lambda: self.is_over or self.current not in (0, gate), 15, "another gate")
         self.killed += 1
         self._since = time.monotonic()
 
@@ -116,7 +116,7 @@ def test_transfer_completes_while_gates_are_killed(
         assert address_of(lab, "www.example.com") == addresses
     assert_equal(client, server, size)
     assert killed >= 3
-    until(lambda: overlay.status()["flows_active"] == 0, 5, "the end of every flow")
+    until(lambda: overlay.status()["flows_active"] == 0, 15, "the end of every flow")
 
 
 def test_idle_flow_and_its_name_live_on(lab: Lab, overlay: Overlay) -> None:
@@ -132,7 +132,7 @@ def test_idle_flow_and_its_name_live_on(lab: Lab, overlay: Overlay) -> None:
             assert stream.recv(64) == b"%d" % number
         assert_echoes(lab, address)
         assert overlay.status()["flows_active"] >= 1
-    until(lambda: overlay.status()["flows_active"] == 0, 5, "the end of every flow")
+    until(lambda: overlay.status()["flows_active"] == 0, 15, "the end of every flow")
 
 
 def test_connections_made_at_the_moment_of_a_kill_are_opened(lab: Lab, overlay: Overlay) -> None:
@@ -147,7 +147,7 @@ def test_connections_made_at_the_moment_of_a_kill_are_opened(lab: Lab, overlay: 
             for each in made:
                 each.result()
     assert tcp.outcome(lab.app, TARGET.v4, CLOSED_PORT) == "ECONNREFUSED"
-    until(lambda: overlay.status()["flows_active"] == 0, 5, "the end of every flow")
+    until(lambda: overlay.status()["flows_active"] == 0, 15, "the end of every flow")
 
 
 def test_connection_that_was_opened_for_a_dead_gate_is_not_opened_again(
@@ -161,11 +161,11 @@ def test_connection_that_was_opened_for_a_dead_gate_is_not_opened_again(
         before = wake_ups(pids.gate)
         near.setblocking(False)
         near.connect_ex(listener.getsockname())
-        until(lambda: wake_ups(pids.gate) > before, 5, "the gate to ask")
+        until(lambda: wake_ups(pids.gate) > before, 15, "the gate to ask")
         os.kill(pids.gate, signal.SIGSTOP)
         os.kill(pids.client, signal.SIGCONT)
         far, _ = listener.accept()
-        until(lambda: overlay.status()["flows_opened"] == 1, 5, "the client's answer")
+        until(lambda: overlay.status()["flows_opened"] == 1, 15, "the client's answer")
         os.kill(pids.gate, signal.SIGKILL)
         far.settimeout(10)
         until(lambda: select.select([], [near], [], 1)[1], 10, "the connection")
@@ -198,13 +198,13 @@ def test_client_and_keeper_do_not_grow_with_the_number_of_gates(lab: Lab, overla
         for _ in range(count):
             gates.kill()
         assert_echoes(lab, TARGET.v4)
-        until(lambda: overlay.status()["flows_active"] == 1, 5, "the one flow that stays")
+        until(lambda: overlay.status()["flows_active"] == 1, 15, "the one flow that stays")
 
     with tcp.connect(lab.app, TARGET.v4, ECHO) as stream:
         kill(QUICK)
         before, size_before = descriptors(), size()
         kill(KILLS)
-        until(lambda: max(map(int.__sub__, descriptors(), before)) <= 0, 5, "no more descriptors")
+        until(lambda: max(map(int.__sub__, descriptors(), before)) <= 0, 15, "no more descriptors")
         stream.sendall(b"still here")
         assert stream.recv(64) == b"still here"
     assert size() - size_before < MAY_GROW

@@ -169,7 +169,7 @@ def test_leak_detector_sees_every_probe(lab: Lab) -> None:
     for name, probe in PROBES.items():
         seen = len(lab.outer.packets())
         lab.app.call(probe)
-        until(lambda seen=seen: leaks(lab.outer.packets()[seen:], []), 2, f"the leak of {name}")
+        until(lambda seen=seen: leaks(lab.outer.packets()[seen:], []), 15, f"the leak of {name}")
     assert "ICMPv6 Echo Request" in "".join(map(str, lab.outer.packets()))
 
 
@@ -211,7 +211,7 @@ def test_leftover_detector_sees_every_plant() -> None:
         for section, command in PLANTS.items():
             lab.app.run(["sh", "-euc", command])
             sign = f"app: {section} +"
-            until(lambda sign=sign: sign in "\n".join(lab.leftovers()), 2, sign)
+            until(lambda sign=sign: sign in "\n".join(lab.leftovers()), 15, sign)
         with pytest.raises(AssertionError, match="app: rule"):
             lab.assert_clean(0)
 
@@ -224,7 +224,7 @@ def test_leftover_detector_sees_processes_that_hide() -> None:
         for stray in STRAYS:
             lab.app.run(["sh", "-c", f"setsid {stray} &"])
         for sign in ("elsewhere: process", "app: process", "sleep 31", "sleep 32"):
-            until(lambda sign=sign: sign in "\n".join(lab.leftovers()), 2, sign)
+            until(lambda sign=sign: sign in "\n".join(lab.leftovers()), 15, sign)
     assert members(lab.token) == []
 
 
@@ -278,8 +278,8 @@ def test_lab_whose_process_is_killed_leaves_nothing() -> None:
         token, tmp = process.stdout.readline().split()[:2]
         assert members(token)
         os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not members(token), 5, "the end of all processes")
-    until(lambda: not Path(tmp).exists(), 5, "the end of the directory")
+    until(lambda: not members(token), 15, "the end of all processes")
+    until(lambda: not Path(tmp).exists(), 15, "the end of the directory")
 
 
 def test_lab_works_inside_a_user_namespace() -> None:

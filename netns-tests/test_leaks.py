@@ -80,7 +80,7 @@ def test_detector_sees_every_probe_while_nothing_is_up(lab: Lab, wire: Wire) -> 
     for name, probe in EVERY.items():
         wire.forget()
         lab.app.call(probe)
-        until(wire.leaks, 5, f"the probe {name}")
+        until(wire.leaks, 15, f"the probe {name}")
 
 
 # K3 and K6: without the switch, what is not tied to the way beside the tunnel goes into it.
@@ -115,7 +115,7 @@ except OSError:
         lab.app.python(source, text, *to, "tied" if is_tied else "", user=lab.alice)
 
     say("before")
-    until(lambda: wire.frames_with(b"before"), 5, "the detector sees it while nothing is up")
+    until(lambda: wire.frames_with(b"before"), 15, "the detector sees it while nothing is up")
     overlay.up(endpoint, *options)
     say("free to go")
     if options:
@@ -289,13 +289,13 @@ def test_pause_opens_for_a_while_and_ends_by_itself(
     assert not gets_out()
     overlay.cli("pause", "--for", "1h")
     assert 3590 <= overlay.status()["paused_s"] <= 3600
-    until(gets_out, 5, "a way out")
+    until(gets_out, 15, "a way out")
     overlay.cli("pause", "--for", "0s")
     assert not gets_out()
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
     # The kernel ends it, also when nobody is there to end it.
-    overlay.cli("pause", "--for", "4s")
-    until(gets_out, 5, "a way out")
+    overlay.cli("pause", "--for", "8s")
+    until(gets_out, 15, "a way out")
     for pid in (*privileged_side(lab.app), overlay.status()["pid"]):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not gets_out(), 30, "the end of the pause")
@@ -412,7 +412,7 @@ def test_neighbour_learns_nothing_about_the_tunnel(
     inside4, inside6 = "198.18.0.2", "fd6f:7670:6e00::2"
     lab.app.run(["ip", "address", "add", inside4, "dev", "lo"])
     ask_for(lab, inside4)
-    until(lambda: arp_answers(lab, inside4), 5, "the kernel answers for every address it has")
+    until(lambda: arp_answers(lab, inside4), 15, "the kernel answers for every address it has")
     lab.app.run(["ip", "address", "del", inside4, "dev", "lo"])
     overlay.up(endpoint, *SWITCH)
     before = arp_answers(lab, inside4)
@@ -426,7 +426,7 @@ def test_neighbour_learns_nothing_about_the_tunnel(
                 frame_to_app(lab, 0x0800, bytes(IP(src=TARGET.v4, dst=inside4) / segment))
                 frame_to_app(lab, 0x86DD, bytes(IPv6(src=TARGET.v6, dst=inside6) / segment))
         ask_for(lab, "192.0.2.2")
-        until(lambda: arp_answers(lab, "192.0.2.2"), 5, "answers for its own address")
+        until(lambda: arp_answers(lab, "192.0.2.2"), 15, "answers for its own address")
         flow.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert flow.recv(4) == b"HTTP"
     assert arp_answers(lab, inside4) == before
@@ -449,7 +449,7 @@ def test_routes_that_a_hostile_network_announces_lead_nowhere(
     announce("add")
     wire.forget()
     lab.app.call(PROBES["tcp4"])
-    until(wire.leaks, 5, "without the switch, a closer route of the machine is used")
+    until(wire.leaks, 15, "without the switch, a closer route of the machine is used")
     announce("del")
     overlay.down()
     overlay.up(endpoint, "--kill-switch", "--lan", lan)

@@ -48,7 +48,7 @@ def kill(lab: Lab, endpoint: Endpoint) -> None:
             time.sleep(0.05)
         return not endpoint.program.is_alive
 
-    until(has_ended, 5, "the server to end")
+    until(has_ended, 15, "the server to end")
     for one in lab.server.processes():
         with suppress(ProcessLookupError):
             os.kill(one.pid, signal.SIGKILL)
@@ -159,7 +159,7 @@ def test_detector_sees_the_probes_when_there_is_no_tunnel(lab: Lab) -> None:
     for name in PROBES.keys() - LOCAL:
         before = len(leaks(lab.outer.packets(), []))
         lab.app.call(PROBES[name])
-        until(lambda seen=before: len(leaks(lab.outer.packets(), [])) > seen, 3, name)
+        until(lambda seen=before: len(leaks(lab.outer.packets(), [])) > seen, 15, name)
 
 
 @TRANSPORTS
@@ -299,7 +299,7 @@ def test_taken_down_while_reconnecting(lab: Lab, overlay: Overlay) -> None:
         assert time.monotonic() - started_s < 12
         if endpoint.program.is_alive:
             os.kill(endpoint.program.pid, signal.SIGKILL)
-        until(lambda: overlay.status()["state"] == "down", 3, "nothing to be left")
+        until(lambda: overlay.status()["state"] == "down", 15, "nothing to be left")
         endpoint = restart(lab, endpoint)
     overlay.is_up = False
 

@@ -134,7 +134,7 @@ class Tunnel:
 
         The kernel answers what the server sends when the client has gone.
         """
-        answer = re.compile(rf"> {SERVER.v4} dest-unreach port-unreachable / IPerror / UDPerror")
+        answer = re.compile(rf"> {SERVER.v4} dest-unreach port-unreach")
         found = map(str, leaks(self.lab.outer.packets(), {self.endpoint.flow}))
         return [packet for packet in found if not answer.search(packet)]
 
@@ -198,7 +198,7 @@ def test_probes_are_seen_outside_and_none_from_a_command(
     for name, probe in PROBES.items():
         before = len(tunnel.leaks())
         lab.app.call(probe)
-        until(lambda before=before: len(tunnel.leaks()) > before, 3, f"the probe {name}")
+        until(lambda before=before: len(tunnel.leaks()) > before, 15, f"the probe {name}")
     seen = len(tunnel.leaks())
     said = tunnel.run(sys.executable, "-c", ALL_PROBES).splitlines()
     assert len(said) == len(PROBES)
@@ -325,7 +325,7 @@ def test_router_advertisement_opens_no_way_for_ipv6(lab: Lab, tunnel: Tunnel, we
     program.says("^in$")
     advertise(lab)
     addresses = ["ip", "-6", "address", "show", "dev", "eth0"]
-    until(lambda: "2001:db8:77:" in lab.app.run(addresses).stdout, 5, "an advertised address")
+    until(lambda: "2001:db8:77:" in lab.app.run(addresses).stdout, 15, "an advertised address")
     go.touch()
     assert program.wait() == 0
     assert program.stdout.startswith(f"in\n{PAGE}{PAGE}")
@@ -367,10 +367,10 @@ def test_orphans_of_the_command_die_with_it(lab: Lab, tunnel: Tunnel) -> None:
     program = tunnel.start("sh", "-c", f"exec <>{go}; {script}")
     program.says("^in$")
     sleeping = ("sleep 1000 ", "sleep 1001 ", "sleep 1002 ")
-    until(lambda: set(sleeping) <= set(alive(lab).values()), 3, "the daemons")
+    until(lambda: set(sleeping) <= set(alive(lab).values()), 15, "the daemons")
     go.write_text("end\n")
     assert program.wait() == 0
-    until(lambda: not alive(lab), 2, "the end of everything")
+    until(lambda: not alive(lab), 15, "the end of everything")
     assert list(tunnel.runtime.glob("*/*")) == []
 
 
@@ -382,7 +382,7 @@ def test_killed_parent_takes_everything_with_it(lab: Lab, tunnel: Tunnel) -> Non
     assert len(family.others()) == 3
     program.process.kill()
     program.wait()
-    until(lambda: not alive(lab), 2, "the end of everything")
+    until(lambda: not alive(lab), 15, "the end of everything")
     assert list(tunnel.runtime.glob("*/*")) == []
 
 
@@ -391,11 +391,11 @@ def test_killed_part_leaves_the_command_without_network(lab: Lab, tunnel: Tunnel
         program = tunnel.start(sys.executable, "-c", ALWAYS_TRYING, *TARGET)
         program.says("^works 2$")
         os.kill(getattr(Family(lab, program.pid), victim), signal.SIGKILL)
-        program.says("^works 0$", timeout_s=3)
+        program.says("^works 0$")
         program.says("^in vain$")
         assert program.is_alive
         assert program.stop() == 128 + signal.SIGTERM
-        until(lambda: not alive(lab), 2, f"the end of everything without {victim}")
+        until(lambda: not alive(lab), 10, f"the end of everything without {victim}")
         assert program.stdout.partition("works 0\n")[2] == "in vain\n"
     assert tunnel.leaks() == []
 
@@ -422,5 +422,5 @@ def test_detector_sees_what_always_trying_sends_outside(lab: Lab) -> None:
         count = len(leaks(packets, set()))
         return all(len(leaks(packets, {one})) < count for one in wanted)
 
-    until(all_seen, 5, "a packet of each kind")
+    until(all_seen, 15, "a packet of each kind")
     program.stop()

@@ -159,13 +159,13 @@ def test_stop_key_stops_the_job_and_fg_resumes_it(lab: Lab, shell: Terminal) -> 
     for is_background in (False, True):
         shell.type("\x1a")
         shell.says(r"Stopped.*run --embedded")
-        until(lambda: {state(pid), state(parent(pid))} == {"T"}, 3, "both are stopped")
+        until(lambda: {state(pid), state(parent(pid))} == {"T"}, 15, "both are stopped")
         if is_background:
             shell.type("bg\n")
             shell.says("prompt> $")
-            until(is_stopped, 5, "a job that has read in the background")
+            until(is_stopped, 15, "a job that has read in the background")
         shell.type("fg\n")
-        until(lambda: "T" not in {state(pid), state(parent(pid))}, 3, "both go on")
+        until(lambda: "T" not in {state(pid), state(parent(pid))}, 15, "both go on")
         shell.type("again\n")
         shell.says("heard again {}")
     shell.type("\x04")
@@ -178,7 +178,7 @@ def test_command_that_is_stopped_by_a_signal_to_run_alone(lab: Lab, shell: Termi
     shell.says(r"Stopped.*run --embedded")
     assert state(pid) == "T"
     shell.type("fg\n")
-    until(lambda: state(pid) != "T", 3, "it goes on")
+    until(lambda: state(pid) != "T", 15, "it goes on")
     shell.type("\x04")
     shell.says("prompt> $")
 
@@ -197,7 +197,7 @@ def test_hang_up_ends_the_command(lab: Lab, runtime: Path) -> None:
     pid = int(terminal.says(r"in (\d+)")[1])
     os.kill(terminal.process.pid, signal.SIGHUP)
     assert terminal.process.wait(5) == 128 + signal.SIGHUP
-    until(lambda: not Path(f"/proc/{pid}").exists(), 2, "the end of the command")
+    until(lambda: not Path(f"/proc/{pid}").exists(), 15, "the end of the command")
     terminal.close()
 
 
@@ -245,7 +245,7 @@ def test_interrupt_before_the_command_has_started(lab: Lab, runtime: Path) -> No
     assert terminal.process.wait(5) == 130
     terminal.close()
     assert "Traceback" not in terminal.said
-    until(lambda: not ours(lab) and not list(runtime.glob("*/*")), 3, "the end of everything")
+    until(lambda: not ours(lab) and not list(runtime.glob("*/*")), 15, "the end of everything")
     assert not (lab.alice.home / "ran").exists()
 
 
@@ -286,6 +286,6 @@ def test_fifty_runs_leave_nothing(lab: Lab, runtime: Path) -> None:
     )
     assert sorted(done.stdout.splitlines()) == sorted(f"done {n}" for n in range(1, 51))
     assert done.stderr == ""
-    until(lambda: not ours(lab), 3, "the end of all processes")
+    until(lambda: not ours(lab), 15, "the end of all processes")
     assert list(runtime.glob("*/*")) == []
     assert sorted(lab.alice.home.rglob("*")) == home

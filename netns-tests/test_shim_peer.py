@@ -85,7 +85,7 @@ def test_user_of_the_policy_needs_no_root(lab: Lab, overlay: Overlay, uid: int) 
         assert as_alice(lab, "down").returncode == 0
         overlay.is_up = False
         service.says(r"(?s)ended 0(?!.*ended [^0])")
-        until(lambda: not state.diff(before, state.snapshot(lab.app)), 5, "nothing left")
+        until(lambda: not state.diff(before, state.snapshot(lab.app)), 15, "nothing left")
 
 
 def test_what_a_killed_service_leaves_is_undone_by_root(lab: Lab, overlay: Overlay) -> None:
@@ -96,11 +96,11 @@ def test_what_a_killed_service_leaves_is_undone_by_root(lab: Lab, overlay: Overl
     for one in lab.app.processes():
         if "shim." in one.command:
             os.kill(one.pid, signal.SIGKILL)
-    until(lambda: not any("shim." in one.command for one in lab.app.processes()), 5, "its end")
+    until(lambda: not any("shim." in one.command for one in lab.app.processes()), 15, "its end")
     assert state.diff(before, state.snapshot(lab.app))
     overlay.recover()
     overlay.recover()
-    until(lambda: not state.diff(before, state.snapshot(lab.app)), 5, "nothing left")
+    until(lambda: not state.diff(before, state.snapshot(lab.app)), 15, "nothing left")
 
 
 def test_wrong_peer_is_not_read(lab: Lab) -> None:

@@ -207,7 +207,7 @@ def test_close_with_unread_data_arrives_as_reset(lab: Lab, up: Overlay, family: 
     with near:
         near.settimeout(10)
         near.sendall(b"nobody will read this")
-        until(lambda: len(far.recv(99, socket.MSG_PEEK)) > 0, 5, "the data to arrive")
+        until(lambda: len(far.recv(99, socket.MSG_PEEK)) > 0, 15, "the data to arrive")
         far.close()
         with pytest.raises(ConnectionResetError):
             near.recv(1)

@@ -171,4 +171,4 @@ def test_interrupted_while_connecting_comes_up_no_more(lab: Lab, overlay: Overla
         assert "Traceback" not in program.stderr
     finally:
         os.kill(endpoint.program.pid, signal.SIGCONT)
-    until(lambda: overlay.status()["state"] == "down", 5, "nothing to be left")
+    until(lambda: overlay.status()["state"] == "down", 15, "nothing to be left")
