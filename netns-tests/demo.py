@@ -13,9 +13,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from lab import Lab, services, state, tcp
+from lab import Lab, services, state, tcp, until
 from lab.addresses import CLOSED_PORT, NO_ROUTE, TARGET
 from lab.host import CommandFailedError
 from lab.overlay import Endpoint, Overlay
@@ -103,8 +104,16 @@ def tour(overlay: Overlay, endpoint: Endpoint, options: list[str], act: Callable
     show.title("down")
     print("$ overlay-vpn down", flush=True)
     overlay.down()
-    app = overlay.lab.app
-    left = state.diff(overlay.lab.before[app], state.snapshot(app))
+    left: list[str] = []
+
+    def is_clean() -> bool:
+        app = overlay.lab.app
+        left[:] = state.diff(overlay.lab.before[app], state.snapshot(app))
+        return not left
+
+    # The network is as before when `down` returns; the client ends a moment later.
+    with suppress(TimeoutError):
+        until(is_clean, 10, "nothing to be left")
     show.check("left behind", left or "nothing", "nothing")
 
 
