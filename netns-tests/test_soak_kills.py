@@ -73,6 +73,7 @@ def test_random_kills_and_restarts_under_load(
     services.web(lab, lab.target)
     endpoint = overlay.serve()
     server = endpoint.program.pid
+    idle = use_of(server)
     dice = random.Random(SEED)
     print("seed", SEED)
     for address in TARGET:
@@ -96,11 +97,12 @@ def test_random_kills_and_restarts_under_load(
             early = use_of(server)
     print(done)
     assert early is not None
-    limit = Use(early.descriptors + 50, int(early.resident_kib * 1.25))
-    # The server notices after a while that a client was killed.
-    until(lambda: use_of(server) < limit, WITHIN_S, f"at most {limit}, it is {use_of(server)}")
+    lab.app.stop_programs()
     overlay.down()
     until(lambda: not traces(lab), WITHIN_S, "no trace")
+    # With nobody there any more, as soon as the server has noticed who was killed.
+    limit = Use(idle.descriptors + 5, int(early.resident_kib * 1.25))
+    until(lambda: use_of(server) < limit, WITHIN_S, f"at most {limit}")
 
 
 def step(
