@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lab.host import Program
@@ -66,8 +67,9 @@ def _main(path: str, uid: int, program: list[str]) -> None:
 
 def _end(path: str, pid: int = 0) -> None:
     if pid:
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
+        with suppress(ProcessLookupError, ChildProcessError):  # it has just ended by itself
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
     os.unlink(path)
     os.rmdir(os.path.dirname(path))
     sys.exit(0)
