@@ -33,6 +33,7 @@ demo: setup
 	@$(BIN)/python netns-tests/demo.py
 
 bench: setup
+	@tools/setup apache2-utils
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.lock
 	$(BIN)/python bench/gate.py
 	PYTHONPATH=netns-tests $(BIN)/python bench/path.py
