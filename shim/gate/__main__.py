@@ -12,13 +12,12 @@ into no process that keeps a privilege. In this order:
 
 from __future__ import annotations
 
-import os
 import select
 import socket
-import sys
 from contextlib import suppress
 from typing import Final
 
+from shim.ending import end_after
 from shim.gate import flownet, keeper, tun
 from shim.protocol import DEVICE
 from shim.protocol.common import Failed, Fault
@@ -30,8 +29,8 @@ WARDEN_FD: Final = 3
 CLIENT_FD: Final = 4
 
 
-def main() -> None:
-    """Make what the gate needs, and keep it."""
+def main() -> int:
+    """Make what the gate needs, and keep it. Returns the exit status, if that is in vain."""
     sock = socket.socket(fileno=WARDEN_FD)
     warden = Link(sock, KEEPER)
     client = Link(socket.socket(fileno=CLIENT_FD), GATE)
@@ -41,10 +40,11 @@ def main() -> None:
             capture = tun.create(DEVICE)
         except OSError as error:
             warden.send(Failed(_fault_of(error), error.errno or 0))
-            return
+            return 0
         given = keeper.Given(capture, flow, client, keeper.new_pool())
         warden.send(Made())
         keeper.run(given, sock)
+    return 0
 
 
 def _flow_network(warden: Link) -> flownet.FlowNetwork:
@@ -64,9 +64,4 @@ def _fault_of(error: OSError) -> Fault:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:  # the last line of a process without a caller
-        print(f"overlay-vpn keeper: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1)
+    end_after(main, "keeper")

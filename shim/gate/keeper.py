@@ -20,7 +20,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -29,6 +28,7 @@ import prctl
 
 from dns.pool import buffer_size
 from shim import linux
+from shim.ending import end_after
 from shim.gate import process
 from shim.gate.flownet import FlowNetwork
 from shim.protocol.link import Link
@@ -94,8 +94,8 @@ def new_pool() -> int:
 
 def run(given: Given, link: socket.socket) -> NoReturn:
     """Become the keeper, give every privilege away, and keep a gate until `link` ends."""
-    status = 1
-    try:
+
+    def work() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         linux.close_all_but({0, 1, 2, link.fileno()} | given.fds)
         linux.isolate()
@@ -103,11 +103,9 @@ def run(given: Given, link: socket.socket) -> NoReturn:
         # A parent that is gone already has closed its end of the link.
         prctl.set_pdeathsig(signal.SIGKILL)
         _keep(given, link)
-        status = 0
-    except Exception as error:  # the last line of a process without a caller
-        print(f"overlay-vpn keeper: {type(error).__name__}: {error}", file=sys.stderr)
-    finally:
-        os._exit(status)
+        return 0
+
+    end_after(work, "keeper")
 
 
 def _keep(given: Given, link: socket.socket) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import mmap
 import os
 import socket
-import sys
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NoReturn
 
 from dns.pool import Pool, buffer_size
+from shim.ending import end_after
 from shim.gate import loop
 from shim.gate.loop import Gate
 from shim.gate.names import Names
@@ -30,18 +31,15 @@ def run(
     capture: int, flow: int, listener: socket.socket, client: Link, pool: int, generation: int
 ) -> NoReturn:
     """Be the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
-    status = 1
-    try:
+
+    def work() -> int:
         names = Names(_open_pool(pool), generation)
         filters.install(seccomp.assemble(SYSCALLS))
-        Gate(capture, flow, listener, client, names, generation).run()
-    except (LinkClosedError, ViolationError):
-        status = 0
-    except Exception as error:  # the last line of a process without a caller
-        print(f"overlay-vpn gate: {type(error).__name__}: {error}", file=sys.stderr)
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+        with suppress(LinkClosedError, ViolationError):
+            Gate(capture, flow, listener, client, names, generation).run()
+        return 0
+
+    end_after(work, "gate")
 
 
 def _open_pool(memory: int) -> Pool:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
 from typing import Final
 
+from shim.ending import end_after
 from shim.monitor import process
 
 WARDEN_FD: Final = 3
 
 if __name__ == "__main__":
-    status = 1
-    try:
-        status = process.main(socket.socket(fileno=WARDEN_FD))
-    except Exception as error:  # the last line of a process without a caller
-        print(f"overlay-vpn monitor: {type(error).__name__}: {error}", file=sys.stderr)
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+    end_after(lambda: process.main(socket.socket(fileno=WARDEN_FD)), "monitor")

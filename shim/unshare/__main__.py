@@ -22,12 +22,12 @@ import os
 import select
 import signal
 import socket
-import sys
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Final, NoReturn
+from typing import Final
 
 from shim import linux, protocol
+from shim.ending import end_after
 from shim.gate import flownet, keeper, tun
 from shim.interfaces import Interfaces
 from shim.protocol import link
@@ -56,8 +56,8 @@ class _RefusedError(Exception):
         self.message = Failed(fault, error.errno or 0)
 
 
-def main() -> None:
-    """Set up, and serve the client until it goes."""
+def main() -> int:
+    """Set up, and serve the client until it goes. Returns the exit status."""
     linux.close_all_but({0, 1, 2, LINK_FD})  # what a caller has left open
     client = Link(socket.socket(fileno=LINK_FD), NAMESPACE)
     os.setsid()
@@ -69,12 +69,13 @@ def main() -> None:
         with suppress(LinkClosedError, ViolationError):
             client.receive()
             client.send(refused.message)
-        return
+        return 0
     kinds = ("user", "mnt", "net")
     spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
     missing = enter(PROFILE, seccomp.assemble(PROFILE.syscalls))
     with suppress(LinkClosedError, ViolationError):
         _serve(client, gate, spaces, alive, missing)
+    return 0
 
 
 def _set_up(*, mask_bus: bool) -> tuple[Link, socket.socket]:
@@ -164,15 +165,5 @@ def _serve(
                 return
 
 
-def _exit(status: int) -> NoReturn:
-    sys.stderr.flush()
-    os._exit(status)
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:  # the last line of a process without a caller
-        print(f"overlay-vpn namespace: {type(error).__name__}: {error}", file=sys.stderr)
-        _exit(1)
-    _exit(0)
+    end_after(main, "namespace")

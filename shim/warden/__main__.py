@@ -8,18 +8,21 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+from shim.ending import end_after
 from shim.warden.children import Keeper, Monitor
 
 LINK_FD: Final = 3
 _MAX_FD: Final = 1 << 20
 
 
-def main() -> None:
-    """Start keeper and monitor, then load and be the warden meanwhile."""
+def main() -> int:
+    """Start keeper and monitor, then load and be the warden meanwhile. Returns its status."""
     try:
         link = socket.socket(fileno=LINK_FD)
     except OSError:
-        sys.exit("overlay-vpn: the shim is started by 'overlay-vpn up', or by systemd on a socket")
+        line = "the shim is started by 'overlay-vpn up', or by systemd on a socket"
+        print(f"overlay-vpn: {line}", file=sys.stderr)
+        return 1
     os.closerange(4, _MAX_FD)  # what a caller has left open
     with suppress(PermissionError):  # systemd has done it
         os.setsid()
@@ -27,13 +30,8 @@ def main() -> None:
     keeper, monitor = Keeper(), Monitor()
     from shim.warden import process
 
-    process.main(link, keeper, monitor)
+    return process.main(link, keeper, monitor)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:  # the last line of a process without a caller
-        print(f"overlay-vpn warden: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1)
+    end_after(main, "warden")

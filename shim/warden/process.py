@@ -32,7 +32,7 @@ import select
 import socket
 import sys
 from ipaddress import ip_address
-from typing import Final, NoReturn
+from typing import Final
 
 from shim import linux, protocol
 from shim.interfaces import Interfaces
@@ -71,17 +71,20 @@ class _RefusedError(Exception):
         self.message = Failed(fault, error)
 
 
-def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> None:
-    """Have the client of the link served, or one that connects to it; leave nothing behind."""
+def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> int:
+    """Have the client of the link served, or one that connects to it; leave nothing behind.
+
+    Returns the exit status if nobody is served.
+    """
     try:
         admitted = peer.admit(link)
     except peer.PolicyError as error:
         children.end(monitor, keeper)
         print(f"overlay-vpn: {error}", file=sys.stderr)
-        sys.exit(_EX_CONFIG)
+        return _EX_CONFIG
     if admitted is None:
         children.end(monitor, keeper)
-        return
+        return 0
     try:
         state = _begin(admitted, keeper, monitor)
     except _RefusedError as refused:
@@ -100,7 +103,7 @@ def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> None:
     enter(profile, seccomp.assemble(SYSCALLS))
     if others:
         _turn_away(others, ended)
-    _undo(state, netlink, monitor, keeper)
+    os._exit(_undo(state, netlink, monitor, keeper))
 
 
 def _answer(client: socket.socket, refusal: Failed) -> None:
@@ -176,8 +179,11 @@ def _turn_away(others: socket.socket, ended: int) -> None:
             poll.unregister(others)  # without a descriptor left it would be ready for ever
 
 
-def _undo(state: State, netlink: Netlink, monitor: Monitor, keeper: Keeper) -> NoReturn:
-    """Wait for the end of the monitor; undo, unless the kill switch says that it is no end."""
+def _undo(state: State, netlink: Netlink, monitor: Monitor, keeper: Keeper) -> int:
+    """Wait for the end of the monitor; undo, unless the kill switch says that it is no end.
+
+    Returns our exit status.
+    """
     status = os.waitstatus_to_exitcode(os.waitpid(monitor.pid, 0)[1])
     try:
         if state.journal.undo_after(status, netlink):
@@ -187,4 +193,4 @@ def _undo(state: State, netlink: Netlink, monitor: Monitor, keeper: Keeper) -> N
         print(f"overlay-vpn: routing rules remain ({error}); run 'overlay-vpn recover' as root")
         status = 1
     os.waitpid(keeper.pid, 0)
-    os._exit(status)
+    return status

@@ -63,8 +63,8 @@ class State:
             os.close(directory)
 
     @staticmethod
-    def _open(name: str, directory: int, flags: int = 0) -> int:
-        flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _open(name: str, directory: int) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(name, flags, mode=0o644, dir_fd=directory)
 
     @property
