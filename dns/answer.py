@@ -2,14 +2,16 @@
 
 dnslib builds and never reads: what comes in is read by `dns.message`. Names are handed to it as
 label tuples, which it writes octet for octet, so that the question goes back in the case in which
-it was asked.
+it was asked. It compresses names wrongly behind the first 16 KiB of a message, which only records
+of the far end can fill: these are written without it.
 
 Every answer says RA, copies RD and CD (RFC 1035 §4.1.1, RFC 4035 §3.2.2) and claims neither AA nor
 AD: it comes from a resolver, and one that makes addresses up. An OPT record is in it if and only
 if one was in the query (RFC 6891 §6.1.1).
 
-Negative answers carry a SOA record of the root with all timers 1: caches do not agree on what
-to do without one (RFC 2308 §5), and a second is what a virtual answer lives too.
+Negative answers carry a SOA record, the far end's where it has sent one, else one of the root with
+all timers 1: caches do not agree on what to do without one (RFC 2308 §5), and a second is what a
+virtual answer lives too.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from dnslib import (
     PTR,
     RD,
     RR,
-    SOA,
     A,
     DNSHeader,
     DNSLabel,
@@ -35,9 +36,11 @@ from dnslib import (
 )
 
 from dns import wire
-from dns.codes import ExtendedError, RCode, RRType
+from dns.codes import IN, ExtendedError, RCode, RRType
 from dns.message import Malformed, Query
-from dns.names import Labels
+from dns.names import Labels, to_wire
+from dns.records import Record, write_record
+from dns.upstream import Answer, Outcome
 
 VIRTUAL_TTL_S = 1
 """How long a virtual answer, and a negative one, may be kept."""
@@ -50,6 +53,11 @@ _MAX_TCP = 65535
 _EXTENDED_ERROR = 15
 """The EDNS option of RFC 8914 §2."""
 _ROOT = DNSLabel(())
+_OPT = struct.Struct("!BHHIH")
+"""An OPT record without options (RFC 6891 §6.1.2)."""
+_ROOT_SOA = Record(
+    b"\0", RRType.SOA, IN, VIRTUAL_TTL_S, b"\0\0" + struct.pack("!5I", *[VIRTUAL_TTL_S] * 5)
+)
 
 
 def addresses(
@@ -84,6 +92,27 @@ def pointer(query: Query, target: Labels) -> bytes:
     )
 
 
+def far(query: Query, answer: Answer, *, over_tcp: bool) -> bytes:
+    """Answer with what the far end has said, and dns.upstream has read: a positive or negative one.
+
+    Where that does not fit, TC is set and nothing else is in it (RFC 2181 §9).
+    """
+    rcode = RCode.NXDOMAIN if answer.outcome is Outcome.NX_DOMAIN else RCode.NOERROR
+    if answer.outcome is not Outcome.FOUND and answer.soa is None:
+        authority = [_ROOT_SOA]
+    else:
+        authority = [answer.soa] if answer.soa else []
+    asked = to_wire(query.labels)
+    records = b"".join(write_record(one, asked) for one in (*answer.records, *authority))
+    opt = _OPT.pack(0, RRType.OPT, MAX_UDP, query.edns.do << 15, 0) if query.edns else b""
+    flags = _flags(query, rcode)
+    header = wire.HEADER.pack(query.id, flags, 1, len(answer.records), len(authority), bool(opt))
+    question = asked + wire.QUESTION_TAIL.pack(query.qtype, query.qclass)
+    if wire.HEADER.size + len(question + records + opt) <= _limit(query, over_tcp):
+        return header + question + records + opt
+    return wire.HEADER.pack(query.id, flags | wire.TC, 1, 0, 0, bool(opt)) + question + opt
+
+
 def any_type(query: Query) -> bytes:
     """Answer a query for ANY with one synthetic HINFO record (RFC 8482 §4.2)."""
     hinfo = RD(b"\x07RFC8482\x00")
@@ -115,7 +144,7 @@ def malformed(query: Malformed) -> bytes:
     with_opt = query.rcode > 0xF
     flags = wire.QR | query.opcode << 11 | query.rd * wire.RD | wire.RA | query.rcode & 0xF
     header = wire.HEADER.pack(query.id, flags, bool(query.question), 0, 0, with_opt)
-    opt = struct.pack("!BHHIH", 0, RRType.OPT, MAX_UDP, query.rcode >> 4 << 24, 0)
+    opt = _OPT.pack(0, RRType.OPT, MAX_UDP, query.rcode >> 4 << 24, 0)
     return header + query.question + opt * with_opt
 
 
@@ -128,15 +157,18 @@ def _message(
     authority: Sequence[Any] = (),
     options: Sequence[Any] = (),
 ) -> bytes:
-    flags |= wire.QR | query.rd * wire.RD | wire.RA | query.cd * wire.CD | rcode
     record = DNSRecord(
-        DNSHeader(id=query.id, bitmap=flags),
+        DNSHeader(id=query.id, bitmap=_flags(query, rcode) | flags),
         questions=[DNSQuestion(DNSLabel(query.labels), query.qtype, query.qclass)],
         rr=answers,
         auth=authority,
         ar=_opt(query, options),
     )
     return bytes(record.pack())
+
+
+def _flags(query: Query, rcode: RCode) -> int:
+    return wire.QR | query.rd * wire.RD | wire.RA | query.cd * wire.CD | rcode
 
 
 def _opt(query: Query, options: Sequence[Any]) -> list[Any]:
@@ -158,7 +190,7 @@ def _address_data(address: IPv4Address | IPv6Address) -> tuple[RRType, Any]:
 
 
 def _soa() -> Any:
-    return RR(_ROOT, RRType.SOA, ttl=VIRTUAL_TTL_S, rdata=SOA(_ROOT, _ROOT, (1, 1, 1, 1, 1)))
+    return RR(_ROOT, RRType.SOA, ttl=VIRTUAL_TTL_S, rdata=RD(_ROOT_SOA.data))
 
 
 def _limit(query: Query, over_tcp: bool) -> int:

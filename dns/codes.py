@@ -17,12 +17,17 @@ class RRType(IntEnum):
     A = 1
     CNAME = 5
     SOA = 6
+    WKS = 11
     PTR = 12
     HINFO = 13
+    TXT = 16
     AAAA = 28
+    A6 = 38
     OPT = 41
     SVCB = 64
     HTTPS = 65
+    L32 = 105
+    L64 = 106
     ANY = 255
 
 

@@ -19,6 +19,10 @@ MAX_NAME = 255
 Labels = tuple[bytes, ...]
 
 _HOST_LABEL = re.compile(rb"[a-z0-9_-]+")
+_PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b".\\")
+_LABEL_TEXT = rb"(?:[^.\\]|\\[0-9]{3}|\\[^0-9])+"
+_NAME_TEXT = re.compile(rb"%s(?:\.%s)*\.?" % (_LABEL_TEXT, _LABEL_TEXT), re.DOTALL)
+_ESCAPE = re.compile(rb"\\([0-9]{3}|.)", re.DOTALL)
 _NUMBER = re.compile(rb"[0-9]+|0x[0-9a-f]*")
 
 
@@ -44,6 +48,42 @@ def from_text(text: str) -> Labels:
     if max(map(len, labels)) > MAX_LABEL or len(to_wire(labels)) > MAX_NAME:
         raise ValueError(f"{text!r} is too long for a name")
     return labels
+
+
+def to_text(labels: Labels) -> str:
+    """Return any name as text: RFC 1035 §5.1, without trailing dot; the root is `.`.
+
+    ASCII without spaces. A host name looks as it does everywhere.
+    """
+    text = ".".join(
+        "".join(chr(octet) if octet in _PLAIN else f"\\{octet:03}" for octet in label)
+        for label in labels
+    )
+    return text or "."
+
+
+def parse_text(text: str) -> Labels:
+    """Return the name that `to_text` or a person has written; one trailing dot is allowed.
+
+    Raises ValueError where it is none.
+    """
+    octets = text.encode("ascii")
+    if octets == b".":
+        return ()
+    if not _NAME_TEXT.fullmatch(octets):
+        raise ValueError(f"{text!r} is not a name")
+    labels = tuple(map(_unescape, re.findall(_LABEL_TEXT, octets)))
+    if max(map(len, labels)) > MAX_LABEL or len(to_wire(labels)) > MAX_NAME:
+        raise ValueError(f"{text!r} is too long for a name")
+    return labels
+
+
+def _unescape(label: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: _octet(found[1]), label)
+
+
+def _octet(escaped: bytes) -> bytes:
+    return bytes((int(escaped),)) if escaped.isdigit() else escaped
 
 
 def host_name(labels: Labels) -> str | None:
@@ -86,6 +126,13 @@ class SpecialUse(Enum):
     CANARY = auto()
     """Asks whether this network wants applications to use its resolver."""
 
+
+FIXED_ADDRESSES: dict[SpecialUse, tuple[IPv4Address | IPv6Address, ...]] = {
+    SpecialUse.LOOPBACK: (IPv4Address("127.0.0.1"), IPv6Address("::1")),
+    # RFC 7050 §8.2. No AAAA among them: there is no NAT64 here, addresses are translated by name.
+    SpecialUse.IPV4_ONLY: (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171")),
+}
+"""The addresses of special names that have any, the same everywhere."""
 
 _SPECIAL_DOMAINS: dict[Labels, SpecialUse] = {
     (b"localhost",): SpecialUse.LOOPBACK,  # RFC 6761 §6.3

@@ -14,6 +14,8 @@ record is the time of the last answer, one octet of state, and the name:
     0        8      9                        262   264
     | double | state | name, at most 253 octets | pad |
 
+Before the records stand a fingerprint of the arguments and how many slots were ever used.
+
 The state is the length of the name, or `NEVER_USED` (0), or `BEING_WRITTEN` (255).
 
 Invariants:
@@ -25,7 +27,8 @@ Invariants:
   may have is still held, there is no address for it; there is never a wrong one.
 - A process may die between any two stores. The state says `BEING_WRITTEN` while the rest of a
   record is not to be believed, and gets its length last. The two values that change in place, the
-  time and the state, are one aligned machine store each.
+  time and the state, are one aligned machine store each. (The count of slots is for people: each
+  such death may leave it one short.)
 
 The time is CLOCK_BOOTTIME or CLOCK_MONOTONIC in seconds, one of them for the life of the buffer:
 they mean the same in every process, and a wall clock that jumps would free what is in use.
@@ -53,17 +56,19 @@ BEING_WRITTEN = 255
 _MAX_TEXT = 253
 
 # Native order and alignment: the buffer never leaves the machine, and a double is one store.
-_FINGERPRINT = struct.Struct("@Q")
+_HEADER = struct.Struct("@QQ")
+_COUNT = struct.Struct("@Q")
+_USED = 8
 _TOUCHED = struct.Struct("@d")
 _STATE = 8
 _NAME = 9
 _RECORD = 264
-_LAYOUT = b"overlay-vpn pool 1"
+_LAYOUT = b"overlay-vpn pool 2"
 
 
 def buffer_size(slots: int = SLOTS) -> int:
     """Return the octets that a pool of so many slots needs."""
-    return _FINGERPRINT.size + slots * _RECORD
+    return _HEADER.size + slots * _RECORD
 
 
 class Pool:
@@ -108,22 +113,37 @@ class Pool:
         `name` is a host name in lower case without trailing dot, at most 253 characters.
         """
         wanted = name.encode("ascii")
-        if not 0 < len(wanted) <= _MAX_TEXT:
-            raise ValueError(f"{name!r} is not a name")
-        free = None
-        for slot in self._probe(wanted):
-            at = _offset(slot)
-            if self._holds(at, wanted):
-                _TOUCHED.pack_into(self._memory, at, now)
-                return self._addresses(slot)
-            if free is None and self._is_free(slot, now):
-                free = slot
-            if self._memory[at + _STATE] == NEVER_USED:
-                break
-        if free is None:
+        slot, is_held = self._place(wanted, now)
+        if slot is None:
             return None
-        self._write(_offset(free), wanted, now)
-        return self._addresses(free)
+        if is_held:
+            _TOUCHED.pack_into(self._memory, _offset(slot), now)
+        else:
+            is_new = self._memory[_offset(slot) + _STATE] == NEVER_USED
+            self._write(_offset(slot), wanted, now)
+            _COUNT.pack_into(self._memory, _USED, self.used + is_new)
+        return self._addresses(slot)
+
+    def peek(self, name: str, now: float) -> tuple[tuple[IPv4Address, IPv6Address] | None, bool]:
+        """Return what `assign` would, and whether the name has it already. Nothing is changed."""
+        slot, is_held = self._place(name.encode("ascii"), now)
+        return None if slot is None else self._addresses(slot), is_held
+
+    @property
+    def slots(self) -> int:
+        """How many addresses of each family there are."""
+        return self._slots
+
+    @property
+    def used(self) -> int:
+        """How many of them stand for a name."""
+        (used,) = _COUNT.unpack_from(self._memory, _USED)
+        return int(used)
+
+    @property
+    def pinned(self) -> int:
+        """How many of them are in use by flows."""
+        return len(self._pins)
 
     def name_of(self, address: IPv4Address | IPv6Address) -> str | None:
         """Return the name that an address stands for; None where it stands for none."""
@@ -154,12 +174,12 @@ class Pool:
 
     def _open(self) -> None:
         description = repr((_LAYOUT, self._net4, self._net6, self._slots)).encode()
-        digest = hashlib.blake2b(description, key=self._key, digest_size=_FINGERPRINT.size).digest()
-        (ours,) = _FINGERPRINT.unpack(digest)
-        (found,) = _FINGERPRINT.unpack_from(self._memory)
+        digest = hashlib.blake2b(description, key=self._key, digest_size=_COUNT.size).digest()
+        (ours,) = _COUNT.unpack(digest)
+        (found,) = _COUNT.unpack_from(self._memory)
         if found not in (0, ours):
             raise ValueError("the buffer belongs to another pool")
-        _FINGERPRINT.pack_into(self._memory, 0, ours)
+        _COUNT.pack_into(self._memory, 0, ours)
 
     def _probe(self, name: bytes) -> Iterator[int]:
         digest = hashlib.blake2b(name, key=self._key, digest_size=8).digest()
@@ -182,6 +202,21 @@ class Pool:
             return True
         (touched,) = _TOUCHED.unpack_from(self._memory, at)
         return slot not in self._pins and bool(now - touched >= QUARANTINE_S)
+
+    def _place(self, wanted: bytes, now: float) -> tuple[int | None, bool]:
+        """Return the slot that a name has or may have, and whether it has it."""
+        if not 0 < len(wanted) <= _MAX_TEXT:
+            raise ValueError(f"{wanted!r} is not a name")
+        free = None
+        for slot in self._probe(wanted):
+            at = _offset(slot)
+            if self._holds(at, wanted):
+                return slot, True
+            if free is None and self._is_free(slot, now):
+                free = slot
+            if self._memory[at + _STATE] == NEVER_USED:
+                break
+        return free, False
 
     def _write(self, at: int, name: bytes, now: float) -> None:
         start = at + _NAME
@@ -212,4 +247,4 @@ class Pool:
 
 
 def _offset(slot: int) -> int:
-    return _FINGERPRINT.size + slot * _RECORD
+    return _HEADER.size + slot * _RECORD

@@ -12,12 +12,15 @@ the far end is carried by its `Lookup`. Order matters and is the order of `on_qu
    their way, the names of the profile would be asked of strangers, and in vain.
 3. Special-use names have their fixed answers (`dns.names.special_use`).
 4. Addresses are virtual. In mode `REMOTE` the far end says first whether there are any, so that
-   what does not exist does not exist here. HTTPS and SVCB are NODATA: their address hints and
-   alternative ports lead past the pool, and an answer that has had them taken out is one that its
-   owner never gave. NODATA even for names that do not exist, as only types A and AAAA are asked
-   of the far end, and whoever asks for HTTPS asks for these too.
-5. Other types are not answered yet, and we say so (NOTIMP) rather than claim that nothing is
-   there. That goes for reverse names outside the pool as well.
+   what does not exist does not exist here. The owner of an address is the name asked for, also
+   where that is an alias: whose alias it is says CNAME, which is a type like any other.
+5. HTTPS and SVCB are NODATA: their address hints and alternative ports lead past the pool, and an
+   answer that has had them taken out is one that its owner never gave. So are the few other types
+   that are addresses. NODATA even for names that do not exist, as these types are not asked of the
+   far end, and whoever asks for them asks for A and AAAA too.
+6. Other types are answered by the far end; what it says is read and written anew
+   (`dns.upstream`). Where nobody can be asked, we say so (NOTIMP) rather than claim that nothing
+   is there. That goes for reverse names outside the pool as well.
 
 A suffix is what its owner says it is: one under `.local` wins over multicast DNS, because private
 networks do use that domain; the other special names cannot be claimed.
@@ -33,26 +36,20 @@ from dns import answer
 from dns.codes import IN, ExtendedError, RCode, RRType
 from dns.message import Malformed, Query, parse_query
 from dns.names import (
+    FIXED_ADDRESSES,
     Labels,
     SpecialUse,
     fold,
     from_text,
     host_name,
-    matches_suffix,
     reverse_address,
-    special_use,
+    to_text,
 )
+from dns.paths import ADDRESSES, HIDDEN, Path, path_of, special_as
 from dns.pool import Pool
-from dns.upstream import Outcome
+from dns.upstream import Outcome, read_answer
 
 __all__ = ["Forward", "Ignore", "Lookup", "Mode", "Outcome", "Reply", "Resolver"]
-
-_ALWAYS_OURS = (SpecialUse.DISCOVERY, SpecialUse.CANARY)
-_FIXED_ADDRESSES: dict[SpecialUse, tuple[IPv4Address | IPv6Address, ...]] = {
-    SpecialUse.LOOPBACK: (IPv4Address("127.0.0.1"), IPv6Address("::1")),
-    # RFC 7050 §8.2. No AAAA among them: there is no NAT64 here, addresses are translated by name.
-    SpecialUse.IPV4_ONLY: (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171")),
-}
 
 
 class Mode(Enum):
@@ -73,7 +70,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Ask the far end whether `name` has records of type `rtype`, then call `on_outcome`."""
+    """Ask the far end for records of type `rtype` of `name`, then call `on_outcome`.
+
+    `name` is in lower case, in the form of `dns.names.to_text`.
+    """
 
     query: Query
     name: str
@@ -115,57 +115,73 @@ class Resolver:
         if isinstance(query, Malformed):
             return Reply(answer.malformed(query))
         name = fold(query.labels)
-        special = self._special_use(name)
         pooled = self._pool_address(query.qtype, name)
-        if pooled is None and special not in _ALWAYS_OURS and not self._is_ours(name):
+        path = path_of(
+            name,
+            query.qtype,
+            self._suffixes,
+            is_pooled=pooled is not None,
+            asks=self._mode is Mode.REMOTE,
+        )
+        if path is Path.FORWARDED:
             return Forward(wire)
         if query.qclass != IN:
-            return _unsupported(query)
+            return _unsupported(query, "only class IN")
         if pooled is not None:
             return self._reply_pointer(query, pooled)
-        if special is not None:
+        special = special_as(name, self._suffixes)
+        if path is Path.SPECIAL and special is not None:
             return _reply_special(query, special, over_tcp)
-        return self._on_ordinary(query, name, over_tcp, now)
+        if path is Path.FAR:
+            return Lookup(query, to_text(name), query.qtype, over_tcp)
+        return self._reply_here(query, name, over_tcp, now)
 
-    def on_outcome(self, lookup: Lookup, outcome: Outcome, now: float) -> Reply:
-        """Answer a query about which the far end has been asked."""
+    def on_outcome(self, lookup: Lookup, outcome: Outcome, message: bytes, now: float) -> Reply:
+        """Answer a query about which the far end has been asked.
+
+        `message` is what `dns.upstream.write_answer` has made of its answer; for addresses it
+        does not matter.
+        """
         query = lookup.query
         match outcome:
-            case Outcome.FOUND:
-                return self._reply_virtual(query, lookup.name, lookup.over_tcp, now)
-            case Outcome.NO_DATA:
-                return Reply(answer.no_data(query))
-            case Outcome.NX_DOMAIN:
-                return Reply(answer.nx_domain(query))
+            case Outcome.FOUND | Outcome.NO_DATA | Outcome.NX_DOMAIN:
+                return self._on_answered(lookup, outcome, message, now)
+            case Outcome.UNSUPPORTED:
+                return _unsupported(query, "nobody there can be asked for this type")
             case Outcome.REFUSED:
                 why, text = ExtendedError.BLOCKED, "by a rule of the far end"
                 return Reply(answer.error(query, RCode.REFUSED, why, text))
             case Outcome.FAILED:
-                why, text = ExtendedError.NO_REACHABLE_AUTHORITY, "no answer from the far end"
-                return Reply(answer.error(query, RCode.SERVFAIL, why, text))
+                return _failed(query)
             case Outcome.UNREACHABLE:
                 why, text = ExtendedError.NETWORK_ERROR, "the far end cannot be asked now"
                 return Reply(answer.error(query, RCode.SERVFAIL, why, text))
 
-    def _on_ordinary(
-        self, query: Query, name: Labels, over_tcp: bool, now: float
-    ) -> Reply | Lookup:
-        match query.qtype:
-            case RRType.A | RRType.AAAA:
-                return self._on_address(query, name, over_tcp, now)
-            case RRType.HTTPS | RRType.SVCB:
-                return Reply(answer.no_data(query))
-            case RRType.ANY:
-                return Reply(answer.any_type(query))
-            case _:
-                return _unsupported(query)
+    def _on_answered(self, lookup: Lookup, outcome: Outcome, message: bytes, now: float) -> Reply:
+        query = lookup.query
+        if lookup.rtype in ADDRESSES:
+            match outcome:
+                case Outcome.FOUND:
+                    return self._reply_virtual(query, lookup.name, lookup.over_tcp, now)
+                case Outcome.NX_DOMAIN:
+                    return Reply(answer.nx_domain(query))
+                case _:
+                    return Reply(answer.no_data(query))
+        far = read_answer(message, 0, lookup.name, lookup.rtype)
+        if far.outcome is not outcome:
+            return _failed(query)
+        return Reply(answer.far(query, far, over_tcp=lookup.over_tcp))
 
-    def _on_address(self, query: Query, name: Labels, over_tcp: bool, now: float) -> Reply | Lookup:
+    def _reply_here(self, query: Query, name: Labels, over_tcp: bool, now: float) -> Reply:
+        if query.qtype in HIDDEN:
+            return Reply(answer.no_data(query))
+        if query.qtype == RRType.ANY:
+            return Reply(answer.any_type(query))
+        if query.qtype not in ADDRESSES:
+            return _unsupported(query, "only addresses are known here")
         host = host_name(name)
         if host is None:
             return Reply(answer.no_data(query))
-        if self._mode is Mode.REMOTE:
-            return Lookup(query, host, query.qtype, over_tcp)
         return self._reply_virtual(query, host, over_tcp, now)
 
     def _reply_virtual(self, query: Query, host: str, over_tcp: bool, now: float) -> Reply:
@@ -187,24 +203,21 @@ class Resolver:
         address = reverse_address(name)
         return address if address is not None and self._pool.contains(address) else None
 
-    def _special_use(self, name: Labels) -> SpecialUse | None:
-        special = special_use(name)
-        return None if special is SpecialUse.MULTICAST and self._suffixes else special
-
-    def _is_ours(self, name: Labels) -> bool:
-        return not self._suffixes or any(matches_suffix(name, suffix) for suffix in self._suffixes)
-
 
 def _reply_special(query: Query, special: SpecialUse, over_tcp: bool) -> Reply:
     match special:
         case SpecialUse.LOOPBACK | SpecialUse.IPV4_ONLY:
-            return Reply(answer.addresses(query, _FIXED_ADDRESSES[special], over_tcp=over_tcp))
+            return Reply(answer.addresses(query, FIXED_ADDRESSES[special], over_tcp=over_tcp))
         case SpecialUse.DISCOVERY:
             return Reply(answer.no_data(query))
         case SpecialUse.NO_SUCH_NAME | SpecialUse.MULTICAST | SpecialUse.CANARY:
             return Reply(answer.nx_domain(query))
 
 
-def _unsupported(query: Query) -> Reply:
-    text = "only addresses of class IN"
+def _failed(query: Query) -> Reply:
+    why, text = ExtendedError.NO_REACHABLE_AUTHORITY, "no answer from the far end"
+    return Reply(answer.error(query, RCode.SERVFAIL, why, text))
+
+
+def _unsupported(query: Query, text: str) -> Reply:
     return Reply(answer.error(query, RCode.NOTIMP, ExtendedError.NOT_SUPPORTED, text))

@@ -1,30 +1,45 @@
 """Asking a resolver at the far end, and reading no more of its answer than we need.
 
-The far end is asked whether a name has records of a type; which ones is its business, since
-applications get virtual addresses. So an answer is one word, and its octets, which the far end or
-a host behind it chose, are read by `dns.wire` like those of any stranger.
+Theory of operation
+-------------------
+Octets of the far end, or of a host behind it, become an `Answer` or nothing: what is not part of
+the answer to this question is left out, and what is left is written again by us (`write_answer`),
+so that nothing of theirs goes further than they were asked.
+
+Kept are, of class IN: the aliases that lead from the name asked for (CNAME, in their order, at
+most `MAX_ALIASES`), the records of the type asked for at the last name of these, and, where there
+are none, the SOA record of a zone that this name is in. So additional records, in which addresses
+stand that an application could use past the pool, are gone; signatures are, too, because nobody
+here asks for them.
+
+How long an answer may be kept is what its records say, within our own limits: `MAX_TTL_S`, and
+for what is not there `MAX_NEGATIVE_S` of what the SOA record says (RFC 2308 §5); without that
+record it may not be kept at all.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
-from dns.codes import IN, RCode
-from dns.names import fold, from_text, to_wire
-from dns.wire import (
-    HEADER,
-    QR,
-    QUESTION_TAIL,
-    RD,
-    TC,
-    WireError,
-    opcode_of,
-    read_question,
-    read_record,
-)
+from dns.codes import IN, RCode, RRType
+from dns.names import Labels, fold, parse_text, to_wire
+from dns.records import Reader, Record, write_record
+from dns.wire import HEADER, QR, QUESTION_TAIL, RA, RD, TC, WireError, opcode_of, read_question
 
-MAX_ANSWERS = 256
-"""Records read in search of one of the type: more than any chain of CNAMEs has."""
+MAX_ANSWERS: Final = 256
+"""Records read: more than any chain of aliases and set of records has."""
+MAX_AUTHORITY: Final = 32
+"""Records of the authority section read in search of one."""
+MAX_ALIASES: Final = 16
+MAX_TTL_S: Final = 300
+MAX_NEGATIVE_S: Final = 30
+
+_MAX_MESSAGE: Final = 65535
+_SOA_MINIMUM: Final = 4
+"""Octets at the end of the data of a SOA record (RFC 1035 §3.3.13)."""
+_ADDRESSES: Final = (RRType.A, RRType.AAAA)
 
 
 class Outcome(Enum):
@@ -38,6 +53,8 @@ class Outcome(Enum):
     """There is no such name."""
     REFUSED = auto()
     """A policy of the far end forbids to say."""
+    UNSUPPORTED = auto()
+    """There is nobody who could be asked for this type."""
     FAILED = auto()
     """Anything else: no answer, SERVFAIL, or octets that are no answer to the question."""
     UNREACHABLE = auto()
@@ -45,60 +62,147 @@ class Outcome(Enum):
 
 
 _BY_RCODE: dict[int, Outcome] = {
+    RCode.NOERROR: Outcome.NO_DATA,
     RCode.NXDOMAIN: Outcome.NX_DOMAIN,
+    RCode.NOTIMP: Outcome.UNSUPPORTED,
     RCode.REFUSED: Outcome.REFUSED,
+}
+_TO_RCODE: dict[Outcome, RCode] = {
+    Outcome.FOUND: RCode.NOERROR,
+    Outcome.NO_DATA: RCode.NOERROR,
+    Outcome.NX_DOMAIN: RCode.NXDOMAIN,
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer. It may be kept for `ttl_s`; 0 means that it may not.
+
+    `records` are aliases first, then records of the type asked for; `soa` is there if these are
+    not, and the far end has sent one.
+    """
+
+    outcome: Outcome
+    ttl_s: int = 0
+    records: tuple[Record, ...] = ()
+    soa: Record | None = None
+
+    def aged(self, age_s: int) -> Answer:
+        """Return the answer as it is `age_s` later."""
+        return Answer(
+            self.outcome,
+            max(0, self.ttl_s - age_s),
+            tuple(_aged(record, age_s) for record in self.records),
+            self.soa and _aged(self.soa, age_s),
+        )
+
+
+FAILED: Final = Answer(Outcome.FAILED)
+
+
 def build_query(ident: int, name: str, rtype: int) -> bytes:
-    """Return a recursive query of class IN. Raises ValueError where `name` is no host name."""
-    question = to_wire(from_text(name)) + QUESTION_TAIL.pack(rtype, IN)
+    """Return a recursive query of class IN. Raises ValueError where `name` is none."""
+    question = to_wire(parse_text(name)) + QUESTION_TAIL.pack(rtype, IN)
     return HEADER.pack(ident, RD, 1, 0, 0, 0) + question
 
 
-def read_outcome(wire: bytes, ident: int, name: str, rtype: int) -> Outcome:
+def answers(wire: bytes, ident: int, labels: Labels, rtype: int) -> bool:
+    """Say whether `wire` is an answer, whole or not, to such a query (RFC 5452 §9.1).
+
+    `labels` are folded. Total on any octets.
+    """
+    if len(wire) < HEADER.size:
+        return False
+    got, flags, questions, *_ = HEADER.unpack_from(wire)
+    if got != ident or not flags & QR or opcode_of(flags) or questions != 1:
+        return False
+    try:
+        asked, qtype, qclass, _ = read_question(wire)
+    except WireError:
+        return False
+    return (fold(asked), qtype, qclass) == (labels, rtype, IN)
+
+
+def read_answer(wire: bytes, ident: int, name: str, rtype: int) -> Answer:
     """Return what `wire` says in answer to `build_query(ident, name, rtype)`.
 
-    Total on any octets. A truncated answer is FAILED: the stream below has room for a whole one.
+    Total on any octets: what is no such answer is FAILED. So is a truncated one, as the stream
+    below has room for a whole one. Raises ValueError where `name` is none.
     """
+    labels = fold(parse_text(name))
+    if not answers(wire, ident, labels, rtype):
+        return FAILED
+    _, flags, _, count, authority, _ = HEADER.unpack_from(wire)
+    outcome = _BY_RCODE.get(flags & 0xF, Outcome.FAILED)
+    if flags & TC or outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.UNSUPPORTED):
+        return FAILED if flags & TC else Answer(outcome)
     try:
-        return _read(wire, ident, name, rtype)
+        return _read(wire, count, authority, to_wire(labels), rtype, outcome)
     except WireError:
-        return Outcome.FAILED
+        return FAILED
 
 
-def read_data(wire: bytes, ident: int, name: str, rtype: int) -> list[bytes]:
-    """Return the data of each record of the type in an answer to `build_query(…)`.
+def write_answer(answer: Answer, name: str, rtype: int) -> bytes:
+    """Return an answer that is FOUND, NO_DATA or NX_DOMAIN as a message with the identifier 0.
 
-    Total on any octets; what is no such answer has no such record.
+    `read_answer` reads the same from it. Raises ValueError where that has no room in a message.
     """
-    try:
-        if _read(wire, ident, name, rtype) is not Outcome.FOUND:
-            return []
-        found, offset = [], read_question(wire)[3]
-        for _ in range(HEADER.unpack_from(wire)[3]):
-            record, offset = read_record(wire, offset)
-            if (record.rtype, record.rclass) == (rtype, IN):
-                found.append(wire[offset - record.rdlength : offset])
-    except WireError:
-        return []
-    return found
+    flags = QR | RD | RA | _TO_RCODE[answer.outcome]
+    authority = [answer.soa] if answer.soa else []
+    message = HEADER.pack(0, flags, 1, len(answer.records), len(authority), 0)
+    asked = to_wire(parse_text(name))
+    message += asked + QUESTION_TAIL.pack(rtype, IN)
+    message += b"".join(write_record(one, asked) for one in (*answer.records, *authority))
+    if len(message) > _MAX_MESSAGE:
+        raise ValueError("too much for a message")
+    return message
 
 
-def _read(wire: bytes, ident: int, name: str, rtype: int) -> Outcome:
-    if len(wire) < HEADER.size:
-        raise WireError("shorter than a header")
-    got, flags, questions, answers, _, _ = HEADER.unpack_from(wire)
-    if got != ident or not flags & QR or flags & TC or opcode_of(flags) or questions != 1:
-        return Outcome.FAILED
-    labels, qtype, qclass, offset = read_question(wire)
-    if (fold(labels), qtype, qclass) != (from_text(name), rtype, IN):
-        return Outcome.FAILED
-    rcode = flags & 0xF
-    if rcode != RCode.NOERROR:
-        return _BY_RCODE.get(rcode, Outcome.FAILED)
-    for _ in range(min(answers, MAX_ANSWERS)):
-        record, offset = read_record(wire, offset)
-        if (record.rtype, record.rclass) == (rtype, IN):
-            return Outcome.FOUND
-    return Outcome.NO_DATA if answers <= MAX_ANSWERS else Outcome.FAILED
+def _read(
+    wire: bytes, count: int, authority: int, name: bytes, rtype: int, outcome: Outcome
+) -> Answer:
+    reader, offset = Reader(wire), read_question(wire)[3]
+    section, offset = reader.read(offset, min(count, MAX_ANSWERS), (rtype, RRType.CNAME), MAX_TTL_S)
+    aliases, last = _follow(section, name, rtype)
+    found = [one for one in section if one.rtype == rtype and one.owner.lower() == last]
+    if found and outcome is Outcome.NO_DATA and (count <= MAX_ANSWERS or rtype in _ADDRESSES):
+        records = (*aliases, *found)
+        return Answer(Outcome.FOUND, min(one.ttl_s for one in records), records)
+    if found or count > MAX_ANSWERS:
+        return FAILED
+    section, _ = reader.read(offset, min(authority, MAX_AUTHORITY), (RRType.SOA,), MAX_NEGATIVE_S)
+    soa = next((_bounded(one) for one in section if _is_in(last, one.owner)), None)
+    ttl_s = min(one.ttl_s for one in (*aliases, soa)) if soa else 0
+    return Answer(outcome, ttl_s, tuple(aliases), soa)
+
+
+def _follow(section: list[Record], name: bytes, rtype: int) -> tuple[list[Record], bytes]:
+    """Return the aliases that lead from a name, and the name that the last one leads to."""
+    aliases: list[Record] = []
+    if rtype == RRType.CNAME:
+        return aliases, name
+    by_owner = {one.owner.lower(): one for one in section if one.rtype == RRType.CNAME}
+    while name in by_owner:
+        if len(aliases) == MAX_ALIASES:
+            raise WireError("too many aliases")
+        aliases.append(by_owner.pop(name))
+        name = aliases[-1].data.lower()
+    return aliases, name
+
+
+def _is_in(name: bytes, zone: bytes) -> bool:
+    """Say whether a folded name is that of a zone or below it."""
+    zone = zone.lower()
+    while len(name) > len(zone):
+        name = name[1 + name[0] :]
+    return name == zone
+
+
+def _bounded(soa: Record) -> Record:
+    """Return a SOA record that lives no longer than what is not there may be kept."""
+    minimum_s = int.from_bytes(soa.data[-_SOA_MINIMUM:])
+    return soa._replace(ttl_s=min(soa.ttl_s, minimum_s))
+
+
+def _aged(record: Record, age_s: int) -> Record:
+    return record._replace(ttl_s=max(0, record.ttl_s - age_s))

@@ -33,7 +33,8 @@ RD = 0x0100
 RA = 0x0080
 CD = 0x0010
 
-_POINTER = 0xC0
+POINTER = 0xC0
+"""The two upper bits of an octet that begins a compression pointer (RFC 1035 §4.1.4)."""
 
 
 class WireError(ValueError):
@@ -95,7 +96,7 @@ def read_record(wire: bytes, offset: int) -> tuple[Record, int]:
 def _skip_name(wire: bytes, offset: int) -> int:
     start = offset
     while length := _octet(wire, offset):
-        if length >= _POINTER:
+        if length >= POINTER:
             return offset + 2
         if length > MAX_LABEL:
             raise WireError("not a label")

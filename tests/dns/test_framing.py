@@ -62,9 +62,9 @@ def test_messages_before_an_oversized_one_lost_with_the_stream() -> None:
 
 def test_many_empty_messages_read_in_linear_time() -> None:
     def elapsed_s(count: int) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         assert len(Framing().feed(b"\0\0" * count)) == count
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     small = min(elapsed_s(5_000) for _ in range(5))
     large = min(elapsed_s(50_000) for _ in range(5))

@@ -16,8 +16,10 @@ from dns.names import (
     from_text,
     host_name,
     matches_suffix,
+    parse_text,
     reverse_address,
     special_use,
+    to_text,
     to_wire,
 )
 
@@ -199,3 +201,46 @@ def test_reverse_name_with_dot_inside_a_label_no_reverse_name() -> None:
 def test_any_reverse_name_read_without_exception(labels: Labels) -> None:
     reverse_address((*labels, b"in-addr", b"arpa"))
     reverse_address((*labels, b"ip6", b"arpa"))
+
+
+# Any name as text
+
+
+@given(any_labels)
+def test_any_name_is_text_and_back(labels: Labels) -> None:
+    if len(to_wire(labels)) <= 255:
+        text = to_text(labels)
+        assert parse_text(text) == labels
+        assert text.isascii()
+        assert " " not in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ((), "."),
+        ((b"www", b"example"), "www.example"),
+        ((b"My Printer", b"_ipp"), "My\\032Printer._ipp"),
+        ((b"a.b", b"c\\d", b"\0\xff"), "a\\046b.c\\092d.\\000\\255"),
+    ],
+)
+def test_name_has_one_text(labels: Labels, text: str) -> None:
+    assert to_text(labels) == text
+
+
+@pytest.mark.parametrize("text", ["www.example.", "w\\ww.example", "\\119ww.example"])
+def test_name_as_people_write_it_is_read(text: str) -> None:
+    assert parse_text(text) == (b"www", b"example")
+
+
+def test_escaped_dot_is_in_a_label() -> None:
+    assert parse_text("a\\.b.c") == (b"a.b", b"c")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "..", ".a", "a..b", "a\\", "a\\25", "a\\256", "b\xfc", "a" * 64, ".".join(["a" * 63] * 4)],
+)
+def test_text_that_is_no_name_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_text(text)

@@ -266,10 +266,10 @@ def test_known_name_assigned_in_microseconds(make_pool: MakePool) -> None:
     names = fill(pool, 2000)
 
     def elapsed_s() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for name in names:
             pool.assign(name, 1.0)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     # Generous: about 4 µs each on the machine this was written on.
     assert min(elapsed_s() for _ in range(5)) / len(names) < 40e-6
@@ -295,7 +295,11 @@ class PoolAndModel(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def assign(self, name: str) -> None:
+        before = bytes(self.buffer)
+        expected = self.pool.peek(name, self.now)
+        assert bytes(self.buffer) == before
         pair = self.pool.assign(name, self.now)
+        assert expected == (pair, name in self.pairs)
         if name in self.pairs:
             assert pair == self.pairs[name]
         elif pair is None:
@@ -332,6 +336,11 @@ class PoolAndModel(RuleBasedStateMachine):
         self.pool = self.open()
         for name in self.pins.elements():
             self.pool.pin(name)
+
+    @invariant()
+    def counts_are_those_of_the_model(self) -> None:
+        assert (self.pool.slots, self.pool.used) == (SLOTS, len(self.pairs))
+        assert self.pool.pinned == len(+self.pins)
 
     @invariant()
     def every_address_stands_for_its_name_and_no_other(self) -> None:
