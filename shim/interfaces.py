@@ -16,8 +16,8 @@ from pyroute2.netlink.nfnetlink.nftsocket import Meta, Regs
 from pyroute2.nftables.expressions import genex, verdict
 from pyroute2.nftables.main import NFTables
 
-from shim.monitor.netlink import FAMILIES, as_oserror, data_of, match_of
-from shim.monitor.plan import PROTOCOL
+from shim.monitor.netlink import FAMILIES, adopt, as_oserror, data_of, match_of
+from shim.protocol import ROUTE_PROTOCOL
 from shim.protocol.warden import INET, Test
 
 TX_QUEUE_PACKETS: Final = 1000
@@ -34,11 +34,13 @@ _PRIORITY_MANGLE: Final = -150
 
 
 class Interfaces:
-    """A netlink socket of the network namespace in which it was made. Methods raise OSError."""
+    """The links of the network namespace of a netlink socket. Methods raise OSError."""
 
-    def __init__(self) -> None:
+    def __init__(self, route: int | None = None) -> None:
+        """`route` stays the caller's; without it, a new one of the namespace in which we are."""
+        sock = None if route is None else adopt(route, socket.NETLINK_ROUTE)
         with as_oserror():
-            self._ip: Any = IPRoute()
+            self._ip: Any = IPRoute(use_socket=sock)
 
     def set_up(self, name: str, addresses: tuple[IPv4Address | IPv6Address, ...]) -> int:
         """Give a link its addresses, set it up, and return its index."""
@@ -56,6 +58,12 @@ class Interfaces:
             self._ip.link("set", index=index, state="up")
         return index
 
+    def move(self, name: str, netns: int) -> None:
+        """Move a link to another network namespace, given as a descriptor (ip-link(8), netns)."""
+        with as_oserror():
+            index: int = self._ip.link_lookup(ifname=name)[0]
+            self._ip.link("set", index=index, net_ns_fd=netns)
+
     def size(self, index: int) -> None:
         """Give a TUN device packets as large as they come, and a queue for a burst of them."""
         with as_oserror():
@@ -71,7 +79,7 @@ class Interfaces:
                 oif=index,
                 table=table,
                 prefsrc=str(source),
-                proto=PROTOCOL,
+                proto=ROUTE_PROTOCOL,
                 scope=_RT_SCOPE_LINK if source.version == 4 else 0,
             )
 

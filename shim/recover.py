@@ -1,6 +1,6 @@
 """`python -I -B -m shim.recover`: undo what a killed instance left. Twice is harmless.
 
-With `--keep-kill-switch` only if nothing is cut off: for a service manager, after a crash.
+The shim as a service does the same whenever it starts, but for the kill switch.
 """
 
 from __future__ import annotations
@@ -9,30 +9,34 @@ import sys
 from typing import Final
 
 from shim.monitor.netlink import Netlink
+from shim.warden import machine
+from shim.warden.machine import Machine
 from shim.warden.state import BusyError, State
 
 BUSY: Final = 75
 
 
-def main() -> int:
+def undo(machine: Machine, *, keep_kill_switch: bool = False) -> int:
     """Undo, and return an exit status: 0, 1 if something remains, 75 while an instance runs."""
     try:
-        state = State()
+        state = State(machine.netns)
     except BusyError:
         return BUSY
     except OSError as error:
         print(f"overlay-vpn: cannot open the state directory: {error}", file=sys.stderr)
         return 1
-    if state.journal.is_guarded and "--keep-kill-switch" in sys.argv[1:]:
-        return 0
     try:
-        state.journal.undo(Netlink())
+        if state.journal.is_guarded and keep_kill_switch:
+            return 0
+        state.journal.undo(Netlink(machine.route, machine.netfilter))
+        state.remove()
     except OSError as error:
         print(f"overlay-vpn: cannot undo a routing rule: {error}", file=sys.stderr)
         return 1
-    state.remove()
+    finally:
+        state.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(undo(machine.opened()))

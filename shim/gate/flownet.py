@@ -8,7 +8,11 @@ to one transparent dual-stack listener; the accepted socket's own address is whe
 wanted to go. The child sends the two descriptors that matter to its parent and exits; they keep
 the namespace alive, and it dies with them.
 
-Where user namespaces are closed, a privileged caller gets a plain network namespace.
+Where user namespaces are closed, a privileged caller gets a plain network namespace. A service
+has an empty one already, in which it was started; there the child makes none.
+
+Nothing here depends on rp_filter: whatever comes in on the TUN has its way back there, by the
+default route, so that the strict check passes too. It is off only where /proc can be written.
 
 Source: Documentation/networking/tproxy.rst, user_namespaces(7).
 """
@@ -57,12 +61,12 @@ class FlowNetwork:
     listener: socket.socket
 
 
-def build() -> FlowNetwork:
-    """Make a flow namespace. Raises OSError with the errno that the kernel gave."""
+def build(*, is_here: bool = False) -> FlowNetwork:
+    """Make a flow namespace, or one of that in which we are. Raises OSError with its errno."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
-        _build_and_exit(theirs)
+        _build_and_exit(theirs, is_here=is_here)
     theirs.close()
     try:
         report, fds, _, _ = socket.recv_fds(ours, 4, 2)
@@ -75,9 +79,10 @@ def build() -> FlowNetwork:
     return FlowNetwork(fds[0], socket.socket(fileno=fds[1]))
 
 
-def _build_and_exit(report: socket.socket) -> None:
+def _build_and_exit(report: socket.socket, *, is_here: bool) -> None:
     try:
-        _enter()
+        if not is_here:
+            _enter()
         device, listener = _set_up()
         socket.send_fds(report, [struct.pack("!i", 0)], [device, listener.fileno()])
     except OSError as error:

@@ -25,19 +25,22 @@ for each, before anything else happens. Flows that were only held are not among 
 comes again and is a new flow. Numbers begin with the generation of the gate, so that no two flows
 of any gates share one, and an answer to a gate before means nothing here.
 
-Bounds: `max_held` SYNs and `max_flows` flows; beyond, a SYN is as good as lost on the wire.
+Bounds: `max_held` SYNs, `max_alike` of them to one address and port, and `max_flows` flows; beyond,
+a SYN is as good as lost on the wire. A flood of SYNs to one place, which makes flows that nobody
+accepts, so leaves room for other places.
 A flow to a virtual address keeps its name pinned until it is forgotten.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
 
 from shim.gate.packet import FlowKey, Packet, destination_of
-from shim.protocol.gate import Reason, first_number
+from shim.protocol.gate import DropReason, Reason, first_number
 
 HOLD_TIMEOUT_S: Final = 127.0
 """As long as Linux retransmits a SYN with its default of six tries (tcp(7), tcp_syn_retries)."""
@@ -126,19 +129,20 @@ class Flows:
         is_local: Callable[[Packet], bool],
         generation: int = 1,
         max_held: int = 1024,
+        max_alike: int = 256,
         max_flows: int = 32768,
     ) -> None:
         """`is_local` says of a SYN whether the gate itself serves the connection."""
         self._names = names
         self._is_local = is_local
         self._max_held = max_held
+        self._max_alike = max_alike
         self._max_flows = max_flows
         self._by_key: dict[FlowKey, Flow] = {}
         self._by_number: dict[int, Flow] = {}
         self._waiting: dict[int, Flow] = {}
+        self._alike: Counter[bytes] = Counter()
         self._first = self._next = first_number(generation)
-        self.lost = 0
-        """SYNs that found no room."""
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -148,7 +152,7 @@ class Flows:
         """How many SYNs wait for the client or for an accept."""
         return len(self._waiting)
 
-    def on_syn(self, syn: Packet, now: float) -> Order | None:
+    def on_syn(self, syn: Packet, now: float) -> Order | DropReason | None:
         """An application sent a SYN."""
         flow = self._by_key.get(syn.key)
         if flow is not None and flow.state is State.HELD:
@@ -158,16 +162,20 @@ class Flows:
             return Release(syn)
         if self._is_local(syn):
             return Release(syn)
-        if len(self._waiting) >= self._max_held or len(self._by_number) >= self._max_flows:
-            self.lost += 1
-            return None
+        if (
+            len(self._waiting) >= self._max_held
+            or self._alike[_place(syn.key)] >= self._max_alike
+            or len(self._by_number) >= self._max_flows
+        ):
+            return DropReason.SYN_LIMIT
         target = self._names.target(syn.destination)
         if target is None:
             return Reject(syn, Reason.REFUSED)
         host, name = target
         flow = Flow(self._next, syn.key, State.HELD, now, syn, name)
         self._next += 1
-        self._by_key[flow.key] = self._by_number[flow.number] = self._waiting[flow.number] = flow
+        self._by_key[flow.key] = self._by_number[flow.number] = flow
+        self._wait(flow)
         if name is not None:
             self._names.pin(name)
         return Ask(flow.number, flow.key, host, syn.destination_port)
@@ -184,7 +192,7 @@ class Flows:
         self._by_number[number] = flow
         if not is_accepted:
             flow.state = State.RELEASED
-            self._waiting[number] = flow
+            self._wait(flow)
         newest = self._by_key.get(key)
         if newest is None or newest.number < number:
             self._by_key[key] = flow
@@ -217,7 +225,7 @@ class Flows:
         if flow is None or flow.state is not State.RELEASED:
             return None
         flow.state = State.HANDED
-        self._waiting.pop(flow.number, None)
+        self._wait_no_more(flow)
         return flow.number
 
     def on_closed(self, number: int, now: float) -> None:
@@ -236,10 +244,27 @@ class Flows:
                 orders.append(GiveUp(flow.number))
         return orders
 
+    def _wait(self, flow: Flow) -> None:
+        self._waiting[flow.number] = flow
+        self._alike[_place(flow.key)] += 1
+
+    def _wait_no_more(self, flow: Flow) -> None:
+        if self._waiting.pop(flow.number, None) is not None:
+            place = _place(flow.key)
+            self._alike[place] -= 1
+            if not self._alike[place]:
+                del self._alike[place]
+
     def _forget(self, flow: Flow, now: float) -> None:
         if self._by_key.get(flow.key) is flow:
             del self._by_key[flow.key]
         del self._by_number[flow.number]
-        self._waiting.pop(flow.number, None)
+        self._wait_no_more(flow)
         if flow.name is not None:
             self._names.unpin(flow.name, now)
+
+
+def _place(key: FlowKey) -> bytes:
+    """Return the destination address and port of a flow."""
+    size = (len(key) - 4) // 2
+    return key[size : 2 * size] + key[-2:]

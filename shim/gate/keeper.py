@@ -92,13 +92,17 @@ def new_pool() -> int:
     return fd
 
 
-def run(given: Given, link: socket.socket) -> NoReturn:
-    """Become the keeper, give every privilege away, and keep a gate until `link` ends."""
+def run(given: Given, link: socket.socket, *, has_network: bool = True) -> NoReturn:
+    """Become the keeper, give every privilege away, and keep a gate until `link` ends.
+
+    Who `has_network` leaves it for an empty one; there is no other but the flow namespace.
+    """
 
     def work() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         linux.close_all_but({0, 1, 2, link.fileno()} | given.fds)
-        linux.isolate()
+        if has_network:
+            linux.isolate()
         enter(PROFILE, seccomp.assemble(PROFILE.syscalls))
         # A parent that is gone already has closed its end of the link.
         prctl.set_pdeathsig(signal.SIGKILL)

@@ -2,17 +2,20 @@
 
 Pure. It joins three things that know nothing of one another: the `dns` package, which decides and
 builds answers; the pool, which maps names to virtual addresses; and the links, which carry what
-only the client can answer. Questions that wait are bounded; one more is answered SERVFAIL at once.
+only the client can answer. Questions that wait are bounded; one more is answered SERVFAIL at once,
+or, if it was to be passed on, left to be asked again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from dns import resolver
+from dns.names import from_text, host_name
 from dns.pool import Pool
 from shim.protocol import GATEWAY4, GATEWAY6
 from shim.protocol.gate import (
@@ -22,6 +25,8 @@ from shim.protocol.gate import (
     LookedUp,
     Lookup,
     Outcome,
+    PoolState,
+    PoolWanted,
     first_number,
 )
 
@@ -76,12 +81,14 @@ class Names:
         if isinstance(decision, resolver.Reply):
             reply(decision.wire)
             return None
-        if isinstance(decision, resolver.Ignore) or len(self._waiting) >= MAX_WAITING:
-            return None
+        is_full = len(self._waiting) >= MAX_WAITING
         if isinstance(decision, resolver.Lookup):
+            if is_full:
+                reply(self._resolver.on_outcome(decision, resolver.Outcome.FAILED, b"", now).wire)
+                return None
             number = self._wait(_Waiting(decision, reply, now))
             return Lookup(number, decision.name, decision.rtype)
-        if server in _OWN:
+        if isinstance(decision, resolver.Ignore) or is_full or server in _OWN:
             # The gate is nobody's former resolver: there is nowhere to forward to.
             return None
         return Forward(self._wait(_Waiting(None, reply, now)), server, over_tcp, wire)
@@ -92,7 +99,8 @@ class Names:
         if waiting is None or waiting.lookup is None or self._resolver is None:
             return
         outcome = resolver.Outcome[message.outcome.name]
-        waiting.reply(self._resolver.on_outcome(waiting.lookup, outcome, now).wire)
+        answer = self._resolver.on_outcome(waiting.lookup, outcome, message.message, now)
+        waiting.reply(answer.wire)
 
     def on_forwarded(self, message: Forwarded) -> None:
         """The former resolver has answered; an empty answer stays silence."""
@@ -110,6 +118,20 @@ class Names:
             if now - waiting.since > WAIT_TIMEOUT_S:
                 self.on_unsent(number, now)
 
+    def on_pool_wanted(self, wanted: PoolWanted, now: float) -> PoolState:
+        """Say what the pool has for a host; nothing for what is none."""
+        pool, name, found, is_assigned = self._pool, "", None, False
+        try:
+            name = pool.name_of(ip_address(wanted.host)) or ""
+        except ValueError:
+            with suppress(ValueError):
+                name = host_name(from_text(wanted.host)) or ""
+        if name:
+            found, is_assigned = pool.peek(name, now)
+        addresses = tuple(one.packed for one in found or ())
+        counts = (pool.slots, pool.used, pool.pinned)
+        return PoolState(wanted.query, *counts, name, addresses, is_assigned)
+
     def target(self, address: bytes) -> tuple[str, str | None] | None:
         """Return `(host to ask for, name to pin)`, or None for a virtual address without name.
 
@@ -120,6 +142,10 @@ class Names:
             return str(ip), None
         name = self._pool.name_of(ip)
         return None if name is None else (name, name)
+
+    def is_virtual(self, address: bytes) -> bool:
+        """Whether an address is one of the pool's, with a name or without."""
+        return self._pool.contains(ip_address(address))
 
     def pin(self, name: str) -> None:
         """Keep the address of a name from being given to another."""

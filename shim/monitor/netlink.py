@@ -16,27 +16,21 @@ from typing import Any, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nftsocket import (
-    NFT_MSG_DELSETELEM,
-    NFT_MSG_NEWSET,
-    NFT_MSG_NEWSETELEM,
-    Cmp,
-    Regs,
-    nft_set_elem_list_msg,
-    nft_set_msg,
-)
+from pyroute2.netlink.nfnetlink import nftsocket as nf
 from pyroute2.nftables.expressions import genex, verdict
-from pyroute2.nftables.main import NFTables, NFTSet, NFTSetElem
+from pyroute2.nftables.main import AsyncNFTables, NFTables, NFTSet, NFTSetElem
 
-from shim.monitor.plan import PROTOCOL, TABLE, Change, Guard, Rule, Unreachable
-from shim.protocol.warden import ARP, INET, PAUSED, PROTOCOLS, Chain, Test
+from shim.monitor.plan import TABLE, Change, Guard, Rule, Unreachable
+from shim.protocol import ROUTE_PROTOCOL
+from shim.protocol.warden import ARP, INET, PAUSED, PROTOCOLS, Chain, Chains, Test
 
 SYSCALLS: Final = frozenset({"epoll_wait", "getpid", "recvfrom", "sendto"})
-"""What a request needs; making the socket needs more."""
+"""What a request needs; taking the sockets over needs more."""
 
 _FR_ACT_TO_TBL: Final = 1
 _FR_ACT_GOTO: Final = 2
 _FR_ACT_NOP: Final = 3
+NETLINK_NETFILTER: Final = 12
 FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 _LAST: Final = 0xFFFFFFFF
@@ -62,16 +56,32 @@ def _if_there() -> Iterator[None]:
             raise
 
 
-class Netlink:
-    """The netlink sockets of the network namespace in which it was made; it opens no more later."""
+def adopt(fd: int, protocol: int) -> socket.socket:
+    """Return a netlink socket for pyroute2, which believes in datagrams (netlink(7): the same)."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, protocol, os.dup(fd))
 
-    def __init__(self, filters: Sequence[tuple[Chain, ...]] = ()) -> None:
+
+class _NFTables(NFTables):  # type: ignore[misc]
+    """Over a socket that is there already, as IPRoute can be (pyroute2 0.9.7)."""
+
+    def __init__(self, family: int, sock: socket.socket) -> None:
+        self.asyncore = core = AsyncNFTables(nfgen_family=family)
+        core.use_socket = sock
+        core.local.keep_event_loop = True
+        core.event_loop.run_until_complete(core.setup_endpoint())
+
+
+class Netlink:
+    """The network namespace of two netlink sockets, which stay the caller's; it opens none."""
+
+    def __init__(self, route: int, netfilter: int, filters: Sequence[Chains] = ()) -> None:
         """`filters` are those of a guard without and with the local network."""
         self._filters = filters
         with as_oserror():
-            self._ip: Any = IPRoute()
+            self._ip: Any = IPRoute(use_socket=adopt(route, socket.NETLINK_ROUTE))
             self._nft: dict[int, Any] = {
-                family: NFTables(nfgen_family=family) for family in (INET, ARP)
+                family: _NFTables(family, adopt(netfilter, NETLINK_NETFILTER))
+                for family in (INET, ARP)
             }
 
     def make(self, change: Change) -> None:
@@ -102,24 +112,20 @@ class Netlink:
     def pause(self, guard: Guard, seconds: int) -> None:
         """Let everything pass for a while; the kernel ends it (nft(8), timeout). 0 ends it now."""
         each = [NFTSetElem(value, timeout=seconds * 1000) for value in PROTOCOLS.values()]
-        elements = [element.as_netlink(None) for element in each]
+        elements = {"elements": [element.as_netlink(None) for element in each]}
         of: dict[str, Any] = {"table": guard.name, "set": PAUSED}
         nft = self._nft[INET]
         with as_oserror():
             # Without elements: all of them.
-            _command(nft, nft_set_elem_list_msg, "del", NFT_MSG_DELSETELEM, of)
+            _command(nft, nf.nft_set_elem_list_msg, "del", nf.NFT_MSG_DELSETELEM, of)
             if seconds:
-                of |= {"elements": elements}
-                _command(nft, nft_set_elem_list_msg, "add", NFT_MSG_NEWSETELEM, of)
+                of |= elements
+                _command(nft, nf.nft_set_elem_list_msg, "add", nf.NFT_MSG_NEWSETELEM, of)
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "family": FAMILIES[rule.family],
-        "priority": rule.priority,
-        "protocol": PROTOCOL,
-        "action": _FR_ACT_NOP,
-    }
+    attributes: dict[str, Any] = {"family": FAMILIES[rule.family], "priority": rule.priority}
+    attributes |= {"protocol": ROUTE_PROTOCOL, "action": _FR_ACT_NOP}
     if rule.table:
         attributes |= {"action": _FR_ACT_TO_TBL, "table": rule.table}
     if rule.goto:
@@ -130,8 +136,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
             attributes |= {key: str(network.network_address), f"{key}_len": network.prefixlen}
     if rule.mark:
         attributes |= {"fwmark": rule.mark, "fwmask": 0xFFFFFFFF}
-    if rule.local:
-        attributes["iifname"] = "lo"
+    if rule.incoming:
+        attributes["iifname"] = rule.incoming
     if rule.port:
         attributes |= {"ip_proto": rule.protocol, "dport_range": f"{rule.port}:{rule.port}"}
     if rule.source_port:
@@ -142,22 +148,16 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _unreachable(family: int) -> dict[str, Any]:
-    return {
-        "family": FAMILIES[family],
-        "type": "unreachable",
-        "dst": "default",
-        "table": TABLE,
-        "proto": PROTOCOL,
-        "priority": _LAST,
-    }
+    where = {"family": FAMILIES[family], "table": TABLE, "dst": "default", "priority": _LAST}
+    return {**where, "type": "unreachable", "proto": ROUTE_PROTOCOL}
 
 
-def _make_guard(nfts: dict[int, Any], name: str, filters: tuple[Chain, ...]) -> None:
+def _make_guard(nfts: dict[int, Any], name: str, filters: Chains) -> None:
     for family, nft in nfts.items():
         nft.table("create", name=name)
         if family == INET:
             paused = NFTSet(name, PAUSED, key_type="nf_proto", timeout=1).as_netlink()
-            _command(nft, nft_set_msg, "add", NFT_MSG_NEWSET, paused)
+            _command(nft, nf.nft_set_msg, "add", nf.NFT_MSG_NEWSET, paused)
         for chain in filters:
             if chain.family == family:
                 _make_chain(nft, name, chain)
@@ -173,7 +173,7 @@ def _make_chain(nft: Any, table: str, chain: Chain) -> None:
 
 def match_of(test: Test) -> list[Any]:
     """Load the field, mask it, compare it (linux/netfilter/nf_tables.h)."""
-    register, size = Regs.NFT_REG_1, len(test.value)
+    register, size = nf.Regs.NFT_REG_1, len(test.value)
     if test.of in ("meta", "paused"):
         match = [genex("meta", {"dreg": register, "key": test.at})]
     else:
@@ -185,7 +185,7 @@ def match_of(test: Test) -> list[Any]:
     if test.mask:
         by = {"len": size, "mask": data_of(test.mask), "xor": data_of(bytes(size))}
         match.append(genex("bitwise", {"sreg": register, "dreg": register, **by}))
-    equal = {"sreg": register, "op": Cmp.NFT_CMP_EQ, "data": data_of(test.value)}
+    equal = {"sreg": register, "op": nf.Cmp.NFT_CMP_EQ, "data": data_of(test.value)}
     return [*match, genex("cmp", equal)]
 
 

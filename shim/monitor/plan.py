@@ -29,7 +29,8 @@ of the address space stand for "an address".
 
 With the kill switch nothing depends on the source: an address of its own takes no packet past us.
 Instead of the routes in main only the private ranges are looked up there, and only if the local
-network is allowed, so a route that a hostile network has announced is a way to nowhere but itself.
+network is allowed, or for what comes out of the TUN for a container; so a route that a hostile
+network has announced is a way to nowhere but itself.
 Our table ends with "unreachable", which stays when the device goes. `shim.warden.guard` has the
 filter that holds for sockets that are bound to a device, and for whatever else the rules do not
 see.
@@ -44,7 +45,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from shim.protocol import DEVICE4, DEVICE6, POOL4, POOL6
+from shim.protocol import DEVICE, DEVICE4, DEVICE6, LAN, MARK, POOL4, POOL6
 from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
 Network = IPv4Network | IPv6Network
@@ -54,9 +55,6 @@ EVERYTHING: Final = ("0.0.0.0/0", "::/0")
 
 TABLE: Final = 7200
 MAIN: Final = 254
-PROTOCOL: Final = 118
-"""The `rtm_protocol` that marks rules and routes as ours (rtnetlink(7)); unassigned elsewhere."""
-MARK: Final = 0x6F76706E
 FIRST: Final = 7200
 CAPTURE: Final = 7210
 END: Final = 7220
@@ -68,11 +66,6 @@ _TCP: Final = 6
 
 DHCP: Final[dict[Family, tuple[int, int]]] = {4: (68, 67), 6: (546, 547)}
 """The ports of client and server (RFC 2131 §4.1, RFC 8415 §7.2)."""
-LAN: Final[dict[Family, tuple[str, ...]]] = {
-    4: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
-    6: ("fc00::/7", "fe80::/10"),
-}
-"""What the local network is: addresses that are never those of the internet (RFC 6890)."""
 
 
 class Guard(msgspec.Struct, frozen=True, tag="guard"):
@@ -98,7 +91,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="r
     source: str = ""
     destination: str = ""
     mark: int = 0
-    local: bool = False
+    incoming: str = ""
     protocol: int = 0
     port: int = 0
     source_port: int = 0
@@ -152,8 +145,7 @@ def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[
     yield rule(priority=END)
     yield rule(priority=CAPTURE)
     yield rule(priority=FIRST, mark=MARK, goto=END)
-    device = f"{DEVICE4}/32" if family == 4 else f"{DEVICE6}/128"
-    yield rule(priority=FIRST + 3, source=device, table=TABLE)
+    yield rule(priority=FIRST + 3, source=DEVICE4 if family == 4 else DEVICE6, table=TABLE)
     if capture.kill_switch:
         yield from _strict(family, capture.lan)
     else:
@@ -175,15 +167,16 @@ def _rules(family: Family, capture: Capture, chosen: list[Network]) -> Iterator[
 def _by_source(family: Family) -> Iterator[Rule]:
     if family == 4:
         yield Rule(family=4, priority=FIRST + 3, source="0.0.0.0/32", goto=CAPTURE)
-        yield Rule(family=4, priority=FIRST + 4, local=True, goto=END)
+        yield Rule(family=4, priority=FIRST + 4, incoming="lo", goto=END)
     else:
         for half in ("::/1", "8000::/1"):
-            yield Rule(family=6, priority=FIRST + 4, local=True, source=half, goto=END)
+            yield Rule(family=6, priority=FIRST + 4, incoming="lo", source=half, goto=END)
 
 
 def _strict(family: Family, lan: bool) -> Iterator[Rule]:
     rule = partial(Rule, family=family)
     client, server = DHCP[family]
     yield rule(priority=FIRST, protocol=_UDP, port=server, source_port=client, goto=END)
-    for prefix in LAN[family] if lan else ():
-        yield rule(priority=CAPTURE + 2, destination=prefix, table=MAIN, without_default=True)
+    to_main = partial(rule, priority=CAPTURE + 2, table=MAIN, without_default=True)
+    for prefix in LAN[family]:
+        yield to_main(destination=prefix, incoming="" if lan else DEVICE)

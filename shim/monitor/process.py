@@ -14,6 +14,7 @@ begins before that is done.
 from __future__ import annotations
 
 import select
+import signal
 import socket
 from contextlib import suppress
 from ipaddress import ip_network
@@ -46,6 +47,8 @@ _WITHOUT_DOWN: Final = 3
 
 def main(sock: socket.socket) -> int:
     """Serve the client that the warden gives us over this link. Returns the exit status."""
+    # Of a service all are told to end at once; we learn of it from the keeper.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     warden = Link(sock, MONITOR_OF_WARDEN)
     select.select([warden], [], [])
     with suppress(LinkClosedError):
@@ -61,12 +64,14 @@ def _serve(serve: Serve, fds: list[int], warden: Link) -> int:
     client, gate, control = (socket.socket(fileno=fd) for fd in fds[:3])
     # The lock stays open.
     journal, _, keeper = Journal(fds[3]), fds[4], fds[5]
-    netlink = Netlink(serve.filters)
+    netlink = Netlink(fds[6], fds[7], serve.filters)
     link = Link(client, MONITOR)
     routes = tuple(map(ip_network, serve.routes))
     try:
         missing = enter(PROFILE, serve.program)
-        service = Service(link, journal, netlink, serve.families, routes, gate, control, missing)
+        service = Service(
+            link, journal, netlink, serve.families, routes, gate, control, serve.netns, missing
+        )
         if service.run(warden.fileno(), keeper):
             status = 0
     finally:

@@ -5,7 +5,7 @@ Theory of operation
 A request is carried out if its type is in `TABLE` and the state is one in which it may come;
 anything else ends the link, and with it everything. Each handler does one thing for which the
 capability is needed, and answers with one message. What arrives is checked here although the
-decoder has checked its type: a prefix must be a prefix, a family must be one of two.
+decoder has checked its type: a prefix must be a prefix, a socket a TCP or UDP one of this network.
 
 The monitor ends when the client goes, when the keeper of the gate does, when its warden dies, or
 when it is told to. It undoes nothing itself while the warden lives: ending is undoing, unless the
@@ -17,19 +17,19 @@ time is over, so a monitor that dies meanwhile leaves no hole.
 
 from __future__ import annotations
 
-import errno
+import os
 import select
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from shim.monitor.journal import Journal
 from shim.monitor.netlink import FAMILIES, Netlink
-from shim.monitor.plan import MARK, Change, Family, Guard, Network, Rule, changes, is_allowed
-from shim.protocol import DEVICE, VERSION
+from shim.monitor.plan import Change, Family, Guard, Network, Rule, changes, is_allowed
+from shim.protocol import DEVICE, MARK, VERSION
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from shim.protocol.monitor import (
@@ -37,18 +37,19 @@ from shim.protocol.monitor import (
     Capture,
     Captured,
     Down,
-    OuterSocket,
-    OuterSocketWanted,
+    Mark,
+    Marked,
     Pause,
     Paused,
     Welcome,
 )
+from shim.protocol.warden import NETNS_COOKIE
 
 C = TypeVar("C", bound=Change)
 
-SYSCALLS: Final = frozenset({"poll", "socket", "setsockopt"})
+SYSCALLS: Final = frozenset({"fcntl", "getsockopt", "poll", "setsockopt"})
 
-_KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+_TCP, _UDP = (socket.SOCK_STREAM, socket.IPPROTO_TCP), (socket.SOCK_DGRAM, socket.IPPROTO_UDP)
 
 
 class Phase(Enum):
@@ -65,7 +66,8 @@ class Entry:
     """When a request is allowed, and what carries it out."""
 
     phases: frozenset[Phase]
-    handler: Callable[[Service, Any], None]
+    handler: Callable[..., None]
+    """Is given the service, the message and its descriptors, which it does not keep."""
 
 
 @dataclass
@@ -83,6 +85,8 @@ class Service:
     """Given to the client: its link to the gate."""
     control: socket.socket
     """Given to the client: where it answers the command line."""
+    netns: bytes
+    """The network that is changed; see `shim.protocol.warden.Serve`."""
     missing: tuple[Missing, ...]
     phase: Phase = Phase.NEW
     _paused_until_s: float | None = None
@@ -107,16 +111,20 @@ class Service:
             try:
                 received = self.client.receive()
                 if received is not None:
-                    self._on_message(received[0])
+                    self._on_message(*received)
             except (LinkClosedError, ViolationError):
                 return False
         return True
 
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: Message, fds: list[int]) -> None:
         entry = TABLE[type(message)]
-        if self.phase not in entry.phases:
-            raise ViolationError("out of state")
-        entry.handler(self, message)
+        try:
+            if self.phase not in entry.phases:
+                raise ViolationError("out of state")
+            entry.handler(self, message, *fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _on_hello(self, hello: Hello) -> None:
         if hello.version != VERSION:
@@ -127,15 +135,18 @@ class Service:
         self.control.close()
         self.phase = Phase.READY
 
-    def _on_outer_socket_wanted(self, wanted: OuterSocketWanted) -> None:
+    def _on_mark(self, _: Mark, fd: int) -> None:
         try:
-            with socket.socket(FAMILIES[wanted.family], _KINDS[wanted.kind]) as sock:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                kind = (sock.type, sock.proto)
+                if sock.family not in FAMILIES.values() or kind not in (_TCP, _UDP):
+                    raise ViolationError("neither TCP nor UDP")
+                if self.netns and sock.getsockopt(socket.SOL_SOCKET, NETNS_COOKIE, 8) != self.netns:
+                    raise ViolationError("of another network")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
-                if not self.client.send(OuterSocket(), (sock.fileno(),)):
-                    # Too many on their way to somebody, or to this client, which then is at fault.
-                    self._send(Failed(Fault.LIMIT, errno.ETOOMANYREFS))
         except OSError as error:
-            self._send(Failed(Fault.LIMIT, error.errno or 0))
+            raise ViolationError("cannot be marked") from error
+        self._send(Marked())
 
     def _on_capture(self, capture: Capture) -> None:
         try:
@@ -195,9 +206,7 @@ class Service:
 
 TABLE: Final[dict[type[Message], Entry]] = {
     Hello: Entry(frozenset({Phase.NEW}), Service._on_hello),
-    OuterSocketWanted: Entry(
-        frozenset({Phase.READY, Phase.CAPTURING}), Service._on_outer_socket_wanted
-    ),
+    Mark: Entry(frozenset({Phase.READY, Phase.CAPTURING}), Service._on_mark),
     Capture: Entry(frozenset({Phase.READY}), Service._on_capture),
     Pause: Entry(frozenset({Phase.CAPTURING}), Service._on_pause),
     Down: Entry(frozenset({Phase.NEW, Phase.READY, Phase.CAPTURING}), Service._on_down),

@@ -6,8 +6,7 @@ the messages that it speaks and no others; `link` has the link itself.
 
 from __future__ import annotations
 
-import os
-from typing import Final
+from typing import Final, Literal
 
 VERSION: Final = 1
 
@@ -25,21 +24,17 @@ DEVICE4: Final = "198.18.0.2"
 DEVICE6: Final = "fd6f:7670:6e00::2"
 """The addresses of the capture TUN, the source of captured flows."""
 
+LAN: Final[dict[Literal[4, 6], tuple[str, ...]]] = {
+    4: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+    6: ("fc00::/7", "fe80::/10"),
+}
+"""What the local network is: addresses that are never those of the internet (RFC 6890)."""
 
-RUN_DIRECTORY: Final = "/run/overlay-vpn"
+MARK: Final = 0x6F76706E
+"""Of packets that leave beside the tunnel: those of outer sockets (socket(7), SO_MARK)."""
+
+ROUTE_PROTOCOL: Final = 118
+"""The `rtm_protocol` that marks rules and routes as ours (rtnetlink(7)); unassigned elsewhere."""
+
 DEVICE: Final = "ovpn0"
-
-
-def state_directory() -> str:
-    """Return where the state of this network namespace lives: one instance per namespace."""
-    return f"{RUN_DIRECTORY}/net-{os.stat('/proc/self/ns/net').st_ino}"
-
-
-CONTROL: Final = "client.sock"
-"""In the state directory: where the client answers `status` and `down`."""
-
-JOURNAL: Final = "journal"
-"""In the state directory: what has been changed, a line of JSON each."""
-
-LOCK: Final = "lock"
-"""In the state directory: locked (flock(2)) while an instance runs; holds its process id."""
+"""The capture TUN."""

@@ -12,6 +12,8 @@ from shim.protocol.link import Message, role
 MAX_SUFFIXES: Final = 256
 MAX_DNS_MESSAGE: Final = 65535
 MAX_NAME: Final = 253
+MAX_NAME_TEXT: Final = 4 * MAX_NAME
+"""A name of octets that have to be escaped (RFC 1035 §5.1)."""
 MAX_CLOSED: Final = 256
 MAX_KNOWN: Final = 256
 MAX_KEY: Final = 36
@@ -32,6 +34,41 @@ class Reason(StrEnum):
     DENIED = "denied"
 
 
+class DropReason(StrEnum):
+    """Why the gate has dropped a packet: what the packet is, or where there was no room for it."""
+
+    VERSION = "version"
+    SHORT = "short"
+    LENGTH = "length"
+    CHECKSUM = "checksum"
+    LAND = "land"
+    SOURCE = "source"
+    MULTICAST = "multicast"
+    EXTENSIONS = "extensions"
+    NO_NEXT_HEADER = "no-next-header"
+    FRAGMENT = "fragment"
+    PORT = "port"
+    FLAGS = "flags"
+    ICMP = "icmp"
+    LATE_ECHO = "late-echo"
+    LATE_DATAGRAM = "late-datagram"
+    SYN_LIMIT = "syn-limit"
+    ASSOCIATION_LIMIT = "association-limit"
+    FRAGMENT_LIMIT = "fragment-limit"
+    DESCRIPTORS = "descriptors"
+    FLOW_DEVICE = "flow-device"
+    CAPTURE_DEVICE = "capture-device"
+    CLIENT = "client"
+    DATAGRAM_LINK = "datagram-link"
+
+
+class DropCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """How many packets were dropped for a reason."""
+
+    reason: DropReason
+    packets: int
+
+
 class Outcome(StrEnum):
     """What the far end knows of a name and type."""
 
@@ -39,6 +76,7 @@ class Outcome(StrEnum):
     NO_DATA = "no-data"
     NX_DOMAIN = "nxdomain"
     REFUSED = "refused"
+    UNSUPPORTED = "unsupported"
     FAILED = "failed"
     UNREACHABLE = "unreachable"
 
@@ -67,7 +105,7 @@ class Started(Message, frozen=True, tag="started"):
 class Open(Message, frozen=True, tag="open"):
     """An application wants to connect. `host` is a name, or an address without a name.
 
-    `key` means something to gates only.
+    `key` is source and destination address and port in network order: 12 or 36 bytes.
     """
 
     SIZE: ClassVar[int] = 64 + MAX_KEY + MAX_NAME
@@ -97,9 +135,9 @@ class Accepted(Message, frozen=True, tag="accepted"):
 
 
 class Lookup(Message, frozen=True, tag="lookup"):
-    """Asks whether `name` has records of type `rtype` (RFC 1035 §3.2.2) at the far end."""
+    """Asks for records of type `rtype` (RFC 1035 §3.2.2) that `name` has at the far end."""
 
-    SIZE: ClassVar[int] = 64 + MAX_NAME
+    SIZE: ClassVar[int] = 64 + MAX_NAME_TEXT
 
     query: int
     name: str
@@ -117,13 +155,44 @@ class Forward(Message, frozen=True, tag="forward"):
     message: bytes
 
 
+class Dropped(Message, frozen=True, tag="dropped"):
+    """Packets that were dropped since the last time this was said; said when there are some."""
+
+    SIZE: ClassVar[int] = 64 + 32 * len(DropReason)
+
+    counts: tuple[DropCount, ...]
+
+
+class PoolState(Message, frozen=True, tag="pool-state"):
+    """The answer to `PoolWanted`. Of each family `slots` addresses may stand for names.
+
+    `used` of them do, `pinned` are held by flows. `name` and `addresses` (4 and 16 bytes) belong
+    together; `is_assigned` says that they already do. Both are empty where nothing is known.
+    """
+
+    SIZE: ClassVar[int] = 128 + MAX_NAME
+
+    query: int
+    slots: int
+    used: int
+    pinned: int
+    name: str
+    addresses: tuple[bytes, ...]
+    is_assigned: bool
+
+
 # client → gate
 
 
 class Configure(Message, frozen=True, tag="configure"):
-    """How names are answered. `suffixes` empty means that every name is ours."""
+    """How names are answered. `suffixes` empty means that every name is ours.
+
+    Carries the gate's end of the link for datagrams (`shim.protocol.datagram`), which replaces
+    the one before.
+    """
 
     SIZE: ClassVar[int] = 64 + MAX_SUFFIXES * (MAX_NAME + 4)
+    FDS: ClassVar[int] = 1
 
     ask_far_end: bool
     suffixes: tuple[str, ...]
@@ -158,11 +227,36 @@ class Closed(Message, frozen=True, tag="closed"):
     flows: tuple[int, ...]
 
 
+class Copy(Message, frozen=True, tag="copy"):
+    """Copy what passes the capture TUN into the socket that comes along (`shim.protocol.tap`).
+
+    It replaces the one before.
+    """
+
+    FDS: ClassVar[int] = 1
+
+
+class PoolWanted(Message, frozen=True, tag="pool-wanted"):
+    """Asks what the pool has for `host`, a name or an address; nothing changes by that."""
+
+    SIZE: ClassVar[int] = 64 + MAX_NAME
+
+    query: int
+    host: str
+
+
 class LookedUp(Message, frozen=True, tag="looked-up"):
-    """The answer to `Lookup`."""
+    """The answer to `Lookup`.
+
+    `message` is empty where there are no records to tell: where it has failed, and of addresses,
+    which are virtual. Else it is a DNS message about that name and type.
+    """
+
+    SIZE: ClassVar[int] = 64 + MAX_DNS_MESSAGE
 
     query: int
     outcome: Outcome
+    message: bytes = b""
 
 
 class Forwarded(Message, frozen=True, tag="forwarded"):
@@ -174,8 +268,8 @@ class Forwarded(Message, frozen=True, tag="forwarded"):
     message: bytes
 
 
-FromGate = Started | Configured | Open | Cancel | Accepted | Lookup | Forward
-ToGate = Configure | Adopt | Opened | Refused | Closed | LookedUp | Forwarded
+FromGate = Started | Configured | Open | Cancel | Accepted | Lookup | Forward | PoolState | Dropped
+ToGate = Configure | Adopt | Opened | Refused | Closed | Copy | PoolWanted | LookedUp | Forwarded
 
 GATE: Final = role(ToGate)
 CLIENT_OF_GATE: Final = role(FromGate)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
-from shim.protocol.common import Failed
 from shim.protocol.link import Message, role
 
 # warden → keeper
 
 
-class Make(Message, frozen=True, tag="make"):
-    """Nobody else is up here: the capture TUN may be made."""
+class Keep(Message, frozen=True, tag="keep"):
+    """All is made. Carries the capture TUN, the flow TUN and the listener of the flow namespace."""
+
+    FDS: ClassVar[int] = 3
+
+    is_flow_namespace: bool
+    """Whether the flow namespace is that of the keeper; else it has none to be in yet."""
 
 
 # keeper → warden
 
 
-class Made(Message, frozen=True, tag="made"):
-    """The capture TUN and the flow namespace are there; a gate serves them from now on."""
+class Keeping(Message, frozen=True, tag="keeping"):
+    """A gate serves them from now on."""
 
 
-FromKeeper = Made | Failed
-
-KEEPER: Final = role(Make)
-WARDEN_OF_KEEPER: Final = role(FromKeeper)
+KEEPER: Final = role(Keep)
+WARDEN_OF_KEEPER: Final = role(Keeping)

@@ -155,9 +155,3 @@ def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % _FD_BYTES])
     return list(fds)
-
-
-def pair(first: Role, second: Role) -> tuple[Link, Link]:
-    """Return the two ends of a new link: the one that is `first`, and the one that is `second`."""
-    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return Link(one, first), Link(other, second)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -23,11 +23,10 @@ class Prefix(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
 # client → monitor
 
 
-class OuterSocketWanted(Message, frozen=True, tag="outer-socket-wanted"):
-    """Asks for a socket whose packets leave beside the tunnel. `family` is 4 or 6."""
+class Mark(Message, frozen=True, tag="mark"):
+    """Have the packets of a TCP or UDP socket of this network leave beside the tunnel."""
 
-    family: Literal[4, 6]
-    kind: Literal["tcp", "udp"]
+    FDS: ClassVar[int] = 1
 
 
 class Capture(Message, frozen=True, tag="capture"):
@@ -71,10 +70,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
     """What the privileged side had to do without."""
 
 
-class OuterSocket(Message, frozen=True, tag="outer-socket"):
-    """A marked socket, neither bound nor connected."""
-
-    FDS: ClassVar[int] = 1
+class Marked(Message, frozen=True, tag="marked"):
+    """The socket is marked."""
 
 
 class Captured(Message, frozen=True, tag="captured"):
@@ -85,8 +82,8 @@ class Paused(Message, frozen=True, tag="paused"):
     """The pause has begun, or has ended."""
 
 
-ToMonitor = Hello | OuterSocketWanted | Capture | Pause | Down
-FromMonitor = Welcome | OuterSocket | Captured | Paused | Failed
+ToMonitor = Hello | Mark | Capture | Pause | Down
+FromMonitor = Welcome | Marked | Captured | Paused | Failed
 
 MONITOR: Final = role(ToMonitor)
 CLIENT_OF_MONITOR: Final = role(FromMonitor)

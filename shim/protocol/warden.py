@@ -25,6 +25,9 @@ class Test(msgspec.Struct, frozen=True):
     mask: bytes = b""
 
 
+NETNS_COOKIE: Final = 71
+"""socket(7), SO_NETNS_COOKIE: since 5.14."""
+
 Line = tuple[tuple[Test, ...], bool]
 """All tests hold: the packet is accepted, or (False) dropped."""
 
@@ -38,21 +41,30 @@ class Chain(msgspec.Struct, frozen=True):
     lines: tuple[Line, ...]
 
 
+Chains = tuple[Chain, ...]
+
+
 class Serve(Message, frozen=True, tag="serve"):
     """Everything is there: serve the client, and end when it has ended.
 
     Carries the link to the client; its link to the gate and its listener, which it is given; the
-    journal; the lock, which nobody takes as long as somebody may undo; what ends with the keeper.
+    journal; the lock, which nobody takes as long as somebody may undo; what ends with the keeper;
+    the netlink sockets of the network that is changed, for routes and for netfilter.
     """
 
     SIZE: ClassVar[int] = 1 << 17
-    FDS: ClassVar[int] = 6
+    FDS: ClassVar[int] = 8
 
     families: tuple[Literal[4, 6], ...]
     """Those that the kernel has."""
     routes: tuple[str, ...]
     """What is captured lies in one of these prefixes."""
-    filters: tuple[tuple[Chain, ...], tuple[Chain, ...]]
+    netns: bytes
+    """What is the same for all sockets of the network that is changed (SO_NETNS_COOKIE).
+
+    Empty where the kernel does not say, before 5.14.
+    """
+    filters: tuple[Chains, Chains]
     """The kill switch, without and with the local network."""
     program: bytes
     """The system call filter of the monitor."""

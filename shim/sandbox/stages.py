@@ -14,6 +14,9 @@
 Before the first, a process closes what is not its business (`linux.close_all_but`), and then opens
 what it still needs: from here on, nothing is opened.
 
+Who holds what it is to hold already, as those of a service do that systemd has started or that
+were started without ambient ones, is spared capset(2), which their unit forbids.
+
 A user namespace gives capabilities: hence who takes one does so before. A change of identity clears
 the parent-death signal: hence who is to die with its parent says so afterwards.
 
@@ -40,6 +43,7 @@ UID: Final = 61100
 """Outside the ranges of Debian policy §9.2.2 and of systemd (UIDS-GIDS): no file belongs to it."""
 
 _PR_SET_SECUREBITS: Final = 28
+
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
@@ -85,8 +89,11 @@ def enter(profile: Profile, program: bytes) -> tuple[Missing, ...]:
             expected["CapBnd"] = _mask(frozenset())
         if profile.is_nobody and held & (1 << prctl.CAP_SETUID):
             expected |= _become(_nobody())
-        _keep(profile.capabilities)
-        expected |= {"CapInh": _mask(frozenset()), "CapAmb": _mask(frozenset())}
+        clear_ambient()
+        if held != int(_mask(profile.capabilities), 16):
+            _keep(profile.capabilities)
+            expected["CapInh"] = _mask(frozenset())
+        expected |= {"CapAmb": _mask(frozenset())}
         expected |= dict.fromkeys(("CapPrm", "CapEff"), _mask(profile.capabilities))
         prctl.set_dumpable(0)
         prctl.set_no_new_privs(1)
@@ -140,10 +147,14 @@ def _become(uid: int) -> dict[str, str]:
 
 
 def _keep(capabilities: frozenset[int]) -> None:
-    _set(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     prctl.cap_inheritable.limit()
     prctl.cap_effective.limit(*capabilities)
     prctl.cap_permitted.limit(*capabilities)
+
+
+def clear_ambient() -> None:
+    """Give a program that is run from now on no capability, unless as root. Raises OSError."""
+    _set(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
 
 
 def _set(option: int, value: int) -> None:

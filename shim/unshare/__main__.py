@@ -33,8 +33,9 @@ from shim.interfaces import Interfaces
 from shim.protocol import link
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.gate import CLIENT_OF_GATE, GATE
-from shim.protocol.link import Link, LinkClosedError, ViolationError, pair
+from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.protocol.namespace import NAMESPACE, InnerSocket, InnerSocketWanted, Namespace
+from shim.protocol.passed import pair
 from shim.sandbox import seccomp
 from shim.sandbox.stages import Profile, enter
 from shim.unshare import mounts

@@ -28,7 +28,8 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from shim.protocol import GATEWAY4, RUN_DIRECTORY
+from shim.protocol import GATEWAY4
+from shim.protocol.places import RUN_DIRECTORY
 from shim.unshare import linux
 
 _HOST: Final = ".host"

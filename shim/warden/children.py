@@ -1,6 +1,6 @@
 """Starts the keeper of the gate and the monitor; the only programs that the shim runs.
 
-The warden holds neither the devices, nor the code that reads packets, nor the one that reads what
+The warden keeps neither the devices, nor the code that reads packets, nor the one that reads what
 the client says. Of each of the two it knows one link. Nothing of what they are started with comes
 from the client.
 """
@@ -15,8 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from shim.protocol.common import Failed, Fault
-from shim.protocol.keeper import WARDEN_OF_KEEPER, Made, Make
+from shim.protocol.keeper import WARDEN_OF_KEEPER, Keep, Keeping
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.protocol.warden import MONITOR_OF_WARDEN, Serve
 
@@ -52,17 +51,15 @@ class Keeper:
         """Return the descriptor that becomes readable when the keeper has ended."""
         return self._link.fileno()
 
-    def make(self) -> Failed | None:
-        """Have the devices made. Returns the answer if they were not."""
+    def keep(self, keep: Keep, *fds: int) -> bool:
+        """Give it what a gate needs. Returns whether it keeps that from now on."""
         with suppress(LinkClosedError, ViolationError):
-            self._link.send(Make())
+            self._link.send(keep, fds)
             select.select([self._link], [], [], _TIMEOUT_S)
             match self._link.receive():
-                case Made(), _:
-                    return None
-                case Failed() as failed, _:
-                    return failed
-        return Failed(Fault.GATE, 0)
+                case Keeping(), _:
+                    return True
+        return False
 
 
 class Monitor:

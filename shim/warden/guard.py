@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Final
 
-from shim.monitor.plan import DHCP, LAN, MARK, Family
-from shim.protocol import DEVICE, POOL4, POOL6
+from shim.monitor.plan import DHCP, Family
+from shim.protocol import DEVICE, LAN, MARK, POOL4, POOL6
 from shim.protocol.warden import ARP, INET, PROTOCOLS, Chain, Line, Test
 
 # linux/netfilter/nf_tables.h: enum nft_meta_keys
@@ -50,7 +50,7 @@ def chains(lan: bool) -> tuple[Chain, ...]:
     local = tuple(_local()) if lan else ()
     return (
         Chain(INET, "output", False, (*_ways_out(), *_basics(), *local)),
-        Chain(INET, "forward", False, (*_ways_out(), *local, (_device(_IIFNAME, DEVICE), True))),
+        Chain(INET, "forward", False, ((_device(_IIFNAME, DEVICE), True), *_ways_out(), *local)),
         Chain(INET, "input", True, tuple(_from_outside())),
         # In a table for ARP the first hook is that of what comes in.
         Chain(ARP, "prerouting", True, (((_prefix(_ARP_TARGET, POOL4),), False),)),

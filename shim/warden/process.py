@@ -4,11 +4,13 @@ Theory of operation
 -------------------
 In this order, in one thread:
 
- 0. as a service: wait for a client that the policy admits, before a byte of anybody is read;
- 1. with the privileges of the caller: start the keeper of the gate and the monitor, the only
+ 0. with the privileges of the caller: start the monitor and the keeper of the gate, the only
     programs that are run (`__main__.py`);
+ 1. as a service: undo what a killed instance left, and wait for a client that the policy admits,
+    before a byte of anybody is read;
  2. lock the state directory, undo what a killed instance left;
- 3. have the keeper make the devices, give them addresses and routes;
+ 3. make the devices and the flow namespace, give them to the keeper; give the capture TUN its
+    addresses and routes, in the network of the machine (`machine.py`);
  4. give the monitor all that it needs: from then on it, and nobody else, reads what the client
     says;
  5. drop everything but CAP_NET_ADMIN. The monitor does the same and becomes a user that owns
@@ -17,7 +19,10 @@ In this order, in one thread:
 The warden then waits for the monitor, and undoes everything. Ending in order and being killed are
 the same path. If the warden dies first, the monitor undoes instead. The monitor ends when the
 keeper does, and the keeper when the monitor does or when the warden dies. So each of them may be
-killed at any moment. Meanwhile whoever else connects is told that we are busy, and is not read.
+killed at any moment; and if all are, a service is started again (systemd.service(5), Restart=).
+Whoever wants the end tells the keeper (SIGTERM). As a service all are told at once; neither of
+those two who undo listens, or each might leave it to the other.
+Meanwhile whoever else connects is told that we are busy, and is not read.
 
 With the kill switch undoing is what the user asks for: it happens when the client has said `Down`,
 and otherwise the rules and the filter stay, held by the kernel alone, until the next `up`, `down`
@@ -29,12 +34,14 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import socket
 import sys
 from ipaddress import ip_address
 from typing import Final
 
-from shim import linux, protocol
+from shim import linux, protocol, recover
+from shim.gate import flownet, tun
 from shim.interfaces import Interfaces
 from shim.monitor import journal
 from shim.monitor import netlink as routing
@@ -42,12 +49,15 @@ from shim.monitor.netlink import Netlink
 from shim.monitor.plan import TABLE, Family
 from shim.monitor.process import PROFILE as MONITOR_PROFILE
 from shim.protocol.common import Failed, Fault
+from shim.protocol.keeper import Keep
 from shim.protocol.warden import Serve
 from shim.sandbox import seccomp
 from shim.sandbox.stages import NET_ADMIN, Profile, enter
 from shim.warden import children, guard, peer
+from shim.warden import machine as machines
 from shim.warden import state as files
 from shim.warden.children import Keeper, Monitor
+from shim.warden.machine import Machine
 from shim.warden.state import BusyError, State
 
 SYSCALLS: Final = (
@@ -55,6 +65,7 @@ SYSCALLS: Final = (
     | journal.SYSCALLS_TO_UNDO
     | files.SYSCALLS_TO_REMOVE
     | peer.SYSCALLS
+    | machines.SYSCALLS
     | {"poll", "wait4"}
 )
 
@@ -71,11 +82,16 @@ class _RefusedError(Exception):
         self.message = Failed(fault, error)
 
 
-def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> int:
+def main(
+    link: socket.socket, keeper: Keeper, monitor: Monitor, machine: Machine, *, is_service: bool
+) -> int:
     """Have the client of the link served, or one that connects to it; leave nothing behind.
 
     Returns the exit status if nobody is served.
     """
+    machine.forget()
+    if is_service:
+        recover.undo(machine, keep_kill_switch=True)
     try:
         admitted = peer.admit(link)
     except peer.PolicyError as error:
@@ -86,24 +102,25 @@ def main(link: socket.socket, keeper: Keeper, monitor: Monitor) -> int:
         children.end(monitor, keeper)
         return 0
     try:
-        state = _begin(admitted, keeper, monitor)
+        state = _begin(admitted, keeper, monitor, machine)
     except _RefusedError as refused:
         children.end(monitor, keeper)
         _answer(admitted.client, refused.message)
         os._exit(0)  # the netlink library would complain of its end
-    state.set_owner(os.getpid())
+    state.set_owner(keeper.pid)
     others = admitted.others
     ended = os.pidfd_open(monitor.pid)
     kept = {0, 1, 2, monitor.fileno(), ended}
-    linux.close_all_but(state.fds | kept | ({others.fileno()} if others else set()))
-    netlink = Netlink()
+    kept |= state.fds | machine.fds | ({others.fileno()} if others else set())
+    linux.close_all_but(kept)
+    netlink = Netlink(machine.route, machine.netfilter)
     profile = Profile(
         SYSCALLS, frozenset({NET_ADMIN}), is_nobody=False, directories=state.directories
     )
     enter(profile, seccomp.assemble(SYSCALLS))
     if others:
         _turn_away(others, ended)
-    os._exit(_undo(state, netlink, monitor, keeper))
+    os._exit(_undo(state, machine, netlink, monitor, keeper))
 
 
 def _answer(client: socket.socket, refusal: Failed) -> None:
@@ -112,16 +129,16 @@ def _answer(client: socket.socket, refusal: Failed) -> None:
     peer.refuse(client, refusal)
 
 
-def _begin(admitted: peer.Admitted, keeper: Keeper, monitor: Monitor) -> State:
+def _begin(admitted: peer.Admitted, keeper: Keeper, monitor: Monitor, machine: Machine) -> State:
     """Make what is to be made while it is allowed, and give it to the monitor."""
     try:
-        state = State()
+        state = State(machine.netns)
     except BusyError:
         raise _RefusedError(Fault.BUSY) from None
     except OSError as error:
         raise _RefusedError(Fault.NOT_PERMITTED, error.errno or 0) from error
     try:
-        families, control = _make_network(state, keeper)
+        families, control = _make_network(state, keeper, machine)
     except _RefusedError:
         if not state.journal.is_guarded:
             state.remove()
@@ -129,24 +146,51 @@ def _begin(admitted: peer.Admitted, keeper: Keeper, monitor: Monitor) -> State:
     filters = (guard.chains(lan=False), guard.chains(lan=True))
     program = seccomp.assemble(MONITOR_PROFILE.syscalls)
     given = (admitted.client, keeper.gate, control, state.journal, state.lock, keeper)
-    fds = (one if isinstance(one, int) else one.fileno() for one in given)
-    monitor.serve(Serve(families, admitted.policy.routes, filters, program), *fds)
+    fds = [one if isinstance(one, int) else one.fileno() for one in given]
+    fds += [machine.route, machine.netfilter]
+    # From here on we are told to end by the end of the keeper.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monitor.serve(Serve(families, admitted.policy.routes, machine.cookie, filters, program), *fds)
     return state
 
 
-def _make_network(state: State, keeper: Keeper) -> tuple[tuple[Family, ...], socket.socket]:
+def _make_network(
+    state: State, keeper: Keeper, machine: Machine
+) -> tuple[tuple[Family, ...], socket.socket]:
     try:
         if not state.journal.is_guarded:
-            state.journal.undo(Netlink())
+            state.journal.undo(Netlink(machine.route, machine.netfilter))
     except OSError as error:
         raise _RefusedError(Fault.NETLINK, error.errno or 0) from error
-    failed = keeper.make()
-    if failed is not None:
-        raise _RefusedError(failed.fault, failed.errno)
+    _make_devices(keeper, has_flow_namespace=machine.is_elsewhere)
     try:
-        return _set_up(Interfaces()), state.listen()
+        if machine.is_elsewhere:
+            Interfaces().move(protocol.DEVICE, machine.netns)
+        return _set_up(Interfaces(machine.route)), state.listen()
     except OSError as error:
         raise _RefusedError(Fault.NETLINK, error.errno or 0) from error
+
+
+def _make_devices(keeper: Keeper, *, has_flow_namespace: bool) -> None:
+    """Make both devices here, the flow namespace if there is none, and give them to the keeper."""
+    try:
+        flow = flownet.build(is_here=has_flow_namespace)
+        capture = tun.create(protocol.DEVICE)
+    except OSError as error:
+        raise _RefusedError(_fault_of(error), error.errno or 0) from error
+    fds = (capture, flow.device, flow.listener.fileno())
+    is_kept = keeper.keep(Keep(has_flow_namespace), *fds)
+    os.close(capture)
+    os.close(flow.device)
+    flow.listener.close()
+    if not is_kept:
+        raise _RefusedError(Fault.GATE)
+
+
+def _fault_of(error: OSError) -> Fault:
+    if isinstance(error, PermissionError):
+        return Fault.NOT_PERMITTED
+    return Fault.NO_TUN if isinstance(error, FileNotFoundError) else Fault.NO_NAMESPACE
 
 
 def _set_up(interfaces: Interfaces) -> tuple[Family, ...]:
@@ -179,12 +223,15 @@ def _turn_away(others: socket.socket, ended: int) -> None:
             poll.unregister(others)  # without a descriptor left it would be ready for ever
 
 
-def _undo(state: State, netlink: Netlink, monitor: Monitor, keeper: Keeper) -> int:
+def _undo(
+    state: State, machine: Machine, netlink: Netlink, monitor: Monitor, keeper: Keeper
+) -> int:
     """Wait for the end of the monitor; undo, unless the kill switch says that it is no end.
 
     Returns our exit status.
     """
     status = os.waitstatus_to_exitcode(os.waitpid(monitor.pid, 0)[1])
+    machine.forget()
     try:
         if state.journal.undo_after(status, netlink):
             state.remove()

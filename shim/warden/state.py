@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final
 
 from shim.monitor.journal import Journal
-from shim.protocol import CONTROL, JOURNAL, LOCK, RUN_DIRECTORY, state_directory
+from shim.protocol.places import CONTROL, JOURNAL, LOCK, RUN_DIRECTORY, state_directory
 from shim.sandbox import landlock
 
 SYSCALLS_TO_REMOVE: Final = frozenset({"unlinkat", "rmdir"})
@@ -31,11 +31,11 @@ class BusyError(Exception):
 
 
 class State:
-    """The state directory of this network namespace, locked."""
+    """The state directory of a network namespace, locked."""
 
-    def __init__(self) -> None:
-        """Make and lock the directory. Raises BusyError, OSError."""
-        self._path = state_directory()
+    def __init__(self, netns: int) -> None:
+        """Make and lock the directory. `netns` is a descriptor. Raises BusyError, OSError."""
+        self._path = state_directory(netns)
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
         self._parent = os.open(RUN_DIRECTORY, _DIRECTORY_FLAGS)
         self.lock, self._directory = self._acquire()
@@ -99,9 +99,14 @@ class State:
         return listener
 
     def set_owner(self, pid: int) -> None:
-        """Say in the lock which process undoes everything when it is told to end."""
+        """Say in the lock which process to tell to end: all is undone then."""
         os.ftruncate(self.lock, 0)
         os.pwrite(self.lock, b"%d\n" % pid, 0)
+
+    def close(self) -> None:
+        """Let others have the lock."""
+        for fd in self.fds:
+            os.close(fd)
 
     def remove(self) -> None:
         """Remove the directory, if we may. The lock goes with this process."""

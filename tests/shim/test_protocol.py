@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.protocol import VERSION
+from shim.protocol import VERSION, datagram
 from shim.protocol.common import Failed, Fault, Hello
 from shim.protocol.gate import (
     CLIENT_OF_GATE,
@@ -28,23 +28,25 @@ from shim.protocol.gate import (
     Closed,
     Configure,
     Known,
+    LookedUp,
     Lookup,
     Open,
     Opened,
+    Outcome,
     ToGate,
 )
-from shim.protocol.link import Link, LinkClosedError, Role, ViolationError, pair
+from shim.protocol.link import Link, LinkClosedError, Role, ViolationError
 from shim.protocol.monitor import (
     CLIENT_OF_MONITOR,
     MAX_PREFIXES,
     MONITOR,
     Capture,
-    OuterSocket,
-    OuterSocketWanted,
+    Mark,
     Prefix,
     ToMonitor,
     Welcome,
 )
+from shim.protocol.passed import pair
 
 KEY = bytes(12)
 
@@ -190,7 +192,8 @@ def test_largest_messages_between_client_and_gate_fit_their_sizes() -> None:
     key = bytes(MAX_KEY)
     messages = [
         Open(largest, key, "n" * MAX_NAME, 65535),
-        Lookup(largest, "n" * MAX_NAME, 65535),
+        Lookup(largest, "\\000" * MAX_NAME, 65535),
+        LookedUp(largest, Outcome.UNREACHABLE, bytes(65535)),
         Adopt((Known(largest, key, True),) * MAX_KNOWN),
         Closed((largest,) * MAX_CLOSED),
         Configure(True, ("n" * MAX_NAME,) * MAX_SUFFIXES),
@@ -199,22 +202,50 @@ def test_largest_messages_between_client_and_gate_fit_their_sizes() -> None:
         assert len(msgspec.msgpack.encode(message)) <= message.SIZE
 
 
+def test_largest_messages_about_datagrams_fit_their_sizes() -> None:
+    largest, name = 2**63, "n" * MAX_NAME
+    payload = bytes(datagram.MAX_PAYLOAD)
+    messages = [
+        datagram.Send(largest, 6, name, 65535, 255, True, payload),
+        datagram.Deliver(largest, name, 65535, payload),
+        datagram.Undeliverable(largest, name, 65535, 255, 255, 0xFFFFFFFF, name),
+    ]
+    for message in messages:
+        assert len(msgspec.msgpack.encode(message)) <= message.SIZE
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        ["deliver", 1, "192.0.2.1", 0, b""],
+        ["deliver", 1, "192.0.2.1", 65536, b""],
+        ["deliver", 1, "192.0.2.1", 53, bytes(datagram.MAX_PAYLOAD + 1)],
+        ["deliver", 1, "n" * 254, 53, b""],
+        ["undeliverable", 1, "192.0.2.1", 53, 256, 3, 0, ""],
+        ["undeliverable", 1, "192.0.2.1", 53, 3, -1, 0, ""],
+        ["send", 1, 4, "192.0.2.1", 53, 63, True, b""],
+    ],
+)
+def test_gate_receives_what_is_no_message_about_a_datagram(packet: list[object]) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        datagram.GATE.decoder.decode(msgspec.msgpack.encode(packet))
+
+
 def test_every_role_has_room_for_the_descriptors_of_its_types() -> None:
     assert CLIENT_OF_MONITOR.fds == Welcome.FDS == 2
-    assert MONITOR.fds == 0
-    assert OuterSocketWanted.FDS == 0
+    assert MONITOR.fds == Mark.FDS == 1
 
 
 @given(st.binary(min_size=1, max_size=256))
 def test_random_bytes_are_a_message_or_a_violation(packet: bytes) -> None:
-    for role in (MONITOR, GATE, CLIENT_OF_GATE):
+    for role in (MONITOR, GATE, CLIENT_OF_GATE, datagram.GATE):
         raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = Link(other, role)
         raw.send(packet)
         try:
             received = link.receive()
             assert received is not None
-            assert isinstance(received[0], typing.get_args(ToMonitor | ToGate))
+            assert isinstance(received[0], typing.get_args(ToMonitor | ToGate | datagram.ToGate))
         except ViolationError:
             pass
         finally:
@@ -242,6 +273,6 @@ def test_kernel_without_room_is_a_peer_that_does_not_read(
 
     one, other = pair(CLIENT_OF_MONITOR, MONITOR)
     monkeypatch.setattr(socket, "send_fds", send_fds)
-    assert other.send(OuterSocket(), (0,)) is False
+    assert one.send(Mark(), (0,)) is False
     one.close()
     other.close()

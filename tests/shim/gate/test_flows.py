@@ -23,7 +23,7 @@ from shim.gate.flows import (
 )
 from shim.gate.packet import Packet
 from shim.gate.tun import NO_OFFLOAD
-from shim.protocol.gate import Reason, first_number
+from shim.protocol.gate import DropReason, Reason, first_number
 
 VIRTUAL = ip_address("198.18.0.77").packed
 UNMAPPED = ip_address("198.18.0.78").packed
@@ -180,10 +180,24 @@ def test_refused_after_opened_changes_nothing(flows: Flows) -> None:
 def test_no_room_for_held_is_a_lost_syn_until_there_is_room(flows: Flows) -> None:
     for port in range(4):
         assert isinstance(flows.on_syn(syn(1000 + port), 0.0), Ask)
-    assert flows.on_syn(syn(2000), 0.0) is None
-    assert flows.lost == 1
+    assert flows.on_syn(syn(2000), 0.0) is DropReason.SYN_LIMIT
     flows.on_refused(1, Reason.REFUSED, 0.1)
     assert isinstance(flows.on_syn(syn(2000), 1.0), Ask)
+
+
+def test_flood_to_one_place_leaves_room_for_others(names: FakeNames) -> None:
+    flows = Flows(names, is_local=is_dns, max_alike=2)
+    for port in (1000, 1001):
+        assert isinstance(flows.on_syn(syn(port), 0.0), Ask)
+    assert flows.on_syn(syn(1002), 0.0) is DropReason.SYN_LIMIT
+    assert isinstance(flows.on_syn(syn(1002, dport=80), 0.0), Ask)
+    assert isinstance(flows.on_syn(syn(1002, to="203.0.113.8"), 0.0), Ask)
+    flows.on_opened(1, 0.1)
+    assert flows.on_syn(syn(1003), 0.1) is DropReason.SYN_LIMIT
+    assert flows.on_accepted(syn(1000).key) == 1
+    assert isinstance(flows.on_syn(syn(1003), 0.2), Ask)
+    flows.expire(1e9)
+    assert not flows._alike
 
 
 def test_no_room_for_flows_is_a_lost_syn(flows: Flows) -> None:
@@ -193,7 +207,7 @@ def test_no_room_for_flows_is_a_lost_syn(flows: Flows) -> None:
         assert isinstance(order, Ask)
         flows.on_opened(order.flow, 0.0)
         flows.on_accepted(held.key)
-    assert flows.on_syn(syn(2000), 0.0) is None
+    assert flows.on_syn(syn(2000), 0.0) is DropReason.SYN_LIMIT
     flows.on_closed(3, 0.1)
     assert isinstance(flows.on_syn(syn(2000), 0.0), Ask)
 

@@ -7,10 +7,22 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 import dnslib
 import pytest
 
+from dns import upstream
 from dns.pool import Pool, buffer_size
+from dns.records import Record
+from dns.upstream import Answer, write_answer
 from shim.gate.names import MAX_WAITING, WAIT_TIMEOUT_S, Names
 from shim.protocol import GATEWAY4, POOL4, POOL6
-from shim.protocol.gate import Configure, Forward, Forwarded, LookedUp, Lookup, Outcome
+from shim.protocol.gate import (
+    Configure,
+    Forward,
+    Forwarded,
+    LookedUp,
+    Lookup,
+    Outcome,
+    PoolState,
+    PoolWanted,
+)
 
 SERVER = ip_address("192.0.2.53").packed
 SLOTS = 1024
@@ -110,6 +122,23 @@ def test_what_the_far_end_does_not_find_is_not_found(
     assert asker.answer.rr == []
 
 
+def test_records_of_the_far_end_are_passed_on(names: Names, asker: Asker) -> None:
+    names.configure(Configure(True, ()))
+    assert asker.ask("www.example.com", "MX") == Lookup(1, "www.example.com", 15)
+    owner = b"\x03www\x07example\x03com\0"
+    found = Answer(upstream.Outcome.FOUND, 9, (Record(owner, 15, 1, 9, b"\0\1\0"),))
+    message = write_answer(found, "www.example.com", 15)
+    names.on_looked_up(LookedUp(1, Outcome.FOUND, message), 0.1)
+    assert [str(one.rdata) for one in asker.answer.rr] == ["1 ."]
+
+
+def test_records_that_are_none_are_a_failure(names: Names, asker: Asker) -> None:
+    names.configure(Configure(True, ()))
+    asker.ask("www.example.com", "MX")
+    names.on_looked_up(LookedUp(1, Outcome.FOUND, b"whatever"), 0.1)
+    assert dnslib.RCODE[asker.answer.header.rcode] == "SERVFAIL"
+
+
 def test_far_end_that_answers_twice_or_something_else_is_heard_once(
     names: Names, asker: Asker
 ) -> None:
@@ -159,5 +188,38 @@ def test_questions_that_wait_are_bounded(names: Names, asker: Asker) -> None:
     for number in range(MAX_WAITING):
         assert asker.ask(f"n{number}.example.com") is not None
     assert asker.ask("one-more.example.com") is None
+    assert dnslib.RCODE[asker.answer.header.rcode] == "SERVFAIL"
     names.expire(WAIT_TIMEOUT_S + 1)
     assert asker.ask("one-more.example.com") is not None
+
+
+# What the pool has, for people.
+
+
+def test_pool_is_shown_and_not_changed(names: Names) -> None:
+    empty = PoolState(1, SLOTS, 0, 0, "", (), False)
+    assert names.on_pool_wanted(PoolWanted(1, ""), 0.0) == empty
+    would = names.on_pool_wanted(PoolWanted(2, "WWW.example."), 0.0)
+    assert (would.name, would.is_assigned, would.used) == ("www.example", False, 0)
+    assert [len(one) for one in would.addresses] == [4, 16]
+    assert names.target(would.addresses[0]) is None
+
+
+def test_name_of_an_address_and_address_of_a_name_belong_together(names: Names) -> None:
+    names.configure(Configure(False, ()))
+    asker = Asker(names)
+    asker.ask("www.example")
+    address = str(asker.answer.rr[0].rdata)
+    names.pin("www.example")
+    by_name = names.on_pool_wanted(PoolWanted(1, "www.example"), 1.0)
+    assert str(ip_address(by_name.addresses[0])) == address
+    assert (by_name.is_assigned, by_name.used, by_name.pinned) == (True, 1, 1)
+    assert names.on_pool_wanted(PoolWanted(1, address), 1.0) == by_name
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a..b", "é", "x" * 300, "1.2.3", "192.0.2.1", "198.18.77.77", "fe80::1%eth0"]
+)
+def test_host_that_the_pool_does_not_know_has_nothing(names: Names, host: str) -> None:
+    said = names.on_pool_wanted(PoolWanted(9, host), 0.0)
+    assert said == PoolState(9, SLOTS, 0, 0, "", (), False)

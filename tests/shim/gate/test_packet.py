@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -23,9 +26,13 @@ from shim.gate import packet
 from shim.gate.packet import Packet, Unreachable
 from shim.gate.tun import NO_OFFLOAD
 from shim.protocol import GATEWAY4, GATEWAY6
+from shim.protocol.gate import DropReason
 
 APP4, FAR4 = "198.18.0.2", "203.0.113.7"
+ROUTER4, ROUTER6 = "203.0.113.9", "2001:db8:9::9"
 APP6, FAR6 = "fd6f:7670:6e00::2", "2001:db8:3::7"
+NO_HOSTS4 = ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255")
+NO_HOSTS6 = ("::", "::1", "ff02::1")
 GATEWAYS = (ip_address(GATEWAY4).packed, ip_address(GATEWAY6).packed)
 
 
@@ -89,6 +96,9 @@ def test_trailing_bytes_are_cut_off() -> None:
         (bytes(IPv6(src=APP6, dst=FAR6) / IPv6ExtHdrFragment() / TCP()), "fragment"),
         (bytes(IPv6(src=APP6, dst=FAR6, nh=60)) + b"", "short"),
         (bytes(IP(src=FAR4, dst=FAR4) / TCP(dport=80)), "land"),
+        (bytes(IP(src=APP4, dst=FAR4, chksum=1) / TCP(dport=80)), "checksum"),
+        *((bytes(IP(src=one, dst=FAR4) / TCP(dport=80)), "source") for one in NO_HOSTS4),
+        *((bytes(IPv6(src=one, dst=FAR6) / TCP(dport=80)), "source") for one in NO_HOSTS6),
         (bytes(IPv6(src=FAR6, dst=FAR6) / TCP(dport=80)), "land"),
         (bytes(IP(src=APP4, dst=FAR4, proto=6) / Raw(bytes(19))), "short"),
         (bytes(IP(src=APP4, dst=FAR4) / TCP(dport=80, dataofs=4)), "length"),
@@ -109,14 +119,26 @@ def test_endless_extension_headers_end() -> None:
     assert packet.read(NO_OFFLOAD + raw) == "extensions"
 
 
+@pytest.mark.parametrize("layers", [syn4(), syn6(), syn4() / b"odd"])
+def test_segment_that_was_damaged_is_known(layers: ScapyPacket) -> None:
+    assert packet.has_valid_checksum(read(layers))
+    layers[TCP].chksum = 1
+    assert not packet.has_valid_checksum(read(layers))
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_packet_or_a_reason(raw: bytes) -> None:
-    assert isinstance(packet.read(NO_OFFLOAD + raw), Packet | str)
+    assert isinstance(packet.read(NO_OFFLOAD + raw), Packet | DropReason)
 
 
 @given(st.sampled_from([0x45, 0x46, 0x60]), st.binary(min_size=39, max_size=120))
 def test_any_bytes_behind_a_version_are_a_packet_or_a_reason(first: int, rest: bytes) -> None:
-    assert isinstance(packet.read(NO_OFFLOAD + bytes([first]) + rest), Packet | str)
+    raw = bytes([first]) + rest
+    if first < 0x60:  # else the sum of the header would hide what comes after it
+        size = (first & 0x0F) * 4
+        total = packet.checksum(raw[:10] + bytes(2) + raw[12:size])
+        raw = raw[:10] + total.to_bytes(2) + raw[12:]
+    assert isinstance(packet.read(NO_OFFLOAD + raw), Packet | DropReason)
 
 
 def same(sent: bytes, expected: ScapyPacket) -> None:
@@ -180,6 +202,59 @@ def test_icmp_error_is_no_larger_than_its_rfc_says() -> None:
     big6 = IPv6(src=APP6, dst=FAR6) / UDP(dport=9) / Raw(bytes(3000))
     assert len(packet.unreachable(read(big4), Unreachable.PORT, *GATEWAYS)) == 576
     assert len(packet.unreachable(read(big6), Unreachable.PORT, *GATEWAYS)) == 1280
+
+
+@pytest.mark.parametrize("hops", [1, 2, 64])
+def test_hop_limit_is_that_of_the_family(hops: int) -> None:
+    assert read(IP(src=APP4, dst=FAR4, ttl=hops) / UDP(dport=9)).hop_limit == hops
+    assert read(IPv6(src=APP6, dst=FAR6, hlim=hops) / UDP(dport=9)).hop_limit == hops
+
+
+def test_time_exceeded_is_said_by_the_gateway_of_the_family() -> None:
+    syn = syn4()
+    same(
+        packet.time_exceeded(read(syn), *GATEWAYS),
+        IP(src=GATEWAY4, dst=APP4, id=0) / ICMP(type=11, code=0) / Raw(bytes(syn)),
+    )
+    syn = syn6()
+    same(
+        packet.time_exceeded(read(syn), *GATEWAYS),
+        IPv6(src=GATEWAY6, dst=APP6, hlim=64) / ICMPv6TimeExceeded() / Raw(bytes(syn)),
+    )
+
+
+def test_icmp_error_of_a_router_carries_its_address_and_more() -> None:
+    big4 = IP(src=APP4, dst=FAR4) / UDP(dport=9) / Raw(b"big")
+    same(
+        packet.icmp_error(bytes(big4), 3, 4, 1280, ip_address(ROUTER4).packed),
+        IP(src=ROUTER4, dst=APP4, id=0) / ICMP(type=3, code=4, nexthopmtu=1280) / Raw(bytes(big4)),
+    )
+    big6 = IPv6(src=APP6, dst=FAR6) / UDP(dport=9) / Raw(b"big")
+    same(
+        packet.icmp_error(bytes(big6), 2, 0, 1280, ip_address(ROUTER6).packed),
+        IPv6(src=ROUTER6, dst=APP6, hlim=64) / ICMPv6PacketTooBig(mtu=1280) / Raw(bytes(big6)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "is_request", "is_answer"),
+    [
+        (IP(src=APP4, dst=FAR4) / ICMP(type=8), True, False),
+        (IP(src=APP4, dst=FAR4) / ICMP(type=3), False, True),
+        (IP(src=APP4, dst=FAR4) / ICMP(type=13), False, True),
+        (IP(src=APP4, dst=FAR4, proto=58) / Raw(b"\x80" + bytes(7)), False, True),
+        (IPv6(src=APP6, dst=FAR6) / ICMPv6EchoRequest(), True, False),
+        (IPv6(src=APP6, dst=FAR6) / ICMPv6DestUnreach(), False, True),
+        (IPv6(src=APP6, dst=FAR6, nh=1) / Raw(b"\x08" + bytes(7)), False, True),
+        (IPv6(src=APP6, dst=FAR6, nh=59), False, False),
+        (syn4(), False, False),
+    ],
+)
+def test_echo_request_is_told_from_other_icmp(
+    layers: ScapyPacket, is_request: bool, is_answer: bool
+) -> None:
+    got = read(layers)
+    assert (got.is_echo_request, got.is_icmp_answer) == (is_request, is_answer)
 
 
 @given(st.binary(max_size=300))

@@ -9,7 +9,6 @@ import pytest
 
 from shim.monitor.plan import (
     DHCP,
-    MARK,
     TABLE,
     Change,
     Family,
@@ -21,7 +20,7 @@ from shim.monitor.plan import (
 )
 from shim.monitor.plan import EVERYTHING as ANYWHERE
 from shim.monitor.plan import changes as plan_of
-from shim.protocol import DEVICE4, DEVICE6
+from shim.protocol import DEVICE4, DEVICE6, MARK
 from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
 EVERYTHING = Capture(True, True, ())
@@ -35,7 +34,7 @@ class Lookup:
     destination: str
     source: str = ""
     mark: int = 0
-    is_local: bool = True
+    incoming: str = "lo"
     protocol: int = 6
     port: int = 80
     source_port: int = 40000
@@ -76,7 +75,7 @@ def matches(rule: Rule, lookup: Lookup) -> bool:
     source = ip_address(lookup.source or UNSET[destination.version])
     if rule.mark and lookup.mark != rule.mark:
         return False
-    if rule.local and not lookup.is_local:
+    if rule.incoming not in ("", lookup.incoming):
         return False
     if rule.destination and destination not in ip_network(rule.destination):
         return False
@@ -134,8 +133,17 @@ def test_answer_of_an_incoming_login_leaves_as_it_came(family: int) -> None:
 @FAMILIES
 def test_forwarded_packet_is_captured(family: int) -> None:
     rules = changes(EVERYTHING)
-    forwarded = Lookup(FAR[family], source=OWN[family], is_local=False)
+    forwarded = Lookup(FAR[family], source=OWN[family], incoming="br0")
     assert table_for(rules, forwarded) == "ours"
+
+
+@FAMILIES
+@pytest.mark.parametrize("kill_switch", [False, True])
+def test_answer_out_of_the_tunnel_finds_its_container(family: int, kill_switch: bool) -> None:
+    rules = changes(Capture(True, True, (), kill_switch=kill_switch))
+    answer = Lookup(PRIVATE[family], source=FAR[family], incoming="ovpn0")
+    assert table_for(rules, answer, lan=("192.168.1.0/24", "fd00::/64")) == "main"
+    assert table_for(rules, answer) == "ours"
 
 
 @FAMILIES

@@ -17,7 +17,7 @@ from shim import protocol
 from shim.monitor.plan import EVERYTHING, Change, Guard, Network, Rule, changes
 from shim.monitor.service import Service
 from shim.protocol.common import Failed, Fault, Hello, Missing
-from shim.protocol.link import LinkClosedError, Message, pair
+from shim.protocol.link import LinkClosedError, Message
 from shim.protocol.monitor import (
     CLIENT_OF_MONITOR,
     MAX_PAUSE_S,
@@ -25,11 +25,13 @@ from shim.protocol.monitor import (
     Capture,
     Captured,
     Down,
+    Mark,
     Pause,
     Paused,
     Prefix,
     Welcome,
 )
+from shim.protocol.passed import pair
 
 ALL = tuple(map(ip_network, EVERYTHING))
 NET = Prefix(bytes([10, 0, 0, 0]), 8)
@@ -63,7 +65,7 @@ class World:
 class Conversation:
     """A client that speaks with a monitor in another thread."""
 
-    def __init__(self, routes: tuple[Network, ...] = ALL) -> None:
+    def __init__(self, routes: tuple[Network, ...] = ALL, netns: bytes = b"") -> None:
         self.world = World()
         self.client, monitor = pair(CLIENT_OF_MONITOR, MONITOR)
         self._gate, self._other = socket.socketpair()
@@ -78,6 +80,7 @@ class Conversation:
             routes,
             self._gate,
             self._control,
+            netns,
             (Missing.LANDLOCK,),
         )
 
@@ -90,9 +93,9 @@ class Conversation:
         self._thread = threading.Thread(target=serve)
         self._thread.start()
 
-    def say(self, message: Message) -> Message:
+    def say(self, message: Message, *fds: int) -> Message:
         """Send a message and return the answer. Raises LinkClosedError if there is none."""
-        self.client.send(message)
+        self.client.send(message, fds)
         return self.hear()
 
     def hear(self) -> Message:
@@ -214,6 +217,39 @@ def test_out_of_state_or_senseless_ends_the_link(
     with pytest.raises(LinkClosedError):
         conversation.say(messages[-1])
     assert conversation.is_over()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        (socket.AF_UNIX, socket.SOCK_STREAM, 0),
+        (socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE),
+        (socket.AF_INET, socket.SOCK_STREAM, 262),
+    ],
+    ids=["Unix", "netlink", "MPTCP"],
+)
+def test_socket_that_is_no_outer_socket_ends_the_link(
+    conversation: Conversation, kind: tuple[int, int, int]
+) -> None:
+    conversation.say(Hello(protocol.VERSION))
+    with socket.socket(*kind) as sock, pytest.raises(LinkClosedError):
+        conversation.say(Mark(), sock.fileno())
+    assert conversation.is_over()
+
+
+def test_descriptor_that_is_no_socket_ends_the_link(conversation: Conversation) -> None:
+    conversation.say(Hello(protocol.VERSION))
+    with open(os.devnull) as file, pytest.raises(LinkClosedError):
+        conversation.say(Mark(), file.fileno())
+    assert conversation.is_over()
+
+
+def test_socket_of_another_network_ends_the_link() -> None:
+    with closing(Conversation(netns=bytes(8))) as conversation:
+        conversation.say(Hello(protocol.VERSION))
+        with socket.socket(type=socket.SOCK_DGRAM) as sock, pytest.raises(LinkClosedError):
+            conversation.say(Mark(), sock.fileno())
+        assert conversation.is_over()
 
 
 def test_down_ends_it_in_any_state(conversation: Conversation) -> None:

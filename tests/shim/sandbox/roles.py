@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shim.gate import keeper
 from shim.gate import process as gate
+from shim.hostdns import service as hostdns
 from shim.monitor import process as monitor
 from shim.sandbox import seccomp
 from shim.unshare import __main__ as namespace
@@ -14,6 +15,7 @@ DECLARED = {
     "monitor": monitor.PROFILE.syscalls,
     "keeper": keeper.PROFILE.syscalls,
     "gate": gate.SYSCALLS,
+    "hostdns": hostdns.SYSCALLS,
     "namespace": namespace.PROFILE.syscalls,
 }
 ROLES = {name: syscalls | seccomp.SYSCALLS for name, syscalls in DECLARED.items()}

@@ -42,10 +42,9 @@ def test_without_a_filter_the_kernel_kills_for_none_of_them(outcomes: Outcomes) 
 
 @pytest.mark.parametrize("role", sorted(ROLES))
 def test_every_attempt_is_ended_or_fails_as_declared(outcomes: Outcomes, role: str) -> None:
-    makes_sockets = role in ("monitor", "namespace")
     expected = {
         name: "done"
-        if makes_sockets and name in ("socket-2", "socket-10")
+        if role == "namespace" and name in ("socket-2", "socket-10")
         else FAILS.get(name, "killed")
         for name in outcomes["nobody"]
     }

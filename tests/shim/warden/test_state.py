@@ -56,7 +56,7 @@ class Kernel:
 def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "run"
     monkeypatch.setattr(module, "RUN_DIRECTORY", str(path))
-    monkeypatch.setattr(module, "state_directory", lambda: str(path / "net-1"))
+    monkeypatch.setattr(module, "state_directory", lambda _: str(path / "net-1"))
     return path
 
 
@@ -82,14 +82,14 @@ def make(state: State, plan: list[Change], kernel: Kernel | None = None) -> None
 
 
 def test_second_instance_is_busy(run_directory: Path) -> None:
-    first = State()
+    first = State(0)
     with pytest.raises(BusyError):
-        State()
+        State(0)
     first.remove()
 
 
 def test_changes_are_undone_last_first_and_only_once(run_directory: Path) -> None:
-    state = State()
+    state = State(0)
     make(state, PLAN)
     assert undo(state) == PLAN[::-1]
     assert undo(state) == []
@@ -100,10 +100,10 @@ def test_changes_are_undone_last_first_and_only_once(run_directory: Path) -> Non
 def test_killed_instance_is_undone_by_the_next(
     run_directory: Path, killed: Callable[[State], None]
 ) -> None:
-    first = State()
+    first = State(0)
     make(first, PLAN[:3])
     killed(first)
-    second = State()
+    second = State(0)
     assert undo(second) == PLAN[2::-1]
     second.remove()
 
@@ -111,12 +111,12 @@ def test_killed_instance_is_undone_by_the_next(
 def test_torn_last_line_is_a_change_that_was_not_made(
     run_directory: Path, killed: Callable[[State], None]
 ) -> None:
-    first = State()
+    first = State(0)
     make(first, PLAN[:1])
     killed(first)
     with (run_directory / "net-1/journal").open("ab") as journal:
         journal.write(b'{"family":4,"prio')
-    second = State()
+    second = State(0)
     assert second.journal.recorded() == PLAN[:1]
     make(second, changes(SWITCH))
     assert second.journal.is_guarded
@@ -127,12 +127,12 @@ def test_torn_last_line_is_a_change_that_was_not_made(
 def test_journal_full_of_garbage_undoes_what_it_can(
     run_directory: Path, killed: Callable[[State], None], garbage: bytes
 ) -> None:
-    first = State()
+    first = State(0)
     make(first, PLAN[:1])
     killed(first)
     with (run_directory / "net-1/journal").open("ab") as journal:
         journal.write(garbage)
-    second = State()
+    second = State(0)
     assert undo(second) == [PLAN[0]]
     second.remove()
 
@@ -143,7 +143,7 @@ def test_directory_that_is_a_link_is_not_followed(run_directory: Path, tmp_path:
     run_directory.mkdir()
     (run_directory / "net-1").symlink_to(elsewhere)
     with pytest.raises(OSError, match=r".+"):
-        State()
+        State(0)
     assert list(elsewhere.iterdir()) == []
 
 
@@ -153,12 +153,12 @@ def test_file_that_is_a_link_is_not_followed(run_directory: Path, tmp_path: Path
     (run_directory / "net-1").mkdir(parents=True)
     (run_directory / "net-1/journal").symlink_to(precious)
     with pytest.raises(OSError, match=r".+"):
-        State()
+        State(0)
     assert precious.read_text() == "untouched"
 
 
 def test_owner_is_in_the_lock(run_directory: Path) -> None:
-    state = State()
+    state = State(0)
     state.set_owner(4711)
     state.set_owner(42)
     assert (run_directory / "net-1/lock").read_text() == "42\n"
@@ -168,10 +168,10 @@ def test_owner_is_in_the_lock(run_directory: Path) -> None:
 def test_listener_takes_the_place_of_a_stale_one(
     run_directory: Path, killed: Callable[[State], None]
 ) -> None:
-    first = State()
+    first = State(0)
     first.listen().close()
     killed(first)
-    second = State()
+    second = State(0)
     listener = second.listen()
     assert (run_directory / "net-1/client.sock").stat().st_mode & 0o777 == 0o666
     listener.close()
@@ -181,7 +181,7 @@ def test_listener_takes_the_place_of_a_stale_one(
 
 def test_refused_plan_leaves_nothing_changed(run_directory: Path) -> None:
     kernel = Kernel()
-    state = State()
+    state = State(0)
     kernel.refuses_at = 3
     with pytest.raises(PermissionError):
         make(state, changes(SWITCH), kernel)
@@ -194,11 +194,11 @@ def test_refused_plan_leaves_the_switch_of_an_earlier_one(
     run_directory: Path, killed: Callable[[State], None]
 ) -> None:
     kernel = Kernel()
-    first = State()
+    first = State(0)
     make(first, changes(SWITCH), kernel)
     killed(first)
     before = list(kernel.there)
-    second = State()
+    second = State(0)
     kernel.refuses_at = len(before) + 2
     with pytest.raises(PermissionError):
         make(second, [*changes(SWITCH, held=second.journal.held), *PLAN], kernel)
@@ -211,7 +211,7 @@ def test_disk_that_is_full_changes_nothing(
     run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = Kernel()
-    state = State()
+    state = State(0)
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", lambda fd, data, offset: 0)
         with pytest.raises(OSError, match="No space left"):
@@ -227,10 +227,10 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
     """Killed after every step of the second start: a whole filter is there until the third."""
     for steps in range(200):
         kernel = Kernel()
-        first = State()
+        first = State(0)
         make(first, changes(SWITCH), kernel)
         killed(first)
-        second = State()
+        second = State(0)
         assert second.journal.is_guarded
         kernel.killed_after = steps
         was_killed = False
@@ -245,7 +245,7 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
         else:
             assert len(guards) == then.kill_switch
         killed(second)
-        third = State()
+        third = State(0)
         undo(third, kernel)
         assert kernel.there == []
         third.remove()

@@ -1,0 +1,185 @@
+"""ICMP echo, as far as the gate takes part: whose ping it is, and what becomes of it.
+
+Theory of operation
+-------------------
+Pure: packets, messages and the time come in as arguments; packets and messages come out.
+
+A *query* is what one program pings: source, identifier and destination (RFC 5508 §3). The gate
+numbers it and asks the client, who has the far end ping; sequence and payload are the program's
+own. An answer names the query and the sequence, and becomes an echo reply from the address that was
+pinged, or the ICMP error that a router has sent, about the program's own packet. Nothing is said
+before the far end has said it: what gets no answer there gets none here. Answers that come twice or
+in another order go on like that.
+
+The gate itself is there, and answers for its own addresses. A virtual address without a name is a
+host that does not exist.
+
+Bounds: `max_queries`, of which the idlest goes when there is one more, and `max_quotes` starts of
+requests for errors to quote, the oldest goes first. A query is forgotten after `IDLE_S`, until then
+its name keeps its address. A gate that follows one that was killed knows no queries: the next
+request makes one.
+
+ICMPv4 types and ICMPv6 types are different numbers for the same things; the errors that are let
+through are listed in `_ERRORS`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from shim.gate import packet
+from shim.gate.flows import Names
+from shim.gate.packet import Packet, Unreachable
+from shim.protocol import GATEWAY4, GATEWAY6
+from shim.protocol.datagram import Ping, Pong, Unanswered
+from shim.protocol.gate import first_number
+
+IDLE_S: Final = 60.0
+"""As long as a query session lives at least (RFC 5508, REQ-2)."""
+
+_GATEWAYS: Final = {4: ip_address(GATEWAY4).packed, 16: ip_address(GATEWAY6).packed}
+_ERRORS: Final = {4: frozenset({3, 11, 12}), 16: frozenset({1, 2, 3, 4})}
+"""Unreachable, too big, time exceeded, parameter problem (RFC 792, RFC 4443)."""
+
+_DONT_FRAGMENT: Final = 0x40
+
+_Key = tuple[bytes, int, bytes]
+
+
+@dataclass(slots=True)
+class _Query:
+    """A program's ping: who, with which identifier, whom; `host` is what the client is asked."""
+
+    number: int
+    key: _Key
+    host: str
+    name: str | None
+    last: float
+
+
+class Echo:
+    """All queries of a gate."""
+
+    def __init__(
+        self,
+        names: Names,
+        generation: int = 1,
+        *,
+        max_queries: int = 1024,
+        max_quotes: int = 4096,
+    ) -> None:
+        self._names = names
+        self._max_queries = max_queries
+        self._max_quotes = max_quotes
+        self._by_key: OrderedDict[_Key, _Query] = OrderedDict()
+        self._by_number: dict[int, _Query] = {}
+        self._quotes: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._next = first_number(generation)
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def on_request(self, request: Packet, now: float) -> Ping | bytes:
+        """An application pings, with a hop to spare for the gate.
+
+        Returns what to ask the client, or a packet that answers at once.
+        """
+        identifier, sequence, payload = packet.echo_of(request)
+        if request.destination == _GATEWAYS[len(request.destination)]:
+            return packet.echo_reply(
+                request.destination, request.source, identifier, sequence, payload
+            )
+        key = (request.source, identifier, request.destination)
+        query = self._by_key.get(key) or self._begin(key, now)
+        if query is None:
+            gateways = _GATEWAYS[4], _GATEWAYS[16]
+            return packet.unreachable(request, Unreachable.HOST, *gateways)
+        query.last = now
+        self._by_key.move_to_end(key)
+        self._quote(query, sequence, request)
+        is_v4 = len(request.source) == 4
+        return Ping(
+            query.number,
+            4 if is_v4 else 6,
+            query.host,
+            request.hop_limit - 1,
+            not (is_v4 and request.raw[6] & _DONT_FRAGMENT),
+            sequence,
+            payload,
+        )
+
+    def on_pong(self, pong: Pong, now: float) -> bytes | None:
+        """The far end has a reply. Returns the application's, None for a query that is over."""
+        query = self._by_number.get(pong.query)
+        if query is None:
+            return None
+        source, identifier, destination = query.key
+        sender = _address(pong.source, query)
+        if sender is None or len(pong.payload) > packet.max_echo_payload(destination):
+            return None
+        query.last = now
+        # The gate is a router on the way back, too; but a packet that has arrived has arrived.
+        hops = max(1, pong.hop_limit - 1)
+        return packet.echo_reply(
+            sender, source, identifier, pong.sequence, pong.payload, hop_limit=hops
+        )
+
+    def on_unanswered(self, error: Unanswered) -> bytes | None:
+        """A request did not arrive. Returns the ICMP error, None for one that is not known."""
+        query = self._by_number.get(error.query)
+        quote = self._quotes.get((error.query, error.sequence))
+        if query is None or quote is None:
+            return None
+        size = len(query.key[0])
+        router = _address(error.router, query) if error.router else _GATEWAYS[size]
+        if router is None or error.kind not in _ERRORS[size]:
+            return None
+        return packet.icmp_error(quote, error.kind, error.code, error.mtu, router)
+
+    def expire(self, now: float) -> None:
+        """Forget queries that are idle."""
+        for query in list(self._by_key.values()):
+            if now - query.last > IDLE_S:
+                self._forget(query, now)
+
+    def _begin(self, key: _Key, now: float) -> _Query | None:
+        target = self._names.target(key[2])
+        if target is None:
+            return None
+        if len(self._by_key) >= self._max_queries:
+            self._forget(next(iter(self._by_key.values())), now)
+        host, name = target
+        query = _Query(self._next, key, host, name, now)
+        self._next += 1
+        self._by_key[key] = self._by_number[query.number] = query
+        if name is not None:
+            self._names.pin(name)
+        return query
+
+    def _quote(self, query: _Query, sequence: int, request: Packet) -> None:
+        place = query.number, sequence
+        self._quotes.pop(place, None)
+        if len(self._quotes) >= self._max_quotes:
+            self._quotes.popitem(last=False)
+        self._quotes[place] = packet.quotation(request)
+
+    def _forget(self, query: _Query, now: float) -> None:
+        del self._by_key[query.key]
+        del self._by_number[query.number]
+        if query.name is not None:
+            self._names.unpin(query.name, now)
+
+
+def _address(host: str, query: _Query) -> bytes | None:
+    """Return whom the far end means, in the family of the query, or None."""
+    destination = query.key[2]
+    if host == query.host:
+        return destination
+    try:
+        address = ip_address(host).packed
+    except ValueError:
+        return None
+    return address if len(address) == len(destination) else None

@@ -1,0 +1,101 @@
+"""The connections to the resolver of the gate (RFC 7766). I/O; the messages are for others.
+
+Bounds: `MAX_STREAMS`; one more takes the place of the idlest. One that is idle for `IDLE_S` is
+closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from dns import framing
+
+SYSCALLS: Final = frozenset({"epoll_ctl", "ioctl", "recvfrom", "sendto"})
+
+MAX_STREAMS: Final = 256
+IDLE_S: Final = 30.0
+
+Reply = Callable[[bytes], None]
+OnQuery = Callable[[bytes, bytes, Reply], None]
+"""Gets a DNS message, the address that it was sent to, and where the answer goes."""
+
+
+class DnsStreams:
+    """All connections. `on_event` is to be called when `poll` says so."""
+
+    def __init__(self, poll: select.epoll, on_query: OnQuery) -> None:
+        self._poll = poll
+        self._on_query = on_query
+        self._streams: dict[int, _Stream] = {}
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._streams
+
+    def add(self, sock: socket.socket, server: bytes, now: float) -> None:
+        """Serve a connection to the resolver at the address `server`."""
+        if len(self._streams) >= MAX_STREAMS:
+            self._drop(min(self._streams, key=lambda fd: self._streams[fd].last))
+        sock.setblocking(False)
+        self._streams[sock.fileno()] = _Stream(sock, server, now)
+        self._poll.register(sock, select.EPOLLIN)
+
+    def on_event(self, fd: int, now: float) -> None:
+        """Take the messages of a connection, or its end."""
+        stream = self._streams[fd]
+        try:
+            messages = stream.read(now)
+        except (OSError, ValueError):
+            self._drop(fd)
+            return
+        for message in messages:
+            self._on_query(message, stream.server, stream.reply)
+
+    def expire(self, now: float) -> None:
+        """Close what is idle."""
+        for fd, stream in list(self._streams.items()):
+            if now - stream.last > IDLE_S:
+                self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        stream = self._streams.pop(fd)
+        self._poll.unregister(fd)
+        stream.close()
+
+
+class _Stream:
+    """One connection. A peer that does not read its answers loses them."""
+
+    def __init__(self, sock: socket.socket, server: bytes, now: float) -> None:
+        self._sock: socket.socket | None = sock
+        self._framing = framing.Framing()
+        self.server = server
+        self.last = now
+
+    def read(self, now: float) -> list[bytes]:
+        """Return the complete messages. Raises OSError or ValueError at the end."""
+        if self._sock is None:
+            return []
+        data = self._sock.recv(65536)
+        if not data:
+            raise ConnectionResetError
+        self.last = now
+        return self._framing.feed(data)
+
+    def reply(self, wire: bytes) -> None:
+        """Send an answer, if the peer is still there and has room for it."""
+        if self._sock is not None:
+            framed = framing.frame(wire)
+            with contextlib.suppress(OSError):
+                if self._sock.send(framed) == len(framed):
+                    return
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection; answers that come later are dropped."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None

@@ -1,0 +1,1 @@
+"""Tells the services of this machine that resolve names, and manage links, about the tunnel."""

@@ -1,0 +1,148 @@
+"""The messages about datagrams, between the client and the gate: what may be lost on the way.
+
+Theory of operation
+-------------------
+Beside the link of `shim.protocol.gate` there is a second one for UDP, ICMP echo and whatever else
+a network may lose, so that a flood of it never keeps an `Open` waiting. The client makes the
+pair, sends one end with `Configure`, and makes a new one for each gate. Until then, and whenever
+the link is full, datagrams are dropped and counted, as on a wire: nobody queues and nobody waits.
+A message that breaks a rule ends the link, and with it everything, as on the other one.
+
+UDP: an association is a local socket (an address and a port). The gate gives it a number, which
+no other gate's meets (`first_number`), and says everything in each `Send`; whoever has not heard
+of the number begins then. The gate decides how long an association lives, and says `Forget`. What
+the client has forgotten by itself begins anew with the next `Send`.
+
+ICMP echo: a query is the pinging of one host by one program. Its number is of the same kind; the
+gate decides how long it lives, and says everything in each `Ping`. What has no answer has none.
+
+A host is a name, if the application used the virtual address of one, else an address as text.
+Answers of whom a name stood for come under that name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal
+
+import msgspec
+
+from shim.protocol.gate import MAX_NAME
+from shim.protocol.link import Message, role
+
+MAX_ASSOCIATIONS: Final = 2048
+MAX_PAYLOAD: Final = 65527
+"""The largest UDP payload: 65535 less the header, over IPv6; 65507 over IPv4 (RFC 768)."""
+
+Host = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Octet = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
+
+
+# gate → client
+
+
+class Send(Message, frozen=True, tag="send"):
+    """An application has sent a datagram. `hop_limit` is what is left of it behind the gate.
+
+    `family` is 4 or 6. Without `may_fragment` it is to arrive whole or not at all (RFC 791, DF).
+    """
+
+    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
+
+    association: int
+    family: Literal[4, 6]
+    host: Host
+    port: Port
+    hop_limit: Annotated[int, msgspec.Meta(ge=1, le=255)]
+    may_fragment: bool
+    payload: Payload
+
+
+class Forget(Message, frozen=True, tag="forget"):
+    """The association has ended."""
+
+    association: int
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """An application has sent an echo request. `hop_limit` is what is left of it behind the gate.
+
+    `family` is 4 or 6. Without `may_fragment` no router on the way may (RFC 791, DF).
+    """
+
+    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
+
+    query: int
+    family: Literal[4, 6]
+    host: Host
+    hop_limit: Annotated[int, msgspec.Meta(ge=1, le=255)]
+    may_fragment: bool
+    sequence: Word
+    payload: Payload
+
+
+# client → gate
+
+
+class Deliver(Message, frozen=True, tag="deliver"):
+    """A datagram has come for an association from `host`, whether it was asked or not."""
+
+    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
+
+    association: int
+    host: Host
+    port: Port
+    payload: Payload
+
+
+class Undeliverable(Message, frozen=True, tag="undeliverable"):
+    """The last datagram to `host` and `port` did not arrive: an ICMP error of its family.
+
+    `kind` and `code` are as in RFC 792 or RFC 4443, for destination unreachable, packet too big
+    and time exceeded; `mtu` is 0 if the error has none. `router` sent it: empty for the gate
+    itself, `host` for the destination, else an address.
+    """
+
+    SIZE: ClassVar[int] = 64 + 2 * MAX_NAME
+
+    association: int
+    host: Host
+    port: Port
+    kind: Octet
+    code: Octet
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    router: Host
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """An echo reply has come, with `hop_limit` left; from `source`, the host or another address."""
+
+    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
+
+    query: int
+    sequence: Word
+    hop_limit: Octet
+    source: Host
+    payload: Payload
+
+
+class Unanswered(Message, frozen=True, tag="unanswered"):
+    """An echo request did not arrive: an ICMP error of its family; fields as in `Undeliverable`."""
+
+    SIZE: ClassVar[int] = 64 + MAX_NAME
+
+    query: int
+    sequence: Word
+    kind: Octet
+    code: Octet
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    router: Host
+
+
+FromGate = Send | Forget | Ping
+ToGate = Deliver | Undeliverable | Pong | Unanswered
+
+GATE: Final = role(ToGate)
+CLIENT_OF_GATE: Final = role(FromGate)

@@ -1,0 +1,61 @@
+"""The messages between `up` and the process that tells the resolver of this machine about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Final
+
+from shim.protocol.gate import MAX_NAME, MAX_SUFFIXES
+from shim.protocol.link import Message, role
+
+BUS: Final = "/run/dbus/system_bus_socket"
+"""Where the system's message bus listens (dbus-daemon(1))."""
+
+
+class Outcome(StrEnum):
+    """What a service of this machine has made of it."""
+
+    ABSENT = "absent"
+    DONE = "done"
+    REFUSED = "refused"
+    SILENT = "silent"
+    """It has not answered in time."""
+    FAILED = "failed"
+
+
+# client → host's DNS
+
+
+class Names(Message, frozen=True, tag="names"):
+    """Which names the tunnel answers; no `suffixes` means all. The first message, sent once."""
+
+    SIZE: ClassVar[int] = 64 + MAX_SUFFIXES * (MAX_NAME + 4)
+
+    suffixes: tuple[str, ...]
+
+
+class Announce(Message, frozen=True, tag="announce"):
+    """Names are captured: have them asked through the capture TUN."""
+
+
+class Withdraw(Message, frozen=True, tag="withdraw"):
+    """Names are not captured any more, or not for a while."""
+
+
+# host's DNS → client
+
+
+class Told(Message, frozen=True, tag="told"):
+    """What came of `Announce` or `Withdraw`. `error` is a name of D-Bus, or empty."""
+
+    SIZE: ClassVar[int] = 1024
+
+    resolved: Outcome
+    network_manager: Outcome
+    error: str
+
+
+ToHostDns = Names | Announce | Withdraw
+
+HOST_DNS: Final = role(ToHostDns)
+CLIENT_OF_HOST_DNS: Final = role(Told)
