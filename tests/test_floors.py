@@ -16,15 +16,32 @@ ROOT = Path(__file__).parent.parent
 
 PURE = [
     *sorted((ROOT / "dns").glob("*.py")),
+    ROOT / "shim/gate/associations.py",
+    ROOT / "shim/gate/echo.py",
     ROOT / "shim/gate/flows.py",
+    ROOT / "shim/gate/fragments.py",
     ROOT / "shim/gate/names.py",
     ROOT / "shim/gate/packet.py",
+    ROOT / "shim/gate/udp.py",
     ROOT / "shim/monitor/plan.py",
     ROOT / "shim/warden/guard.py",
+    ROOT / "vpn/capture/filters.py",
+    ROOT / "vpn/capture/headers.py",
+    ROOT / "vpn/capture/pcapng.py",
+    ROOT / "vpn/capture/text.py",
+    ROOT / "vpn/client/explained.py",
+    ROOT / "vpn/client/listing.py",
     ROOT / "vpn/client/reconnect.py",
+    ROOT / "vpn/client/verdict.py",
+    ROOT / "vpn/echo.py",
+    ROOT / "vpn/frames.py",
     ROOT / "vpn/policy.py",
+    ROOT / "vpn/printing.py",
     ROOT / "vpn/report.py",
+    ROOT / "vpn/routing.py",
+    ROOT / "vpn/server/peers.py",
     ROOT / "vpn/target.py",
+    ROOT / "vpn/udp.py",
 ]
 IMPURE = {"asyncio", "os", "random", "secrets", "select", "socket", "subprocess", "time"}
 

@@ -125,6 +125,17 @@ class Policy:
         self._default = Decision(all(rule.action is Action.DENY for rule in self._rules), DEFAULT)
         self._edges = _edges(self._rules)
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self._rules)
+
+    def number_of(self, decision: Decision) -> int:
+        """Return the place of the rule that decided, from 1; 0 if it was none."""
+        texts = [(rule.action is Action.ALLOW, rule.text) for rule in self._rules]
+        wanted = decision.allowed, decision.rule_text
+        return texts.index(wanted) + 1 if wanted in texts else 0
+
     def decide(self, host: str, port: int) -> Decision:
         """Decide about `host`, a name or an address without brackets.
 
@@ -146,6 +157,13 @@ class Policy:
         labels = _read(name)
         if not isinstance(labels, tuple):
             return Decision(False, NO_DESTINATION)
+        return self.decide_labels(labels)
+
+    def decide_labels(self, labels: Labels) -> Decision:
+        """Decide like `decide_name` about a name that is none of a host.
+
+        For records that are no addresses: nobody connects to such a name.
+        """
         undecided = self._edges
         for rule in self._rules:
             if not _covers(rule, labels):

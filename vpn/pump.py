@@ -52,13 +52,17 @@ class Pump:
         return self.far.received
 
     @property
+    def has_ended(self) -> tuple[bool, bool]:
+        """Whether the socket, and whether the channel, has ended its data."""
+        return self.near._has_ended, self.far._has_ended
+
+    @property
     def is_done(self) -> bool:
         """Whether both sides are finished."""
         return self.near.is_lost and self.far.is_lost
 
     async def attach(self, sock: socket.socket) -> None:
         """Bring the connected TCP socket, which the pump owns from now on. Raises OSError."""
-        sock.setblocking(False)
         if self.far.is_lost or self.near.is_lost:
             _reset_on_close(sock)
             sock.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
@@ -36,6 +37,15 @@ class Routes:
     everything: bool
     prefixes: tuple[IPv4Network | IPv6Network, ...]
     suffixes: tuple[str, ...]
+
+    def names(self, hosts: Collection[str]) -> tuple[str, ...] | None:
+        """Return the suffixes of the names that are asked through the tunnel.
+
+        Empty means all names, None means none. `hosts` are names that the user gave an address.
+        """
+        if self.everything and not self.suffixes:
+            return ()
+        return (*self.suffixes, *hosts) or None
 
 
 def parse_target(text: str) -> Target:

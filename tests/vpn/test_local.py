@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpn.errors import UsageError
-from vpn.local import Publication, parse_host, parse_publication
+from vpn.local import Publication, parse_destination, parse_host, parse_publication
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,37 @@ def test_mistake_in_a_host_is_named(text: str) -> None:
         parse_host(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("www.Example.com.", ("www.example.com", 0)),
+        ("www.example.com:443", ("www.example.com", 443)),
+        ("192.0.2.1", ("192.0.2.1", 0)),
+        ("192.0.2.1:53", ("192.0.2.1", 53)),
+        ("2001:db8:0::1", ("2001:db8::1", 0)),
+        ("[2001:db8::1]", ("2001:db8::1", 0)),
+        ("[2001:db8::1]:443", ("2001:db8::1", 443)),
+    ],
+)
+def test_destination_is_read(text: str, expected: tuple[str, int]) -> None:
+    assert parse_destination(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":80", "a b", "www.example:", "www.example:0", "www.example:65536", "[::1", "[::1]8"),
+        *("[::1]:", "192.0.2.0/24", "1.2.3", "http://www.example", "a..b", "fe80::1%eth0"),
+    ],
+)
+def test_mistake_in_a_destination_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        parse_destination(text)
+
+
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_a_usage_error(text: str) -> None:
-    for parse in (parse_publication, parse_host):
+    for parse in (parse_publication, parse_host, parse_destination):
         try:
             parse(text)
         except UsageError:

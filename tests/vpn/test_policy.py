@@ -291,6 +291,20 @@ def test_address_as_a_name_is_refused() -> None:
     assert policy("+*").decide_name("192.0.2.1") == Decision(False, NO_DESTINATION)
 
 
+def test_name_of_no_host_is_decided_about_by_its_labels() -> None:
+    rules = policy("-*.evil", "+*.example")
+    assert rules.decide_labels((b"my printer", b"example")) == Decision(True, "*.example")
+    assert rules.decide_labels((b"a b", b"evil")) == Decision(False, "*.evil")
+    assert rules.decide_labels((b"a.example",)) == DENIED
+    assert rules.decide_labels(()) == DENIED
+    assert policy().decide_labels(()) == ALLOWED
+
+
+def test_policy_knows_whether_it_has_rules() -> None:
+    assert not policy().has_rules
+    assert policy("-x").has_rules
+
+
 # A slow obvious model
 
 
@@ -415,3 +429,16 @@ def test_canonical_host_stays(host: str) -> None:
     once = canonical(host)
     assert canonical(once) == once
     assert canonical(host.upper()) == once
+
+
+def test_rule_that_decided_has_its_place() -> None:
+    policy = Policy(
+        [
+            parse_rule(Action.DENY, "10.0.0.0/8"),
+            parse_rule(Action.ALLOW, "*.example:443"),
+            parse_rule(Action.ALLOW, "10.0.0.0/8"),
+        ]
+    )
+    for place, (host, port) in enumerate([("x.org", 1), ("10.1.1.1", 1), ("www.example", 443)]):
+        assert policy.number_of(policy.decide(host, port)) == place
+    assert policy.number_of(policy.decide("127.1", 1)) == 0

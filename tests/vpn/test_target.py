@@ -101,3 +101,20 @@ def test_mistake_in_a_route_is_named(text: str) -> None:
 def test_more_routes_than_the_shim_takes_are_refused_by_us(form: str) -> None:
     with pytest.raises(UsageError, match="too many"):
         parse_routes(tuple(form.format(number % 256) for number in range(600)))
+
+
+@pytest.mark.parametrize(
+    ("routes", "hosts", "names"),
+    [
+        ((), (), ()),
+        ((), ("printer",), ()),
+        (("10.0.0.0/8",), (), None),
+        (("10.0.0.0/8",), ("printer",), ("printer",)),
+        (("corp.example",), ("printer",), ("corp.example", "printer")),
+        (("0.0.0.0/0", "::/0", "corp.example"), (), ("corp.example",)),
+    ],
+)
+def test_names_of_the_tunnel(
+    routes: tuple[str, ...], hosts: tuple[str, ...], names: tuple[str, ...] | None
+) -> None:
+    assert parse_routes(routes).names(hosts) == names

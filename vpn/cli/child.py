@@ -15,7 +15,6 @@ Nothing is handled asynchronously: signals are blocked, and waited for one by on
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import signal
@@ -25,9 +24,7 @@ from typing import Final, NoReturn
 
 import prctl
 
-CLONE_NEWNS: Final = 0x00020000
-CLONE_NEWUSER: Final = 0x10000000
-CLONE_NEWNET: Final = 0x40000000
+from vpn.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, enter
 
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
@@ -50,13 +47,17 @@ _WAITED_FOR: Final = _PASSED_ON | {signal.SIGCHLD}
 _FROM_A_PROCESS: Final = frozenset({0, -1, -6})
 """`si_code` of kill(2), sigqueue(3) and tgkill(2); the terminal's signals come from the kernel."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
 
-
-def run(argv: tuple[str, ...], spaces: tuple[int, int, int], extra: Mapping[str, str]) -> int:
+def run(
+    argv: tuple[str, ...],
+    spaces: tuple[int, int, int],
+    extra: Mapping[str, str],
+    search: tuple[str, ...] = (),
+) -> int:
     """Run a command in a user, mount and network namespace, and return its exit status.
 
-    `extra` is added to its environment. Raises OSError if there can be no process.
+    `extra` is added to its environment, and `search` to the resolv.conf(5) of the namespace.
+    Raises OSError if there can be no process.
     """
     directory = os.getcwd()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
@@ -65,6 +66,7 @@ def run(argv: tuple[str, ...], spaces: tuple[int, int, int], extra: Mapping[str,
     if child == 0:
         try:
             _enter(spaces, directory, parent)
+            _add_search(search)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _execute(argv, extra)
         except OSError as error:
@@ -79,9 +81,7 @@ def run(argv: tuple[str, ...], spaces: tuple[int, int, int], extra: Mapping[str,
 
 def _enter(spaces: tuple[int, int, int], directory: str, parent: int) -> None:
     for space, kind in zip(spaces, (CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET), strict=True):
-        if _libc.setns(space, kind) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        os.close(space)
+        enter(space, kind)
     os.chdir(directory)
     # The rights that a user namespace gives would let the command undo what was done for it.
     for capability in range(_last_capability() + 1):
@@ -93,6 +93,13 @@ def _enter(spaces: tuple[int, int, int], directory: str, parent: int) -> None:
     prctl.set_pdeathsig(signal.SIGKILL)
     if os.getppid() != parent:
         raise OSError(errno.ESRCH, "our parent has died")
+
+
+def _add_search(domains: tuple[str, ...]) -> None:
+    """Say where short names are looked for; the file is this namespace's own, and its user's."""
+    if domains:
+        with open("/etc/resolv.conf", "a") as file:
+            file.write(f"search {' '.join(domains)}\n")
 
 
 def _last_capability() -> int:

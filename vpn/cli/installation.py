@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from vpn.errors import ConfigurationError
@@ -20,8 +21,7 @@ _PACKAGES = ("dns", "shim", "vpn")
 
 def check() -> None:
     """Raise ConfigurationError if others can write the interpreter, a library or our own code."""
-    for path in _everything():
-        status = path.stat()
+    for path, status in _everything():
         by_group = status.st_mode & stat.S_IWGRP and status.st_gid not in (0, status.st_uid)
         by_others = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
         if by_group or by_others:
@@ -30,18 +30,26 @@ def check() -> None:
             )
 
 
-def _everything() -> Iterator[Path]:
+def _everything() -> Iterator[tuple[str, os.stat_result]]:
     ours = Path(__file__).parents[2]
     tops = [Path(entry) for entry in sys.path if os.path.isdir(entry)]
     executable = Path(sys.executable)
     tops += [executable, executable.resolve(), Path(sys.prefix, "pyvenv.cfg")]
     tops += [ours / name for name in _PACKAGES]
-    yield from {parent for top in tops for parent in (top, *top.parents) if parent.exists()}
+    for path in {parent for top in tops for parent in (top, *top.parents)}:
+        with suppress(FileNotFoundError):
+            yield str(path), path.stat()
     # The interpreter's own library is large, and comes from whoever keeps the machine.
     installed = [top for top in tops if top.name in ("site-packages", "dist-packages")]
     for top in (*installed, *tops[-len(_PACKAGES) :]):
-        for folder, folders, files in os.walk(top):
-            for name in folders + files:
-                path = Path(folder, name)
-                if path.exists():
-                    yield path
+        yield from _below(str(top))
+
+
+def _below(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Walk thousands of files before each start: without an object for each path."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a link to nowhere
+                yield entry.path, entry.stat()
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _below(entry.path)

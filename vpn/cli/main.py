@@ -19,13 +19,17 @@ from vpn.errors import Exit, OverlayError
 _OURS: Final = 125
 
 _VERBS: Final = {
+    "capture": "vpn.cli.capture",
+    "dns": "vpn.cli.dns",
     "down": "vpn.cli.down",
     "enter": "vpn.cli.enter",
+    "flows": "vpn.cli.flows",
     "key": "vpn.cli.key",
     "keygen": "vpn.cli.keygen",
     "list": "vpn.cli.list",
     "pause": "vpn.cli.pause",
     "recover": "vpn.cli.recover",
+    "route": "vpn.cli.route",
     "run": "vpn.cli.run",
     "server": "vpn.cli.server",
     "service": "vpn.cli.service",

@@ -1,10 +1,10 @@
-"""The options that `up` and `run` share: how to log in, and who is asked about names."""
+"""The options that `up` and `run` share: how to log in, and how names are answered."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vpn.errors import UsageError
+from vpn.local import parse_host
 
 if TYPE_CHECKING:
     from vpn.cli.caller import Caller
     from vpn.ssh.client import Login
     from vpn.target import Target
+
+
+_UDP = {"auto": None, "datagram": True, "stream": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class Access:
     dns: str
     """`virtual`, `remote`, or empty for the best that the far end can do."""
     dns_server: str | None
+    hosts: Mapping[str, tuple[str, int]]
+    """Names that have an address and port, 0 for any port."""
+    datagrams: bool | None
+    """As in `vpn.transport.base.Dialing`."""
 
     def login(self, target: Target, who: Caller) -> Login:
         """Return how to log in; reads known_hosts. Raises ConfigurationError, UsageError."""
@@ -67,6 +75,20 @@ def access(command: Callable[..., Any]) -> Callable[..., Any]:
         "answer.",
     )
     @click.option("--dns-server", metavar="ADDRESS", help="Ask this resolver of the far end.")
+    @click.option(
+        "--host",
+        "hosts",
+        multiple=True,
+        metavar="NAME=ADDRESS[:PORT]",
+        help="Give a name an address at the far end. Repeatable.",
+    )
+    @click.option(
+        "--udp",
+        type=click.Choice(list(_UDP)),
+        default="auto",
+        help="Carry UDP in datagrams of the transport, or in its stream. Default: in datagrams, "
+        "where the transport has them and what is sent fits.",
+    )
     @functools.wraps(command)
     def with_access(
         *args: Any,
@@ -75,9 +97,12 @@ def access(command: Callable[..., Any]) -> Callable[..., Any]:
         accept_new: bool,
         dns: str | None,
         dns_server: str | None,
+        hosts: tuple[str, ...],
+        udp: str,
         **rest: Any,
     ) -> Any:
-        chosen = Access(identities, host_key, accept_new, dns or "", _resolver(dns_server))
+        resolver, static = _resolver(dns_server), dict(map(parse_host, hosts))
+        chosen = Access(identities, host_key, accept_new, dns or "", resolver, static, _UDP[udp])
         return command(*args, access=chosen, **rest)
 
     return with_access

@@ -24,7 +24,7 @@ from vpn.cli import caller, child, shim
 from vpn.cli.options import Access, access
 from vpn.client import messages
 from vpn.errors import OverlayError, UsageError
-from vpn.local import parse_host, parse_publication
+from vpn.local import parse_publication
 from vpn.policy import Action, Policy, Rule, parse_rule
 from vpn.target import Target, parse_target
 
@@ -89,13 +89,6 @@ def _rules(words: list[str]) -> list[Rule]:
     metavar="[ADDRESS:]PORT[:PORT]",
     help="Make a port of the command reachable on this machine. Repeatable.",
 )
-@click.option(
-    "--host",
-    "hosts",
-    multiple=True,
-    metavar="NAME=ADDRESS[:PORT]",
-    help="Give a name an address at the far end. Repeatable.",
-)
 @click.option("--host-loopback", is_flag=True, help="Reach this machine's loopback at 198.18.0.1.")
 @click.option("--mask-bus", is_flag=True, help="Hide the system's D-Bus from the command.")
 @access
@@ -109,7 +102,6 @@ def command(
     report: Path | None,
     strict: bool,
     publish: tuple[str, ...],
-    hosts: tuple[str, ...],
     host_loopback: bool,
     mask_bus: bool,
     access: Access,
@@ -123,9 +115,10 @@ def command(
         raise UsageError("there is no command; write it behind --, as in: run TARGET -- CMD")
     if embedded == (target is not None):
         raise UsageError("name either a TARGET or --embedded")
+    if embedded and access.datagrams:
+        raise UsageError("an embedded server needs no transport; leave out '--udp datagram'")
     parsed = None if target is None else parse_target(target)
     publications = tuple(map(parse_publication, publish))
-    static = dict(map(parse_host, hosts))
     policy = Policy(context.meta["rules"])
     run_id = secrets.token_hex(4)
     parent = os.getpid()
@@ -135,11 +128,20 @@ def command(
         from vpn.client.egress import Limits
         from vpn.client.run import Settings
 
-        limits = Limits(policy, static, host_loopback)
+        limits = Limits(policy, access.hosts, host_loopback)
         login = None if parsed is None else access.login(parsed, caller.find(os.environ))
-        dns, server = access.dns, access.dns_server
         return Settings(
-            run_id, parent, words, parsed, login, dns, server, limits, publications, path
+            run_id,
+            parent,
+            words,
+            parsed,
+            login,
+            access.dns,
+            access.dns_server,
+            access.datagrams,
+            limits,
+            publications,
+            path,
         )
 
     return _run(words, settings, run_id, parsed, mask_bus=mask_bus, strict=strict)
@@ -170,7 +172,7 @@ def _run(
         "OVERLAY_VPN_ID": run_id,
         "OVERLAY_VPN_TARGET": "embedded" if target is None else str(target.address),
     }
-    status = child.run(words, (fds[0], fds[1], fds[2]), about)
+    status = child.run(words, (fds[0], fds[1], fds[2]), about, ready.search)
     with suppress(OSError):
         ours.send(b"%d" % status)
     done, _ = messages.receive(ours)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _KINDS: Final = ("server", "shim", "client")
 _NEXT: Final = {
     "server": "systemctl enable --now overlay-vpn-server",
-    "shim": "systemd-sysusers, then systemctl enable --now overlay-vpn-shim.socket",
+    "shim": "systemd-sysusers, udevadm control --reload, systemctl stop overlay-vpn-shim.service, "
+    "then systemctl enable overlay-vpn-shim.socket and systemctl restart overlay-vpn-shim.socket",
     "client": "systemctl enable --now overlay-vpn-client@USER",
 }
 

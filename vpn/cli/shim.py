@@ -12,7 +12,9 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from shim.protocol import RUN_DIRECTORY
+from shim.protocol.hostdns import BUS, CLIENT_OF_HOST_DNS, Names
+from shim.protocol.link import Link
+from shim.protocol.places import RUN_DIRECTORY
 from vpn.cli import installation
 from vpn.errors import NotPermittedError, OverlayError
 
@@ -22,7 +24,7 @@ BUSY: Final = 75
 SERVICE: Final = f"{RUN_DIRECTORY}/shim.sock"
 """Where systemd listens for us (overlay-vpn-shim.socket)."""
 
-_MONITOR_LINK: Final = 3
+_LINK: Final = 3
 _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -54,7 +56,23 @@ def monitor() -> tuple[socket.socket, int | None]:
         return _service(), None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        return ours, spawn("shim.warden", {_MONITOR_LINK: theirs.fileno()})
+        return ours, spawn("shim.warden", {_LINK: theirs.fileno()})
+
+
+def host_dns(suffixes: tuple[str, ...]) -> tuple[socket.socket | None, int | None]:
+    """Start what tells the resolver of this machine that these names, or all, are the tunnel's.
+
+    Returns its link for the client, and its process id; neither where there is no message bus. It
+    stays whoever we are now: as root it may set the resolver of a link, else polkit decides.
+    Raises ConfigurationError.
+    """
+    if not os.path.exists(BUS):
+        return None, None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        pid = spawn("shim.hostdns", {_LINK: theirs.fileno()})
+    Link(ours, CLIENT_OF_HOST_DNS).send(Names(suffixes))
+    return ours, pid
 
 
 def _service() -> socket.socket:

@@ -6,6 +6,7 @@ import click
 
 from vpn.client import control
 from vpn.errors import Exit
+from vpn.printing import printable
 
 
 @click.command("status")
@@ -38,18 +39,15 @@ def _text(status: control.Status) -> str:
         "bytes": f"{status.bytes_up} up, {status.bytes_down} down",
         "process": str(status.pid),
     }
+    if status.dropped:
+        rows["dropped"] = ", ".join(f"{many} {why}" for why, many in status.dropped.items())
     if status.kill_switch:
         rows["switch"] = f"on, local network {'reachable' if status.lan else 'blocked'}"
     if status.paused_s:
         rows["paused"] = f"for another {status.paused_s} s"
     lines = [*rows.items(), *(("warning", line) for line in status.warnings)]
     texts = [_headline(status), *(f"  {name:<8} {value}" for name, value in lines)]
-    return "\n".join(map(_printable, texts))
-
-
-def _printable(text: str) -> str:
-    """Return a line that does nothing to a terminal: root may ask a client that is hostile."""
-    return "".join(one if one.isprintable() else "?" for one in text)
+    return "\n".join(map(printable, texts))
 
 
 def _headline(status: control.Status) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shim.protocol.gate import MAX_SUFFIXES
 from vpn.cli import caller, detach, shim
 from vpn.cli.options import Access, access
 from vpn.errors import UsageError
@@ -62,7 +63,10 @@ def command(
         raise UsageError("--kill-switch is for the whole machine; leave out --route")
     if lan and not kill_switch:
         raise UsageError("--lan says what the kill switch does; add --kill-switch")
+    if len(chosen.suffixes) + len(access.hosts) > MAX_SUFFIXES:
+        raise UsageError(f"too many names with --route and --host: at most {MAX_SUFFIXES}")
     who = caller.find(os.environ)
+    names = chosen.names(access.hosts)
 
     def settings() -> Settings:
         from vpn.client.app import Settings
@@ -74,30 +78,35 @@ def command(
             login,
             access.dns,
             access.dns_server,
+            access.hosts,
+            access.datagrams,
             kill_switch=kill_switch,
             lan=lan != "block",
         )
 
     log = who.home / ".local" / "state" / "overlay-vpn" / "client.log"
     if foreground:
-        _run(who, settings, lambda: click.echo("connected"))
+        _run(who, names, settings, lambda: click.echo("connected"))
     else:
-        detach.detach(lambda ready: _run(who, settings, ready, log))
+        detach.detach(lambda ready: _run(who, names, settings, ready, log))
 
 
 def _run(
     who: caller.Caller,
+    names: tuple[str, ...] | None,
     settings: Callable[[], Settings],
     ready: Callable[[], None],
     log: Path | None = None,
 ) -> None:
-    import uvloop
-
-    from vpn.client import app, sandbox
-
+    # They start while this process imports what it needs.
     ours, monitor = shim.monitor()
+    host, announcer = (None, None) if names is None else shim.host_dns(names)
 
     try:
+        import uvloop
+
+        from vpn.client import app, sandbox
+
         caller.become(who)
         caller.allow_many_files()
         os.chdir("/")
@@ -111,10 +120,12 @@ def _run(
                 detach.redirect(output)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(app.run(chosen, ours, missing, on_ready))
+            runner.run(app.run(chosen, ours, host, missing, on_ready))
     finally:
-        with contextlib.suppress(OSError):
-            ours.close()
-        if monitor is not None:
-            # Its parent is told when everything is as before.
-            os.waitpid(monitor, 0)
+        for link, child in ((host, announcer), (ours, monitor)):
+            with contextlib.suppress(OSError):
+                if link is not None:
+                    link.close()
+            if child is not None:
+                # Its parent is told when everything is as before.
+                os.waitpid(child, 0)

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 In this order, so that nothing is captured before it can be carried:
 
- 1. the monitor gives the links and marked sockets;
+ 1. the monitor gives the links, and marks the sockets of the tunnel;
  2. the session is made on a marked socket: reaching the server does not depend on us;
  3. the gate is told how to answer names; only now it answers at all;
  4. the routes are put in place; the client is up.
@@ -27,7 +27,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,10 +38,13 @@ from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.monitor import CLIENT_OF_MONITOR
 from vpn.client import sandbox
-from vpn.client.control import ControlServer, State, Status
+from vpn.client.control import State, Status
+from vpn.client.controlled import ControlServer
 from vpn.client.core import Core, resolver_for
 from vpn.client.egress import Egress, Limits
+from vpn.client.explain import Explainer, Surroundings, asked_of
 from vpn.client.flows import Counters
+from vpn.client.hostdns import HostDns
 from vpn.client.monitor import Monitor
 from vpn.client.places import Places
 from vpn.client.uplink import Uplink
@@ -63,18 +66,28 @@ class Settings:
     """`virtual`, `remote`, or empty for the best that the far end can do."""
     dns_server: str | None
     """The address of a resolver that the far end can reach."""
+    hosts: Mapping[str, tuple[str, int]]
+    """Names that have an address and port, 0 for any port; see `egress.Limits`."""
+    datagrams: bool | None = None
+    """Whether UDP is to be carried in datagrams; see `base.Dialing`."""
     kill_switch: bool = False
     """Whether the machine stays cut off when the tunnel is gone, until the user says otherwise."""
     lan: bool = True
     """Whether the local network is reachable beside the kill switch."""
 
+    @property
+    def login_text(self) -> str:
+        """Whose session it is, where, and over what."""
+        return f"{self.login.user}@{self.target.address} ({self.target.transport})"
+
 
 class Client:
     """A client that is coming up, is up, or is going down."""
 
-    def __init__(self, settings: Settings, monitor: Monitor) -> None:
+    def __init__(self, settings: Settings, monitor: Monitor, host_dns: HostDns) -> None:
         self._settings = settings
         self._monitor = monitor
+        self._host_dns = host_dns
         self._state: State = "connecting"
         self._started = time.monotonic()
         self._stop = asyncio.Event()
@@ -99,7 +112,9 @@ class Client:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Come up, call `on_ready`, stay up. Raises OverlayError when it did not end by `stop`."""
         gate, listener = await self._monitor.hello()
-        control = ControlServer(listener, self.status, self._stop_and_wait, self._pause)
+        control = ControlServer(
+            listener, self.status, self._stop_and_wait, self._pause, lambda: self._core
+        )
         serving = asyncio.create_task(control.serve())
         try:
             session = await self._connect_unless_stopped()
@@ -117,6 +132,7 @@ class Client:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(uplink.close(), 2.0)
         finally:
+            self._host_dns.close()
             if self._is_user_done:
                 self._monitor.down()
             else:
@@ -155,11 +171,30 @@ class Client:
             flows_refused=counters.refused,
             bytes_up=counters.bytes_up,
             bytes_down=counters.bytes_down,
+            dropped={str(reason): packets for reason, packets in counters.dropped.items()},
             kill_switch=settings.kill_switch,
             lan=settings.lan,
-            paused_s=max(0, math.ceil(self._paused_until_s - time.monotonic())),
-            warnings=sandbox.warnings(self._monitor.missing),
+            paused_s=self._paused_s,
+            warnings=(*sandbox.warnings(self._monitor.missing), *self._host_dns.warnings),
         )
+
+    def _surroundings(self) -> Surroundings:
+        settings = self._settings
+        return Surroundings(
+            server=settings.login_text,
+            server_addresses=self._places.addresses,
+            asked=asked_of(settings.dns_server, is_asking=self._is_asking),
+            is_captured=settings.routes.names(settings.hosts) is not None,
+            kill_switch=settings.kill_switch,
+            lan=settings.lan,
+            paused_s=self._paused_s,
+            resolved=self._host_dns.told.resolved.value,
+            warnings=self._host_dns.warnings,
+        )
+
+    @property
+    def _paused_s(self) -> int:
+        return max(0, math.ceil(self._paused_until_s - time.monotonic()))
 
     async def _connect(self) -> ssh.Session:
         target = self._settings.target
@@ -169,6 +204,7 @@ class Client:
             self._monitor,
             self._login.host_keys.check_peer,
             resolve=self._places.resolve,
+            datagrams=self._settings.datagrams,
         )
         return await ssh.connect(transport, dialing, self._login)
 
@@ -186,17 +222,22 @@ class Client:
         settings = self._settings
         resolver = resolver_for(uplink, settings.dns, settings.dns_server)
         self._is_asking = resolver is not None
-        egress = Egress(uplink, resolver, Limits())
+        egress = Egress(uplink, resolver, Limits(hosts=settings.hosts))
         core = self._core = Core(gate, egress, self._monitor)
-        await core.configure(Configure(self._is_asking, settings.routes.suffixes))
+        names = settings.routes.names(settings.hosts)
+        # Only the client knows what is static.
+        configure = Configure(self._is_asking or bool(settings.hosts), names or ())
+        core.explainer = Explainer(egress, uplink, core.pool, configure, self._surroundings)
+        await core.configure(configure)
         await self._monitor.capture(
             everything=settings.routes.everything,
-            names=settings.routes.everything or bool(settings.routes.suffixes),
+            names=names is not None,
             kill_switch=settings.kill_switch,
             lan=settings.lan,
             prefixes=settings.routes.prefixes,
         )
         self._is_capturing = True
+        await self._host_dns.announce()
         return core
 
     async def _stay_up(self, uplink: Uplink, core: Core) -> None:
@@ -224,6 +265,7 @@ class Client:
         if not self._is_capturing:
             raise OverlayError("there is nothing to pause before the tunnel is up")
         await self._monitor.pause(seconds)
+        self._host_dns.pause(seconds)
         self._paused_until_s = time.monotonic() + seconds
 
     async def _stop_and_wait(self) -> None:
@@ -235,16 +277,18 @@ class Client:
 async def run(
     settings: Settings,
     link: socket.socket,
+    host_dns: socket.socket | None,
     missing: tuple[Missing, ...],
     on_ready: Callable[[], None],
 ) -> None:
     """Run a client over a link to the monitor until SIGINT, SIGTERM or `down`.
 
+    `host_dns` is a link to what tells the resolver of this machine, if it has a message bus;
     `missing` is what this process does without. Raises OverlayError.
     """
     monitor = Monitor(Link(link, CLIENT_OF_MONITOR))
     monitor.missing = missing
-    client = Client(settings, monitor)
+    client = Client(settings, monitor, HostDns(host_dns))
     loop = asyncio.get_running_loop()
     notifier = Notifier()
     notifier.keep_alive()

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from dns import upstream
+from dns import resolv_conf, upstream
 from dns.codes import RRType
 from vpn.transport.base import OuterSockets
 
@@ -43,11 +43,9 @@ async def addresses_of(name: str, sockets: OuterSockets) -> list[str]:
 def _resolvers() -> Iterator[str]:
     for path in FILES:
         with suppress(OSError):
-            for line in Path(path).read_text(errors="replace").splitlines():
-                words = line.split()
-                with suppress(ValueError):
-                    if words[:1] == ["nameserver"] and not ip_address(words[1]).is_loopback:
-                        yield words[1]
+            for server in resolv_conf.parse(Path(path).read_text(errors="replace")).servers:
+                if not ip_address(server).is_loopback:
+                    yield server
 
 
 async def _ask(resolver: str, name: str, rtype: int, sockets: OuterSockets) -> list[str]:
@@ -59,5 +57,5 @@ async def _ask(resolver: str, name: str, rtype: int, sockets: OuterSockets) -> l
             await loop.sock_connect(sock, (resolver, _PORT))
             await loop.sock_sendall(sock, upstream.build_query(ident, name, rtype))
             answer = await loop.sock_recv(sock, _MAX_ANSWER)
-    data = upstream.read_data(answer, ident, name, rtype)
-    return [str(ip_address(one)) for one in data]
+    records = upstream.read_answer(answer, ident, name, rtype).records
+    return [str(ip_address(one.data)) for one in records if one.rtype == rtype]

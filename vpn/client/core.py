@@ -7,23 +7,32 @@ import time
 from collections.abc import Coroutine
 from typing import Final
 
+from shim.protocol.datagram import Forget, Ping, Send
 from shim.protocol.gate import (
     Accepted,
     Cancel,
     Configure,
     Configured,
+    Dropped,
     Forward,
     Forwarded,
-    LookedUp,
     Lookup,
     Open,
+    PoolState,
     Started,
 )
 from shim.protocol.link import Link, Message
+from vpn.client.associations import Associations
+from vpn.client.captures import Captures
+from vpn.client.datagrams import DatagramLink
+from vpn.client.echo import Echo
 from vpn.client.egress import Egress
+from vpn.client.explain import Explainer
 from vpn.client.flows import Counters, Flows
 from vpn.client.forward import Forwarder
 from vpn.client.link import AsyncLink, close_all
+from vpn.client.listing import FlowStatus
+from vpn.client.poolstate import PoolQuestions
 from vpn.client.resolver import FarResolver
 from vpn.client.uplink import Uplink
 from vpn.errors import ConfigurationError, OverlayError
@@ -48,6 +57,13 @@ class Core:
         self._configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gate = AsyncLink(gate, self._on_message)
         self._flows = Flows(egress, self._gate.send)
+        self._datagrams = DatagramLink(self._on_datagram, self._gate.close)
+        self._echo = Echo(egress, self._datagrams.send)
+        self._associations = Associations(egress, self._datagrams.send)
+        self.captures = Captures(self._gate.send)
+        self.pool = PoolQuestions(self._gate.send)
+        self.explainer: Explainer | None = None
+        """Set by who knows what is around this."""
 
     @property
     def closed(self) -> asyncio.Future[None]:
@@ -65,29 +81,46 @@ class Core:
         Raises OverlayError if the gate goes first.
         """
         self._settings = settings
-        self._gate.send(settings)
+        self._tell(settings)
         ends: tuple[asyncio.Future[None], ...] = (self._configured, self._gate.closed)
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not self._configured.done():
             raise OverlayError("the gate has ended; run 'overlay-vpn recover', then again")
 
     async def drain(self) -> None:
-        """Let what was written before the end arrive: until no flow has anything left to bring.
+        """Let what was written before the end arrive: until nobody has anything left to bring.
 
         For at most `_DRAIN_S`, and no longer than it goes on.
         """
         deadline_s, sent = time.monotonic() + _DRAIN_S, -1
-        while self.counters.active and time.monotonic() < deadline_s:
+        while self._has_something_left and time.monotonic() < deadline_s:
             if self.counters.bytes_up == sent:
                 return
             sent = self.counters.bytes_up
             for _ in range(_STEPS):
-                if self.counters.active:
+                if self._has_something_left:
                     await asyncio.sleep(_STANDSTILL_S / _STEPS)
 
+    def list_flows(self) -> list[FlowStatus]:
+        """Return all flows, oldest first."""
+        return self._flows.list(self._egress.exit_of)
+
+    def kill_flow(self, flow: str) -> bool:
+        """Reset a flow at both ends. False if there is none of this id."""
+        number = flow.removeprefix("t")
+        return number.isdecimal() and flow.isascii() and self._flows.kill(int(number))
+
+    @property
+    def _has_something_left(self) -> bool:
+        return bool(self.counters.active) or self._associations.is_opening
+
     def abort(self) -> None:
-        """Reset every flow, and ask nobody any more."""
+        """Reset every flow, end the capture, and ask nobody any more."""
+        self.captures.end()
         self._flows.abort()
+        self._echo.close()
+        self._associations.close()
+        self._datagrams.close()
         self._egress.close()
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
@@ -106,6 +139,11 @@ class Core:
                 self._start(self._look_up(message))
             case Forward():
                 self._start(self._forward(message))
+            case PoolState():
+                self.pool.on_state(message)
+            case Dropped(counts):
+                for one in counts:
+                    self.counters.dropped[one.reason] += one.packets
             case _:
                 close_all(fds)
 
@@ -113,7 +151,22 @@ class Core:
         """A new gate: if it follows another one, it is told everything anew."""
         if generation > 1 and self._settings is not None:
             self._flows.on_started()
-            self._gate.send(self._settings)
+            self._associations.close()
+            self._tell(self._settings)
+            self.captures.on_started()
+
+    def _tell(self, settings: Configure) -> None:
+        self._gate.send(settings, (self._datagrams.renew(),))
+
+    def _on_datagram(self, message: Message) -> None:
+        """An application has sent a datagram, or is done with it."""
+        match message:
+            case Ping():
+                self._echo.on_ping(message)
+            case Send():
+                self._associations.on_send(message)
+            case Forget():
+                self._associations.on_forget(message)
 
     def _start(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -121,7 +174,7 @@ class Core:
         task.add_done_callback(self._tasks.discard)
 
     async def _look_up(self, question: Lookup) -> None:
-        self._gate.send(LookedUp(question.query, await self._egress.ask(question)))
+        self._gate.send(await self._egress.ask(question))
 
     async def _forward(self, question: Forward) -> None:
         self._gate.send(Forwarded(question.query, await self._forwarder.ask(question)))
@@ -140,4 +193,6 @@ def resolver_for(session: Uplink, dns: str, dns_server: str | None) -> FarResolv
             "this server has no resolver of ours to ask; name one with --dns-server"
         )
     host, port = RESOLVER if dns_server is None else (dns_server, DNS_PORT)
-    return FarResolver(lambda: session.open_stream(host, port))
+    resolver = FarResolver(lambda: session.open_stream(host, port), is_ours=dns_server is None)
+    session.on_lost(resolver.forget)
+    return resolver

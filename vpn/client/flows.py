@@ -12,8 +12,12 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import struct
+import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from shim.protocol.gate import (
@@ -22,6 +26,7 @@ from shim.protocol.gate import (
     Adopt,
     Cancel,
     Closed,
+    DropReason,
     Known,
     Open,
     Opened,
@@ -29,10 +34,15 @@ from shim.protocol.gate import (
     Refused,
 )
 from shim.protocol.link import Message
+from vpn.client import listing
+from vpn.client.listing import Exit, FlowStatus
 from vpn.pump import Pump
 from vpn.ssh.failure import Failure, OpenFailed
 
 CLOSED_AFTER_S: Final = 0.05
+_LAST_DATA: Final = struct.Struct("44xI4xI")
+"""Milliseconds since data was sent and received, in struct tcp_info (linux/tcp.h)."""
+
 RESERVED_FILES: Final = 64
 """Descriptors that are not for flows: the session, questions about names, `status`."""
 
@@ -65,15 +75,27 @@ class Counters:
     refused: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    dropped: Counter[DropReason] = field(default_factory=Counter)
+    """Packets that no gate of this client has carried or answered."""
+
+
+@dataclass(slots=True)
+class _Opening:
+    """A flow that the far end is asked for."""
+
+    asked: Open
+    since: float
+    task: asyncio.Task[None]
 
 
 @dataclass(slots=True)
 class _Flow:
-    """A flow that is open at the far end."""
+    """A flow that is open at the far end. `sock` is the application's, once it is accepted."""
 
+    asked: Open
+    since: float
     pump: Pump
-    key: bytes
-    is_accepted: bool = False
+    sock: socket.socket | None = None
 
 
 class Flows:
@@ -82,7 +104,7 @@ class Flows:
     def __init__(self, opener: Opener, send: Callable[[Message], None]) -> None:
         self._opener = opener
         self._send = send
-        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._opening: dict[int, _Opening] = {}
         self._flows: dict[int, _Flow] = {}
         self._attaching: set[asyncio.Task[None]] = set()
         self._closed: list[int] = []
@@ -98,15 +120,16 @@ class Flows:
             self.counters.refused += 1
             self._send(Refused(message.flow, Reason.NET_UNREACHABLE))
             return
-        task = asyncio.create_task(self._open(message))
-        self._opening[message.flow] = task
+        since = time.monotonic()
+        task = asyncio.create_task(self._open(message, since))
+        self._opening[message.flow] = _Opening(message, since, task)
         task.add_done_callback(lambda _: self._opening.pop(message.flow, None))
 
     def on_cancel(self, message: Cancel) -> None:
         """It has given up."""
-        task = self._opening.get(message.flow)
-        if task is not None:
-            task.cancel()
+        opening = self._opening.get(message.flow)
+        if opening is not None:
+            opening.task.cancel()
         opened = self._flows.pop(message.flow, None)
         if opened is not None:
             opened.pump.abort()
@@ -120,7 +143,7 @@ class Flows:
             sock.close()
             self._on_closed(flow)
             return
-        opened.is_accepted = True
+        opened.sock = sock
         pump = opened.pump
         self.counters.active += 1
         pump.on_done(lambda done: self._on_done(flow, done))
@@ -128,30 +151,73 @@ class Flows:
         self._attaching.add(task)
         task.add_done_callback(self._attaching.discard)
 
+    def kill(self, flow: int) -> bool:
+        """Reset a flow at both ends. False if there is none of this number."""
+        if flow in self._flows:
+            self._flows[flow].pump.abort()
+        elif flow in self._opening:
+            self._opening[flow].task.cancel()
+            self._send(Refused(flow, Reason.REFUSED))
+        else:
+            return False
+        return True
+
+    def list(self, exit_of: Callable[[str], Exit]) -> list[FlowStatus]:
+        """Return all flows, oldest first; `exit_of` says where those to a host leave."""
+        now = time.monotonic()
+        asked = {number: (one.asked, one.since) for number, one in self._opening.items()}
+        asked |= {number: (one.asked, one.since) for number, one in self._flows.items()}
+        return [
+            self._status_of(message, int(now - since), exit_of(message.host))
+            for message, since in sorted(asked.values(), key=lambda one: one[1])
+        ]
+
     def abort(self) -> None:
         """Reset every flow: the session is gone."""
-        for task in list(self._opening.values()):
-            task.cancel()
+        for opening in list(self._opening.values()):
+            opening.task.cancel()
         for opened in list(self._flows.values()):
             opened.pump.abort()
 
     def on_started(self) -> None:
         """A gate has followed another: tell it which flows there are."""
-        for task in list(self._opening.values()):
-            task.cancel()
-        known = [Known(flow, one.key, one.is_accepted) for flow, one in self._flows.items()]
+        for opening in list(self._opening.values()):
+            opening.task.cancel()
+        known = [
+            Known(flow, one.asked.key, one.sock is not None) for flow, one in self._flows.items()
+        ]
         known.sort(key=lambda one: one.flow)
         for start in range(0, len(known), MAX_KNOWN):
             self._send(Adopt(tuple(known[start : start + MAX_KNOWN])))
 
-    async def _open(self, message: Open) -> None:
+    def _status_of(self, asked: Open, age_s: int, leaves: Exit) -> FlowStatus:
+        source, source_port = listing.source_of(asked.key)
+        flow = self._flows.get(asked.flow)
+        return FlowStatus(
+            id=f"t{asked.flow}",
+            protocol="tcp",
+            source=source,
+            source_port=source_port,
+            destination=asked.host,
+            destination_port=asked.port,
+            state="opening" if flow is None else _state_of(flow),
+            bytes_up=0 if flow is None else flow.pump.bytes_up,
+            bytes_down=0 if flow is None else flow.pump.bytes_down,
+            age_s=age_s,
+            idle_s=age_s if flow is None or flow.sock is None else idle_ms(flow.sock) // 1000,
+            exit=leaves,
+        )
+
+    async def _open(self, message: Open, since: float) -> None:
         try:
             pump = await self._opener.open(message.host, message.port)
         except OpenFailed as error:
             self.counters.refused += 1
             self._send(Refused(message.flow, REASONS[error.failure]))
             return
-        self._flows[message.flow] = _Flow(pump, message.key)
+        # Before the task has ended: a flow counts once, also for the next one that is asked for.
+        del self._opening[message.flow]
+        self._flows[message.flow] = _Flow(message, since, pump)
         self.counters.opened += 1
         self._send(Opened(message.flow))
 
@@ -178,3 +244,25 @@ class Flows:
         for start in range(0, len(self._closed), MAX_CLOSED):
             self._send(Closed(tuple(self._closed[start : start + MAX_CLOSED])))
         self._closed.clear()
+
+
+def _state_of(flow: _Flow) -> listing.State:
+    if flow.sock is None:
+        return "opening"
+    match flow.pump.has_ended:
+        case True, True:
+            return "closing"
+        case True, False:
+            return "half-closed-local"
+        case False, True:
+            return "half-closed-remote"
+    return "open"
+
+
+def idle_ms(sock: socket.socket) -> int:
+    """Return how long a TCP socket has neither sent nor received data; the kernel knows."""
+    with suppress(OSError):  # it has just been closed
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
+        sent_ms, received_ms = _LAST_DATA.unpack(info)
+        return int(min(sent_ms, received_ms))
+    return 0

@@ -11,9 +11,13 @@ _MAX_PACKET = 65536
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The command may start, in the three namespaces that come along, or `problem` says why not."""
+    """The command may start, in the three namespaces that come along, or `problem` says why not.
+
+    `search` are the domains in which its stub resolver looks for names.
+    """
 
     problem: str
+    search: tuple[str, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from ipaddress import IPv4Network, IPv6Network
 
@@ -13,14 +14,16 @@ from shim.protocol.monitor import (
     Capture,
     Captured,
     Down,
-    OuterSocket,
-    OuterSocketWanted,
+    Mark,
+    Marked,
     Pause,
     Paused,
     Prefix,
     Welcome,
 )
 from vpn.client.shim import Shim
+from vpn.errors import OverlayError
+from vpn.transport.base import PlainSockets
 
 
 class Monitor(Shim):
@@ -59,10 +62,15 @@ class Monitor(Shim):
         self, family: socket.AddressFamily, kind: socket.SocketKind
     ) -> socket.socket:
         """Return a socket whose packets leave beside the tunnel. Raises OSError."""
-        wanted = OuterSocketWanted(
-            4 if family == socket.AF_INET else 6, "tcp" if kind == socket.SOCK_STREAM else "udp"
-        )
-        return await self.ask_for_socket(wanted, OuterSocket)
+        sock = await PlainSockets().outer_socket(family, kind)
+        try:
+            await self.ask(Mark(), Marked, os.dup(sock.fileno()))
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OverlayError):
+                raise OSError(str(error)) from error
+            raise
+        return sock
 
     def down(self) -> None:
         """Have everything taken down; `closed` is done when the monitor has heard it."""

@@ -22,6 +22,11 @@ class Places:
         self._sockets = sockets
         self._found: Sequence[tuple[socket.AddressFamily, SocketAddress]] = ()
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The addresses that were found."""
+        return frozenset(str(where[0]) for _, where in self._found)
+
     async def resolve(
         self, address: Address, kind: socket.SocketKind
     ) -> Sequence[tuple[socket.AddressFamily, SocketAddress]]:

@@ -31,11 +31,14 @@ from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.namespace import CLIENT_OF_NAMESPACE
 from vpn import members
-from vpn.client import embedded, runtime, sandbox
+from vpn.client import embedded, inspection, runtime, sandbox
+from vpn.client.answering import Answering, question_of
 from vpn.client.core import Core, resolver_for
 from vpn.client.egress import Egress, Limits
+from vpn.client.explain import Explainer, Surroundings, asked_of
 from vpn.client.messages import Done, Ready, send
 from vpn.client.namespace import Namespace
+from vpn.client.resolver import FarResolver
 from vpn.client.uplink import Connect, Uplink
 from vpn.errors import OverlayError
 from vpn.local import Publication
@@ -61,9 +64,17 @@ class Settings:
     login: ssh.Login | None
     dns: str
     dns_server: str | None
+    datagrams: bool | None
     limits: Limits
     publications: tuple[Publication, ...]
     report: Path | None
+
+    @property
+    def server_text(self) -> str:
+        """Whose session it is, where, and over what."""
+        if self.target is None or self.login is None:
+            return "embedded"
+        return f"{self.login.user}@{self.target.address} ({self.target.transport})"
 
 
 async def run(settings: Settings, shim: socket.socket, parent: socket.socket) -> None:
@@ -91,12 +102,23 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         resolver = resolver_for(uplink, settings.dns, settings.dns_server)
         egress = Egress(uplink, resolver, settings.limits, report)
         core = Core(gate, egress, base.PlainSockets())
-        await core.configure(Configure(True, ()))
+        configure = Configure(True, ())
+        await core.configure(configure)
+        search = await _search_domains(resolver, settings)
+        around = Surroundings(
+            server=settings.server_text,
+            asked=asked_of(settings.dns_server, is_asking=resolver is not None),
+            search=search,
+        )
+        core.explainer = Explainer(egress, uplink, core.pool, configure, lambda: around)
         published = await _publish(settings.publications, namespace)
         started = time.time()
         loop.remove_reader(parent)
-        answering = asyncio.create_task(_answer(listener, settings, spaces, started))
-        send(parent, Ready(""), spaces)
+        target = "embedded" if settings.target is None else str(settings.target.address)
+        about = runtime.Run(settings.id, settings.pid, target, settings.command, started)
+        serving = Answering(listener, partial(_answer, about, spaces, core))
+        answering = asyncio.create_task(serving.serve())
+        send(parent, Ready("", search), spaces)
         keeping = asyncio.create_task(_keep(uplink))
         packet = await loop.sock_recv(parent, _EXIT_PACKET)
         # If the command's parent was killed, so was the command.
@@ -132,14 +154,30 @@ async def _connect(settings: Settings) -> tuple[ssh.Session, Server | None, Conn
     if target is None or login is None:
         session, server = await embedded.connect()
         return session, server, _connect_never
-    first = await _connect_to(target, login)
-    return first, None, partial(_connect_to, target, login.after(first))
+    first = await _connect_to(target, login, settings.datagrams)
+    return first, None, partial(_connect_to, target, login.after(first), settings.datagrams)
 
 
-async def _connect_to(target: Target, login: ssh.Login) -> ssh.Session:
+async def _connect_to(target: Target, login: ssh.Login, datagrams: bool | None) -> ssh.Session:
     transport = base.load(target.transport)
-    dialing = base.Dialing(target.address, base.PlainSockets(), login.host_keys.check_peer)
+    dialing = base.Dialing(
+        target.address,
+        base.PlainSockets(),
+        login.host_keys.check_peer,
+        datagrams=datagrams,
+    )
     return await ssh.connect(transport, dialing, login)
+
+
+async def _search_domains(resolver: FarResolver | None, settings: Settings) -> tuple[str, ...]:
+    """Return where the command's stub resolver looks for names.
+
+    Nowhere where there are rules: they are about the names that are written in them, and a search
+    would be for others, which are denied and reported.
+    """
+    if resolver is None or settings.limits.policy.has_rules:
+        return ()
+    return await resolver.search_domains()
 
 
 async def _connect_never() -> ssh.Session:
@@ -161,20 +199,16 @@ def _say(line: str) -> None:
 
 
 async def _answer(
-    listener: socket.socket, settings: Settings, spaces: tuple[int, int, int], started: float
+    about: runtime.Run, spaces: tuple[int, int, int], core: Core, sock: socket.socket
 ) -> None:
-    """Answer `list` and `enter`; the directory of the socket keeps others out."""
-    loop = asyncio.get_running_loop()
-    target = "embedded" if settings.target is None else str(settings.target.address)
-    about = runtime.Run(settings.id, settings.pid, target, settings.command, started)
-    while True:
-        sock, _ = await loop.sock_accept(listener)
-        with sock, suppress(OSError, TimeoutError):
-            question = await asyncio.wait_for(loop.sock_recv(sock, 64), runtime.TIMEOUT_S)
-            if question == runtime.STATUS:
-                await loop.sock_sendall(sock, msgspec.json.encode(about))
-            elif question == runtime.ENTER:
-                socket.send_fds(sock, [b"enter"], spaces)
+    """Answer `list`, `enter` and `flows`; the directory of the socket keeps others out."""
+    question = await question_of(sock)
+    if question == runtime.STATUS:
+        await asyncio.get_running_loop().sock_sendall(sock, msgspec.json.encode(about))
+    elif question == runtime.ENTER:
+        socket.send_fds(sock, [b"enter"], spaces)
+    else:
+        await inspection.answer(sock, question, core)
 
 
 async def _publish(

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from vpn.errors import ConfigurationError, OverlayError
+from vpn.namespaces import CLONE_NEWNET, CLONE_NEWUSER, enter
 
 TIMEOUT_S: Final = 5.0
 MAX_PACKET: Final = 65536
@@ -81,18 +82,54 @@ def all_runs() -> list[Run]:
 def namespaces(run_id: str) -> tuple[int, int, int]:
     """Return the user, mount and network namespace of a run. Raises OverlayError."""
     try:
-        _, fds = _ask(directory() / f"{os.path.basename(run_id)}.run", ENTER, 3)
+        _, fds = _ask(_path(run_id), ENTER, 3)
     except OSError:
-        raise OverlayError(f"there is no run {run_id!r}; see 'overlay-vpn list'") from None
+        raise _no_run(run_id) from None
     if len(fds) != 3:
         raise OverlayError(f"the run {run_id!r} does not let us in")
     return fds[0], fds[1], fds[2]
 
 
-def _ask(path: Path, question: bytes, fds: int) -> tuple[bytes, list[int]]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+def enter_network(run_id: str) -> None:
+    """Enter the network of a run, for good, and nothing else of it. Raises OverlayError."""
+    user, mount, network = namespaces(run_id)
+    os.close(mount)
+    try:
+        enter(user, CLONE_NEWUSER)
+        enter(network, CLONE_NEWNET)
+    except OSError as error:
+        raise OverlayError(f"cannot enter the run {run_id!r}: {error.strerror}") from error
+
+
+def connect(run_id: str) -> socket.socket:
+    """Return a connection to the client of a run. Raises OverlayError."""
+    try:
+        return _connect(_path(run_id))
+    except OSError:
+        raise _no_run(run_id) from None
+
+
+def _path(run_id: str) -> Path:
+    return directory() / f"{os.path.basename(run_id)}.run"
+
+
+def _no_run(run_id: str) -> OverlayError:
+    return OverlayError(f"there is no run {run_id!r}; see 'overlay-vpn list'")
+
+
+def _connect(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
         sock.settimeout(TIMEOUT_S)
         sock.connect(str(path))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _ask(path: Path, question: bytes, fds: int) -> tuple[bytes, list[int]]:
+    with _connect(path) as sock:
         sock.sendall(question)
         answer, received, _, _ = socket.recv_fds(sock, MAX_PACKET, fds)
         return answer, received

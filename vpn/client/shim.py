@@ -36,17 +36,21 @@ class Shim:
         """Close the link, which ends the other end and takes everything down."""
         self._link.close()
 
-    async def ask(self, question: Message, answer: type[M]) -> tuple[M, list[int]]:
-        """Return the answer and its descriptors. Raises OverlayError."""
+    async def ask(self, question: Message, answer: type[M], *fds: int) -> tuple[M, list[int]]:
+        """Return the answer and its descriptors. Raises OverlayError.
+
+        Those of the question, `fds`, are closed when they are sent.
+        """
         if self._link.closed.done():
+            close_all(fds)
             raise _gone()
         future: asyncio.Future[tuple[Message, list[int]]] = (
             asyncio.get_running_loop().create_future()
         )
         self._questions.append(future)
-        self._link.send(question)
+        self._link.send(question, fds)
         try:
-            message, fds = await asyncio.wait_for(asyncio.shield(future), _TIMEOUT_S)
+            message, answered = await asyncio.wait_for(asyncio.shield(future), _TIMEOUT_S)
         except BaseException as error:
             # Nobody waits for the answer any more: one that has come, or comes, is closed.
             if not future.cancel() and future.exception() is None:
@@ -55,8 +59,8 @@ class Shim:
                 raise _deaf() from None
             raise
         if isinstance(message, answer):
-            return message, fds
-        close_all(fds)
+            return message, answered
+        close_all(answered)
         raise explain(message) if isinstance(message, Failed) else _gone()
 
     async def ask_for_socket(self, question: Message, answer: type[Message]) -> socket.socket:

@@ -43,6 +43,7 @@ class Uplink:
         self._say = say
         self._schedule = Schedule(time.monotonic())
         self._woken = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
         self.is_overlay_server = session.is_overlay_server
         self.last_error = ""
         """Why there is no session; empty while there is one."""
@@ -63,6 +64,10 @@ class Uplink:
         due = self._schedule.due
         return 0 if due == inf else max(0, ceil(due - time.monotonic()))
 
+    def on_lost(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever a session has ended, before anybody gets the next one."""
+        self._listeners.append(listener)
+
     async def open(self, host: str, port: int) -> Pump:
         """Open a flow; see `Session.open`. Raises OpenFailed."""
         return await self._current().open(host, port)
@@ -72,6 +77,21 @@ class Uplink:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a stream that we talk to ourselves; see `Session.open_stream`. Raises OpenFailed."""
         return await self._current().open_stream(host, port)
+
+    @property
+    def has_datagrams(self) -> bool:
+        """Whether the session has datagrams beside its stream."""
+        return self._session is not None and self._session.has_datagrams
+
+    async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
+        """Have a protocol of ours talk to a service of our own server. Raises OpenFailed.
+
+        Another server, which has none, is not asked.
+        """
+        session = self._current()
+        if not self.is_overlay_server:
+            raise OpenFailed(Failure.POLICY, "no such service")
+        await session.open_service(host, port, protocol)
 
     async def close(self) -> None:
         """End the session, if there is one."""
@@ -106,6 +126,8 @@ class Uplink:
 
     def _on_lost(self, why: str) -> None:
         self._session = None
+        for listener in self._listeners:
+            listener()
         self.last_error = why
         self._schedule.on_lost(time.monotonic(), random.random())
         self._say(f"the session ended: {why}; reconnecting")

@@ -9,10 +9,14 @@ from vpn.identity import Identity
 from vpn.pump import Pump
 from vpn.server import services
 from vpn.server.dial import Dialer
+from vpn.server.echo import EchoService
+from vpn.server.lookups import Lookups
+from vpn.server.recursive import Recursive
 from vpn.server.resolver import ResolverProtocol
+from vpn.server.udp import UdpService
 from vpn.ssh.authorized_files import Authorized
 from vpn.ssh.server import Gatekeeper
-from vpn.ssh.services import RESOLVER
+from vpn.ssh.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, Caller
 from vpn.transport.base import Address, Listener, Listening, Transport
 
 
@@ -21,7 +25,17 @@ class Server:
 
     def __init__(self, identity: Identity, authorized: Authorized) -> None:
         self._dialer = Dialer()
-        self._services = {RESOLVER: partial(ResolverProtocol, self._dialer.resolve)}
+        recursive = Recursive()
+        lookups = Lookups(self._dialer.resolve_routed, recursive)
+        self._udp = UdpService(self._dialer.resolve)
+        self._services: services.Handlers = {
+            RESOLVER: lambda _: ResolverProtocol(lookups.resolve, recursive),
+            ECHO: EchoService(self._dialer.resolve).protocol,
+            UDP[4]: partial(self._udp.protocol, 4),
+            UDP[6]: partial(self._udp.protocol, 6),
+            UDP_IN_DATAGRAMS[4]: partial(self._udp.protocol, 4, in_datagrams=True),
+            UDP_IN_DATAGRAMS[6]: partial(self._udp.protocol, 6, in_datagrams=True),
+        }
         self._gatekeeper = Gatekeeper(identity.ssh_key(), authorized, self._open_flow)
         self._listener: Listener
 
@@ -55,11 +69,15 @@ class Server:
         """Let nobody in, wait up to `drain_s` for the flows to end, then end everything."""
         await self._gatekeeper.close(drain_s)
         await self._listener.close()
+        self._close_services()
+
+    def _close_services(self) -> None:
+        self._udp.close()
         self._dialer.close()
 
-    async def _open_flow(self, host: str, port: int) -> asyncio.Protocol:
+    async def _open_flow(self, caller: Caller, host: str, port: int) -> asyncio.Protocol:
         if services.is_reserved(host):
-            return services.protocol_for(self._services, host, port)
+            return services.protocol_for(self._services, caller, host, port)
         sock = await self._dialer.connect(host, port)
         pump = Pump()
         await pump.attach(sock)

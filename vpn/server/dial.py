@@ -30,6 +30,7 @@ from vpn.transport.dial import race
 
 TIMEOUT_S = 10.0
 MAX_LOOKUPS = 64  # at a time: the event loop's own pool of threads has few, and others use it
+_DISCARD = 9
 _TELLING = (
     Failure.ECONNREFUSED,
     Failure.POLICY,
@@ -77,6 +78,18 @@ class Dialer:
             raise socket.gaierror(socket.EAI_NONAME, "not a name") from error
         return [(family, sockaddr) for family, _, _, _, sockaddr in infos]
 
+    async def resolve_routed(
+        self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[Found]:
+        """Return what `resolve` does, but no IPv6 address alone to which there is no route.
+
+        Raises gaierror. So a machine without IPv6 tells nobody to try it.
+        """
+        found = await self.resolve(host, port, family)
+        if family is socket.AF_INET6 and not any(_has_route(*each) for each in found):
+            raise socket.gaierror(socket.EAI_NODATA, "no route to any address")
+        return found
+
     def close(self) -> None:
         """Start no more look-ups; those that run end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -99,6 +112,16 @@ def most_telling(failures: Iterable[OpenFailed]) -> OpenFailed:
             _TELLING.index(failed.failure) if failed.failure in _TELLING else len(_TELLING)
         ),
     )
+
+
+def _has_route(family: socket.AddressFamily, address: SocketAddress) -> bool:
+    """Whether packets to an address have a way out; none is sent (connect(2), datagrams)."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect((address[0], _DISCARD, *address[2:]))
+    except OSError:
+        return False
+    return True
 
 
 async def _attempt(

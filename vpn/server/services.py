@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 from vpn.ssh.failure import Failure, OpenFailed
 from vpn.ssh.grant import comparable
-from vpn.ssh.services import DOMAIN
+from vpn.ssh.services import DOMAIN, Caller
 
-Handlers = Mapping[tuple[str, int], Callable[[], asyncio.Protocol]]
-"""A protocol for each channel to a service, by the service's name and port."""
+Handlers = Mapping[tuple[str, int], Callable[[Caller], asyncio.Protocol]]
+"""A protocol for each channel of a login to a service, by the service's name and port."""
 
 
 def is_reserved(host: str) -> bool:
@@ -18,9 +18,9 @@ def is_reserved(host: str) -> bool:
     return ("." + comparable(host)).endswith(DOMAIN)
 
 
-def protocol_for(handlers: Handlers, host: str, port: int) -> asyncio.Protocol:
+def protocol_for(handlers: Handlers, caller: Caller, host: str, port: int) -> asyncio.Protocol:
     """Return a protocol which gives a service. Raises OpenFailed if there is no such service."""
     handler = handlers.get((comparable(host), port))
     if handler is None:
         raise OpenFailed(Failure.POLICY, "reserved")
-    return handler()
+    return handler(caller)

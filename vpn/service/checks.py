@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
+from dns import resolv_conf
+from vpn.errors import UsageError
 from vpn.service import closure
 from vpn.service.installer import Place
 from vpn.service.units import UNITS, Unit
+from vpn.target import parse_target
 
 _SPECIAL: Final = {
     "any": ("0.0.0.0/0", "::/0"),
@@ -35,6 +39,7 @@ def problems(place: Place, kind: str) -> list[str]:
             found += of_root(name, unit, closure.needs())
         found += of_credentials(name, unit, place)
         found += of_resolvers(name, unit, _resolvers(place.of(Path("/etc/resolv.conf"))))
+        found += of_server(name, unit, _addresses(os.environ.get("TARGET", "")))
     return found
 
 
@@ -70,24 +75,50 @@ def of_credentials(name: str, unit: Unit, place: Place) -> Iterator[str]:
                 yield f"{path} is not there: {name} loads it; see 'man overlay-vpn'"
 
 
-def of_resolvers(name: str, unit: Unit, resolvers: list[str]) -> Iterator[str]:
+def of_resolvers(name: str, unit: Unit, resolvers: Iterable[str]) -> Iterator[str]:
     """Each resolver that a unit with an address list may not ask."""
+    for resolver in _denied(unit, resolvers):
+        yield (
+            f"the resolver {resolver} may not be asked by {name}: add "
+            f"'IPAddressAllow={resolver}' to a drop-in"
+        )
+
+
+def of_server(name: str, unit: Unit, addresses: Iterable[str]) -> Iterator[str]:
+    """Each address of the server that a unit with an address list may not reach."""
+    for address in _denied(unit, addresses):
+        yield (
+            f"the server {address} may not be reached by {name}: add "
+            f"'IPAddressAllow={address}' to a drop-in"
+        )
+
+
+def _denied(unit: Unit, addresses: Iterable[str]) -> Iterator[str]:
     words = unit.words("IPAddressAllow")
-    allowed = [ip_network(net) for word in words for net in _SPECIAL.get(word, (word,))]
-    for resolver in resolvers if allowed else ():
-        address = ip_address(resolver.partition("%")[0])
-        networks: list[IPv4Network | IPv6Network] = allowed
-        if not any(address in network for network in networks):
-            yield (
-                f"the resolver {resolver} may not be asked by {name}: add "
-                f"'IPAddressAllow={resolver}' to a drop-in"
-            )
+    allowed: list[IPv4Network | IPv6Network] = [
+        ip_network(net) for word in words for net in _SPECIAL.get(word, (word,))
+    ]
+    for text in addresses if allowed else ():
+        address = ip_address(text.partition("%")[0])
+        if not any(address in network for network in allowed):
+            yield text
 
 
-def _resolvers(path: Path) -> list[str]:
+def _addresses(target: str) -> list[str]:
+    """Return those of the server that an instance of the client is for (systemd.exec(5)).
+
+    One whose name is not known now says so itself when it starts.
+    """
     try:
-        lines = path.read_text().splitlines()
-    except OSError:
+        host = parse_target(target).address.host
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (OSError, UsageError):
         return []
-    words = [line.split() for line in lines]
-    return [each[1] for each in words if len(each) > 1 and each[0] == "nameserver"]
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
+
+
+def _resolvers(path: Path) -> tuple[str, ...]:
+    try:
+        return resolv_conf.parse(path.read_text()).servers
+    except OSError:
+        return ()

@@ -26,6 +26,7 @@ _UNITS: Final = Path("/etc/systemd/system")
 _OTHER_UNITS: Final = (Path("/run/systemd/system"), Path("/usr/lib/systemd/system"))
 """Where units and drop-ins are that we did not write (systemd.unit(5))."""
 _USERS: Final = Path("/etc/sysusers.d")
+_DEVICES: Final = Path("/etc/udev/rules.d")
 _SEAL: Final = re.compile(r"# Written by 'overlay-vpn service install'. sha256 ([0-9a-f]{64})\n")
 
 
@@ -65,8 +66,8 @@ class Place:
 
 def paths(kind: str) -> list[Path]:
     """Return where the files of a service belong."""
-    users = [_USERS / units.USERS] if kind == "shim" else []
-    return [_UNITS / name for name in units.UNITS[kind]] + users
+    others = [_USERS / units.USERS, _DEVICES / units.DEVICES] if kind == "shim" else []
+    return [_UNITS / name for name in units.UNITS[kind]] + others
 
 
 def files(kind: str, python: str, binds: list[str]) -> dict[Path, str]:

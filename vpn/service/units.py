@@ -21,6 +21,8 @@ UNITS: Final = {
 }
 USERS: Final = "overlay-vpn.conf"
 """The file for sysusers.d(5) that goes with the shim."""
+DEVICES: Final = "85-overlay-vpn.rules"
+"""The file for udev(7) that goes with it."""
 
 _PYTHON: Final = "/opt/overlay-vpn/bin/python"
 _BINDS: Final = re.compile(r"^BindReadOnlyPaths=.*$", re.MULTILINE)

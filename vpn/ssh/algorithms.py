@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from asyncssh.kex import get_kex_algs
 
+from vpn.ssh import gcm
+
+gcm.register()
+
 _KEX_PREFERENCE = (
     "mlkem768x25519-sha256",
     "sntrup761x25519-sha512",

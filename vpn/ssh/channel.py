@@ -45,6 +45,7 @@ from asyncssh.constants import (
 from asyncssh.misc import ChannelOpenError, ProtocolError
 from asyncssh.packet import SSHPacket, String, UInt32
 
+from vpn.ssh.datagrams import Multiplexer
 from vpn.ssh.pressure import Pressure
 from vpn.ssh.window import ReceiveWindow, WindowBudget
 from vpn.transport.stream import Stream
@@ -66,6 +67,10 @@ class Connection(Protocol):
 
     def remove_channel(self, recv_chan: int) -> None:
         """Free a channel's number."""
+
+    @property
+    def datagrams(self) -> Multiplexer | None:
+        """The datagrams beside the stream, if it has any."""
 
     def send_packet(self, pkttype: int, *args: Any, handler: Any = None) -> None:
         """Send one message."""
@@ -201,6 +206,13 @@ class Channel(Stream):
     ) -> None:
         """Keep none of the names. Called by asyncssh."""
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return `"datagrams"` of an open channel, as a stream does (`vpn.transport.base`)."""
+        if name != "datagrams" or self._connection is None or not self._is_open:
+            return super().get_extra_info(name, default)
+        datagrams = self._connection.datagrams
+        return datagrams and datagrams.open(self, self._number, self._peer_number)
+
     # Packets of the peer.
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool:
@@ -294,7 +306,7 @@ class Channel(Stream):
                 self._stand_in_line()
             else:
                 self._is_writing_paused = False
-                self._guarded(self._protocol.resume_writing)
+                self.guarded(self._protocol.resume_writing)
 
     def on_relief(self) -> None:
         """Go on after the stream was full. Called by Pressure."""
@@ -312,7 +324,7 @@ class Channel(Stream):
         self._is_writing_paused = True
         if self._pressure.is_high:
             self._stand_in_line()
-        self._guarded(self._protocol.pause_writing)
+        self.guarded(self._protocol.pause_writing)
 
     def _stand_in_line(self) -> None:
         self._is_in_line = True

@@ -81,9 +81,14 @@ async def connect(transport: Transport, dialing: Dialing, login: Login) -> Sessi
         connections.append(connection)
         return Carrier(connection, connection.pressure, connection.on_stream_lost)
 
-    await transport.connect(replace(dialing, check_peer=host_keys.check_peer), carried)
+    stream = await transport.connect(replace(dialing, check_peer=host_keys.check_peer), carried)
     connection = connections[-1]
     try:
+        if dialing.datagrams and stream.get_extra_info("datagrams") is None:
+            raise ConfigurationError(
+                f"there are no datagrams on the way to {address} by {transport.name}; "
+                "leave out '--udp datagram'"
+            )
         await options.waiter
     except (DisconnectError, OSError) as error:
         raise _explain(error, address, login, connection, owner) from error
@@ -137,6 +142,15 @@ class Session:
         channel = await self._open(host, port, protocol)
         writer = asyncio.StreamWriter(channel, protocol, reader, asyncio.get_running_loop())
         return reader, writer
+
+    @property
+    def has_datagrams(self) -> bool:
+        """Whether there are datagrams beside the stream, between the same ends."""
+        return self._connection.datagrams is not None
+
+    async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
+        """Have a protocol of ours talk to a destination or service. Raises OpenFailed."""
+        await self._open(host, port, protocol)
 
     def hurry(self) -> None:
         """Ask the server for a sign of life soon; the session ends without one."""

@@ -15,6 +15,7 @@ from asyncssh.connection import SSHConnection
 from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS, OPEN_RESOURCE_SHORTAGE
 from asyncssh.misc import ChannelOpenError
 
+from vpn.ssh.datagrams import Multiplexer
 from vpn.ssh.pressure import Pressure
 from vpn.ssh.window import WindowBudget
 
@@ -32,6 +33,15 @@ class FlowConnection(SSHConnection):
         self.pressure = Pressure(asyncio.get_running_loop())
         self.windows = WindowBudget()
         self._flows: dict[int, Any] = {}
+        self._datagrams: Multiplexer | None = None
+
+    @property
+    def datagrams(self) -> Multiplexer | None:
+        """The datagrams beside the stream, if it has any. They are lost until asked for."""
+        below = self.get_extra_info("datagrams")
+        if self._datagrams is None and below is not None:
+            self._datagrams = Multiplexer(below)
+        return self._datagrams
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         """Send one SSH message, but no chaff.
@@ -59,6 +69,8 @@ class FlowConnection(SSHConnection):
         """Take a channel's number back."""
         super().remove_channel(recv_chan)
         del self._flows[recv_chan]
+        if self._datagrams is not None:
+            self._datagrams.close(recv_chan)
 
     def disconnect(self, code: int, reason: str, lang: str = "en-US") -> None:
         """End the session; flows in mid-transfer end as aborted, not as finished."""

@@ -51,6 +51,7 @@ from vpn.ssh.channel import Channel
 from vpn.ssh.connection import FlowConnection
 from vpn.ssh.failure import Failure, OpenFailed, to_wire
 from vpn.ssh.grant import Grant
+from vpn.ssh.services import Caller
 from vpn.ssh.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ GOODBYE_S = 0.5  # for the disconnect messages to leave
 KEEPALIVE_S = 15.0
 KEEPALIVE_PROBES = 3
 
-OpenFlow = Callable[[str, int], Awaitable[asyncio.Protocol]]
-"""Connects to a destination and returns the protocol for its channel. Raises OpenFailed."""
+OpenFlow = Callable[[Caller, str, int], Awaitable[asyncio.Protocol]]
+"""Connects to a destination for a login; returns the protocol of its channel. Raises OpenFailed."""
 
 
 class Gatekeeper:
@@ -162,15 +163,15 @@ class Gatekeeper:
         """Note that a flow has ended."""
         self._changed.set()
 
-    async def open(self, grant: Grant, host: str, port: int) -> asyncio.Protocol:
+    async def open(self, caller: Caller, host: str, port: int) -> asyncio.Protocol:
         """Open a flow if it is granted. Raises ChannelOpenError."""
         try:
             if self._is_draining:
                 raise OpenFailed(Failure.UNAVAILABLE, "the server is stopping")
-            rule = grant.refusal(host, port)
+            rule = caller.refusal(host, port)
             if rule is not None:
                 raise OpenFailed(Failure.POLICY, rule)
-            return await self._open_flow(host, port)
+            return await self._open_flow(caller, host, port)
         except OpenFailed as failed:
             raise ChannelOpenError(*to_wire(failed)) from None
 
@@ -229,6 +230,7 @@ class _Owner(asyncssh.SSHServer):
     def __init__(self, gatekeeper: Gatekeeper) -> None:
         self._gatekeeper = gatekeeper
         self._is_logged_in = False
+        self._caller: Caller | None = None
 
     def connection_made(self, conn: SSHServerConnection) -> None:
         """Start on the doorstep."""
@@ -257,11 +259,13 @@ class _Owner(asyncssh.SSHServer):
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> Any:
         """Return the channel for a flow, and the coroutine that opens it."""
-        grant = self._connection.get_key_option(GRANT)
-        if not isinstance(grant, Grant):
-            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "POLICY:no-grant")
+        if self._caller is None:
+            grant = self._connection.get_key_option(GRANT)
+            if not isinstance(grant, Grant):
+                raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "POLICY:no-grant")
+            self._caller = Caller(grant)
         channel = Channel(self._connection, asyncio.Protocol())
-        return channel, self._gatekeeper.open(grant, dest_host, dest_port)
+        return channel, self._gatekeeper.open(self._caller, dest_host, dest_port)
 
     def session_requested(self) -> NoReturn:
         """Refuse shells, commands, subsystems, and with them terminals, agents and X11."""

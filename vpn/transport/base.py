@@ -18,13 +18,17 @@ Invariants, held by `tests/vpn/transport/test_conformance.py` for every transpor
   stops the sender with bounded memory. The mark is low because everything behind it is delay
   for what is written next: 256 KiB are 0.1 s at 20 Mbit/s;
 - a peer that falls silent is noticed (`connection_lost(TimeoutError)`) where the transport
-  has liveness of its own; elsewhere SSH keepalives notice it.
+  has liveness of its own; elsewhere SSH keepalives notice it;
+- datagrams, where there are any, go between the same two ends under the same keys: whoever has
+  proven who it is on the stream has proven it for them. They may be lost, doubled and overtake
+  the stream and each other; they never hold it up. None is reported once the stream is closing.
 
 Extra information of a stream (`get_extra_info`):
 
 - `"peername"`: `(host, port)` of the peer, as far as it is known;
 - `"peer_key"`: the peer's raw Ed25519 public key (32 bytes) if the transport itself proved it,
-  else None. The client compares it with the SSH host key: one identity, two layers.
+  else None. The client compares it with the SSH host key: one identity, two layers;
+- `"datagrams"`: the `Datagrams` of the stream's connection if both ends can carry them, else None.
 """
 
 from __future__ import annotations
@@ -83,7 +87,8 @@ class Dialing:
 
     `check_peer` is called with the peer's raw Ed25519 key as soon as the transport has seen it
     prove possession, before any byte of the stream is sent; it raises to refuse. `resolve` takes
-    the place of this module's function of that name.
+    the place of this module's function of that name. `datagrams`: None for a stream that has them
+    where both ends can, False for one without, True if one without is of no use.
     """
 
     address: Address
@@ -91,6 +96,7 @@ class Dialing:
     check_peer: Callable[[bytes], None]
     timeout_s: float = 15.0
     resolve: Resolve | None = None
+    datagrams: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,30 @@ class Listening:
 
     address: Address
     identity: bytes
+
+
+class Datagrams(Protocol):
+    """Unreliable datagrams beside a stream, on the same connection."""
+
+    on_datagram: Callable[[bytes], object]
+    """Called with each datagram that arrives; those that come before it is set are lost."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest datagram that can be sent now; 0 once the stream is closing."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """How many that `send` took were given up because others waited in front of them."""
+        ...
+
+    def send(self, data: bytes) -> bool:
+        """Take a datagram to send, and return whether it was taken: it is not too large.
+
+        What waits is bounded. When there is no more room the oldest is dropped.
+        """
+        ...
 
 
 class Listener(Protocol):

@@ -45,7 +45,8 @@ class QuicClient:
         self._handshake: asyncio.Future[None] = self._loop.create_future()
         self._names = udp.getpeername(), udp.getsockname()
         self._port = UdpPort(udp, self)
-        self._engine = QuicEngine(configuration=client_configuration(liveness))
+        configuration = client_configuration(liveness, datagrams=dialing.datagrams is not False)
+        self._engine = QuicEngine(configuration=configuration)
         self._link = QuicLink(self._engine, self, self._port.send, liveness)
         self._key = b""
 

@@ -33,6 +33,14 @@ more CPU."""
 SOCKET_BUFFER_BYTES = 4 << 20
 """Asked of the kernel, which may give less (socket(7), rmem_max): room for one burst."""
 
+MAX_FRAME_BYTES = 65535
+"""The largest DATAGRAM frame we accept: any that fits in a packet (RFC 9221, section 3)."""
+
+MAX_WAITING_DATAGRAMS = 256
+"""Datagrams that wait to be sent, at most 300 kB: as much delay as the stream's high-water mark.
+Beyond it the oldest are dropped: what comes late is worth least, and whoever sends too much is
+told a queue's length earlier than by dropping the newest."""
+
 MAX_HALF_OPEN = 256
 """Connections of one listener without a stream. Each costs the server a signature and about
 50 kB; a flood beyond it is dropped until they complete or `dead_after_s` has passed."""
@@ -54,9 +62,11 @@ class Liveness:
         return self.dead_after_s + self.ping_interval_s
 
 
-def client_configuration(liveness: Liveness) -> QuicConfiguration:
+def client_configuration(liveness: Liveness, *, datagrams: bool = True) -> QuicConfiguration:
     """Return the client's side. The certificate is checked by its key, not by a chain."""
     configuration = _configuration(liveness, is_client=True)
+    if not datagrams:
+        configuration.max_datagram_frame_size = None
     configuration.verify_mode = ssl.CERT_NONE
     return configuration
 
@@ -78,6 +88,7 @@ def _configuration(liveness: Liveness, *, is_client: bool) -> QuicConfiguration:
         idle_timeout=liveness.idle_timeout_s,
         max_data=WINDOW_BYTES,
         max_stream_data=WINDOW_BYTES,
+        max_datagram_frame_size=MAX_FRAME_BYTES,
         max_datagram_size=MAX_DATAGRAM_BYTES,
         supported_versions=[QuicProtocolVersion.VERSION_1],
     )

@@ -8,6 +8,11 @@ protocol has consumed plus a fixed window (RFC 9000, section 4.2), which needs t
 replaced that write the limits. The same file opens the one stream, counts what waits in its send
 buffer and reads the peer's certificate, because aioquic has no public way to do so.
 
+DATAGRAM frames (RFC 9221): aioquic queues any number and writes all of them before the stream's
+next byte, so a flood of them would starve SSH. Here the queue is bounded, and while both wait they
+get the same number of bytes; neither saves up for later. Where only the congestion window delays a
+datagram, the stream waits too: it can use any rest of the window and would take it every time.
+
 Invariant: data held for a paused reader <= WINDOW_BYTES. aioquic itself closes the connection of
 a peer that sends beyond its credit (FLOW_CONTROL_ERROR) or opens a second stream
 (STREAM_LIMIT_ERROR).
@@ -17,6 +22,7 @@ a peer that sends beyond its credit (FLOW_CONTROL_ERROR) or opens a second strea
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from aioquic.quic.connection import (
@@ -26,15 +32,24 @@ from aioquic.quic.connection import (
 )
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicFrameType
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream as StreamState
 from cryptography import x509
 
 from vpn.transport.pacer import Pacer
-from vpn.transport.quic_config import CREDIT_STEP_BYTES, MAX_DATAGRAM_BYTES, WINDOW_BYTES
+from vpn.transport.quic_config import (
+    CREDIT_STEP_BYTES,
+    MAX_DATAGRAM_BYTES,
+    MAX_WAITING_DATAGRAMS,
+    WINDOW_BYTES,
+)
 
 STREAM_ID = 0  # the client's first bidirectional stream (RFC 9000, section 2.1)
+
+SHORT_HEADER_BYTES = 3  # RFC 9000, section 17.3.1, with a packet number of 2; and a connection id
+AEAD_TAG_BYTES = 16  # RFC 9001, section 5.3
+FRAME_HEADER_BYTES = 3  # type and length (RFC 9221, section 4)
 
 
 class QuicEngine(QuicConnection):
@@ -50,6 +65,10 @@ class QuicEngine(QuicConnection):
         )
         self._loss._pacer = Pacer(MAX_DATAGRAM_BYTES)  # type: ignore[assignment]
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = 0
+        self._datagrams_pending = deque(maxlen=MAX_WAITING_DATAGRAMS)
+        self._lead_of_datagrams_bytes = 0
+        self._is_window_kept = False
+        self.dropped_datagrams = 0
 
     @property
     def termination(self) -> ConnectionTerminated | None:
@@ -93,6 +112,22 @@ class QuicEngine(QuicConnection):
     def is_sending_finished(self) -> bool:
         """Whether the peer has acknowledged all bytes and the end of our direction."""
         return self._stream is not None and self._stream.sender.is_finished
+
+    @property
+    def max_datagram_bytes(self) -> int:
+        """The largest datagram that fits a packet; 0 if one of the two ends takes none."""
+        limit = self._remote_max_datagram_frame_size
+        if limit is None or self._configuration.max_datagram_frame_size is None:
+            return 0
+        header = SHORT_HEADER_BYTES + len(self._peer_cid.cid)
+        packet_bytes = MAX_DATAGRAM_BYTES - header - AEAD_TAG_BYTES
+        return max(0, min(packet_bytes, limit) - FRAME_HEADER_BYTES)
+
+    def queue_datagram(self, data: bytes) -> None:
+        """Take a datagram of at most `max_datagram_bytes`; the oldest goes if there is no room."""
+        if len(self._datagrams_pending) == MAX_WAITING_DATAGRAMS:
+            self.dropped_datagrams += 1
+        self.send_datagram_frame(data)
 
     def consume(self, count: int) -> bool:
         """Give credit for bytes the protocol has read; return whether it is worth announcing."""
@@ -139,3 +174,48 @@ class QuicEngine(QuicConnection):
             frame.push_uint_var(STREAM_ID)
             frame.push_uint_var(stream.max_stream_data_local)
             stream.max_stream_data_local_sent = stream.max_stream_data_local
+
+    def _write_datagram_frame(
+        self, builder: QuicPacketBuilder, data: bytes, frame_type: QuicFrameType
+    ) -> bool:
+        """Write a datagram, unless it is the stream's turn."""
+        self._is_window_kept = False
+        if self._lead_of_datagrams_bytes > 0 and self._has_stream_something_to_send:
+            raise QuicPacketBuilderStop
+        try:
+            super()._write_datagram_frame(builder, data, frame_type)
+        except QuicPacketBuilderStop:
+            fits = FRAME_HEADER_BYTES + len(data) <= builder.remaining_buffer_space
+            self._is_window_kept = fits  # so it is the congestion window that does not allow it
+            raise
+        self._account(len(data))
+        return True
+
+    def _write_stream_frame(
+        self,
+        builder: QuicPacketBuilder,
+        space: QuicPacketSpace,
+        stream: StreamState,
+        max_offset: int,
+    ) -> int:
+        """Write bytes of the stream, unless the datagrams keep the window for themselves."""
+        if self._is_window_kept and self._datagrams_pending:
+            return 0
+        room = builder.remaining_buffer_space
+        used = super()._write_stream_frame(builder, space, stream, max_offset)
+        self._account(builder.remaining_buffer_space - room)
+        return used
+
+    def _account(self, lead_bytes: int) -> None:
+        lead = self._lead_of_datagrams_bytes + lead_bytes
+        self._lead_of_datagrams_bytes = min(max(lead, -MAX_DATAGRAM_BYTES), MAX_DATAGRAM_BYTES)
+
+    @property
+    def _has_stream_something_to_send(self) -> bool:
+        """Whether there are bytes that the peer's credit allows to be sent."""
+        stream = self._stream
+        if stream is None or stream.is_blocked or not len(stream.sender._pending):
+            return False
+        credit = self._remote_max_data - self._remote_max_data_used
+        limit = min(stream.sender.highest_offset + credit, stream.max_stream_data_remote)
+        return stream.sender._pending[0].start < limit

@@ -57,6 +57,10 @@ class LinkStream(Protocol):
         """Some of what was written has left us."""
         ...
 
+    def on_datagram(self, data: bytes) -> None:
+        """A datagram arrived."""
+        ...
+
     def on_end(self, error: Exception | None) -> None:
         """The connection ended."""
         ...
@@ -161,6 +165,11 @@ class QuicLink:
         self.engine.send_stream_data(STREAM_ID, data, is_end)  # type: ignore[arg-type]
         self._transmit_soon()
 
+    def send_datagram(self, data: bytes) -> None:
+        """Queue a datagram of at most `engine.max_datagram_bytes`."""
+        self.engine.queue_datagram(data)
+        self._transmit_soon()
+
     def consume(self, count: int) -> None:
         """Give the peer credit for bytes that were read."""
         if self.engine.consume(count):
@@ -237,6 +246,9 @@ class QuicLink:
 
     def _on_event(self, event: events.QuicEvent) -> None:
         match event:
+            case events.DatagramFrameReceived(data=data):
+                if self.stream is not None:
+                    self.stream.on_datagram(data)
             case events.PingAcknowledged():
                 self._heard_at = self._now()
             case events.HandshakeCompleted():

@@ -94,7 +94,7 @@ class Stream(asyncio.Transport):
 
     def on_open(self) -> None:
         """Let the protocol begin."""
-        self._guarded(self._connection_made)
+        self.guarded(self._connection_made)
 
     def on_bytes(self, data: bytes) -> None:
         """Deliver bytes in order, or keep them while reading is paused."""
@@ -120,7 +120,7 @@ class Stream(asyncio.Transport):
             self._finish_if_flushed()
         elif self._is_writing_paused and self.get_write_buffer_size() <= LOW_WATER:
             self._is_writing_paused = False
-            self._guarded(self._protocol.resume_writing)
+            self.guarded(self._protocol.resume_writing)
 
     def on_end(self, error: Exception | None) -> None:
         """Report that the carrier is gone: None is a clean end, else the reason."""
@@ -141,7 +141,7 @@ class Stream(asyncio.Transport):
         self._send(data)
         if not self._is_writing_paused and self.get_write_buffer_size() > HIGH_WATER:
             self._is_writing_paused = True
-            self._guarded(self._protocol.pause_writing)
+            self.guarded(self._protocol.pause_writing)
 
     def write_eof(self) -> None:
         """End our direction; the peer's stays open."""
@@ -219,7 +219,7 @@ class Stream(asyncio.Transport):
         try:
             while self._inbound and self._is_reading and not self._is_closing:
                 data = self._inbound.popleft()
-                self._guarded(self._data_received, data)
+                self.guarded(self._data_received, data)
                 self._consumed(len(data))
         finally:
             self._is_delivering = False
@@ -227,7 +227,7 @@ class Stream(asyncio.Transport):
             return
         if self._has_fin_waiting:
             self._has_fin_waiting = False
-            self._guarded(self._eof_received)
+            self.guarded(self._eof_received)
         if self._has_end_waiting:
             self._lose(None)
 
@@ -257,7 +257,8 @@ class Stream(asyncio.Transport):
         while self._inbound:
             self._consumed(len(self._inbound.popleft()))
 
-    def _guarded(self, callback: Any, *arguments: Any) -> None:
+    def guarded(self, callback: Any, *arguments: Any) -> None:
+        """Call the protocol; abort the stream if that raises."""
         try:
             callback(*arguments)
         except Exception as error:

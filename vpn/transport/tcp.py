@@ -20,6 +20,14 @@ from vpn.transport.base import (
 from vpn.transport.bind import LISTEN_BACKLOG, address_of, bound_socket, plain_name
 from vpn.transport.dial import dial
 
+MAX_SEGMENT_BYTES = 1220
+"""The IPv6 minimum MTU, 1280, less the IPv6 and TCP headers: fits every path (RFC 8200, 5).
+
+tcp(7), TCP_MAXSEG: asked of the peer as well. Without it a path that drops larger packets in
+silence stops the session for good, as the kernel does not probe unless it is told to
+(ip-sysctl.txt, tcp_mtu_probing).
+"""
+
 LINGER_RESET = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: close(2) sends a RST
 
 
@@ -202,6 +210,7 @@ class TcpTransport:
         async def attempt(family: socket.AddressFamily, name: SocketAddress) -> socket.socket:
             outer = await dialing.sockets.outer_socket(family, socket.SOCK_STREAM)
             try:
+                outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MAX_SEGMENT_BYTES)
                 await loop.sock_connect(outer, name)
             except BaseException:
                 outer.close()

@@ -39,10 +39,22 @@ def test_detector_sees_an_import() -> None:
     assert imported("import asyncssh") & HEAVY == {"asyncssh", "cryptography"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["list"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--help"], ["--version"], ["run", "--help"], ["list"], ["flows"]),
+        *(["dns", "status"], ["dns", "query", "a.example"], ["route", "get", "127.0.0.1"]),
+    ],
+)
 def test_short_verb_imports_nothing_heavy(arguments: list[str]) -> None:
     source = f"from vpn.cli import main\ntry: main.run({arguments})\nexcept SystemExit: pass"
     assert imported(source) & HEAVY == set()
+
+
+@pytest.mark.parametrize("verb", ["status", "down", "flows"])
+def test_who_only_asks_needs_no_event_loop(verb: str) -> None:
+    names = imported(f"from vpn.cli import main; main.run([{verb!r}])")
+    assert names & {*HEAVY, "asyncio", "ssl"} == set()
 
 
 @pytest.mark.parametrize("arguments", [["--embedded"], ["alice@server.example", "--allow=a.b"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -22,6 +23,7 @@ from shim.protocol.gate import (
 from shim.protocol.link import Message
 from vpn.client import flows as module
 from vpn.client.flows import Flows
+from vpn.client.listing import FlowStatus
 from vpn.pump import Pump
 from vpn.ssh.failure import Failure, OpenFailed
 
@@ -77,6 +79,16 @@ async def heard(said: list[Message], count: int = 1) -> None:
     raise AssertionError("it was never said")
 
 
+def accept(flows: Flows, number: int) -> socket.socket:
+    """Hand a connected socket over as the gate does, and return the application's end."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        app = socket.create_connection(listener.getsockname()[:2])
+        accepted, _ = listener.accept()
+    app.setblocking(False)
+    flows.on_accepted(number, accepted.detach())
+    return app
+
+
 def test_opened_is_said_after_the_far_end_has_opened() -> None:
     async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
         far_end.gate.clear()
@@ -114,11 +126,7 @@ def test_accepted_is_joined_and_its_end_is_told() -> None:
         loop = asyncio.get_running_loop()
         flows.on_open(Open(7, KEY, "192.0.2.1", 80))
         await heard(said)
-        with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-            app = socket.create_connection(listener.getsockname()[:2])
-            accepted, _ = listener.accept()
-        app.setblocking(False)
-        flows.on_accepted(7, accepted.detach())
+        app = accept(flows, 7)
         await loop.sock_sendall(app, b"question")
         assert await loop.sock_recv(far_end.far, 99) == b"question"
         await loop.sock_sendall(far_end.far, b"answer")
@@ -135,6 +143,34 @@ def test_accepted_is_joined_and_its_end_is_told() -> None:
         app.close()
 
     play(dialogue)
+
+
+def test_there_is_room_for_as_many_as_there_are_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also for one that is asked for in the moment in which the one before is open."""
+    room = 3
+    files = module.RESERVED_FILES + room
+    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (files, files))
+
+    class OpensAtOnce:
+        async def open(self, host: str, port: int) -> Pump:
+            return Pump()
+
+    async def act() -> None:
+        said: list[Message] = []
+
+        def hear(message: Message) -> None:
+            said.append(message)
+            if isinstance(message, Opened):
+                flows.on_open(Open(message.flow + 1, KEY, "h", 1))
+
+        flows = Flows(OpensAtOnce(), hear)
+        flows.on_open(Open(1, KEY, "h", 1))
+        await heard(said, room + 1)
+        assert said == [*map(Opened, range(1, room + 1)), Refused(room + 1, Reason.NET_UNREACHABLE)]
+
+    asyncio.run(asyncio.wait_for(act(), 10))
 
 
 def test_cancelled_before_it_is_open_is_asked_no_more() -> None:
@@ -169,10 +205,7 @@ def test_next_gate_is_told_what_is_open_and_what_is_accepted() -> None:
         await heard(said)
         flows.on_started()
         assert said[1:] == [Adopt((Known(7, KEY, False),))]
-        with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-            app = socket.create_connection(listener.getsockname()[:2])
-            accepted, _ = listener.accept()
-        flows.on_accepted(7, accepted.detach())
+        app = accept(flows, 7)
         flows.on_started()
         assert said[2:] == [Adopt((Known(7, KEY, True),))]
         flows.abort()
@@ -190,6 +223,97 @@ def test_what_a_dead_gate_had_asked_for_is_not_answered() -> None:
         far_end.gate.set()
         await asyncio.sleep(0.01)
         assert said == []
+
+    play(dialogue)
+
+
+def test_flow_is_shown_from_its_opening_to_its_end() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        key = bytes([198, 18, 0, 2, 192, 0, 2, 1, 0x9C, 0x40, 0, 80])
+
+        def shown() -> FlowStatus:
+            (one,) = flows.list(lambda _: "server")
+            return one
+
+        far_end.gate.clear()
+        flows.on_open(Open(7, key, "www.example.com", 80))
+        assert shown() == FlowStatus(
+            id="t7",
+            protocol="tcp",
+            source="198.18.0.2",
+            source_port=40000,
+            destination="www.example.com",
+            destination_port=80,
+            state="opening",
+            bytes_up=0,
+            bytes_down=0,
+            age_s=0,
+            idle_s=0,
+            exit="server",
+        )
+        far_end.gate.set()
+        await heard(said)
+        assert shown().state == "opening"
+        app = accept(flows, 7)
+        await loop.sock_sendall(app, b"question")
+        assert await loop.sock_recv(far_end.far, 99) == b"question"
+        assert (shown().state, shown().bytes_up, shown().bytes_down) == ("open", 8, 0)
+        app.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(far_end.far, 99) == b""
+        assert shown().state == "half-closed-local"
+        far_end.far.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(app, 99) == b""
+        await heard(said, 2)
+        assert flows.list(lambda _: "server") == []
+        app.close()
+
+    play(dialogue)
+
+
+def test_idle_is_the_time_since_the_last_data() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        for act in (lambda: near.send(b"sent"), lambda: far.send(b"received")):
+            while (before := module.idle_ms(near)) < 50:
+                time.sleep(0.001)
+            act()
+            while module.idle_ms(near) >= before:
+                time.sleep(0.001)
+    assert module.idle_ms(near) == 0
+
+
+def test_killed_flow_is_reset_at_both_ends() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await heard(said)
+        app = accept(flows, 7)
+        assert not flows.kill(8)
+        assert flows.kill(7)
+        with pytest.raises(ConnectionResetError):
+            await loop.sock_recv(app, 99)
+        assert await loop.sock_recv(far_end.far, 99) == b""
+        await heard(said, 2)
+        assert said[1:] == [Closed((7,))]
+        assert not flows.kill(7)
+        app.close()
+
+    play(dialogue)
+
+
+def test_killed_while_it_is_opening_is_refused() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await asyncio.sleep(0.01)
+        assert flows.kill(7)
+        far_end.gate.set()
+        await asyncio.sleep(0.01)
+        assert said == [Refused(7, Reason.REFUSED)]
+        assert flows.list(lambda _: "server") == []
 
     play(dialogue)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
-from shim.protocol.gate import CLIENT_OF_GATE, GATE, Open, Opened
-from shim.protocol.link import Link, Message, pair
+from shim.protocol.gate import CLIENT_OF_GATE, GATE, Configure, Open, Opened
+from shim.protocol.link import Link, Message
+from shim.protocol.passed import pair
 from vpn.client.link import AsyncLink
 
 KEY = bytes(12)
@@ -60,6 +62,30 @@ def test_peer_that_reads_late_gets_everything_in_order() -> None:
 
         await until(read_on)
         assert read == [Opened(number) for number in range(5000)]
+
+    play(dialogue)
+
+
+def test_descriptors_arrive_late_too_and_are_not_kept() -> None:
+    async def dialogue(link: AsyncLink, gate: Link, got: list[Message]) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        settings = Configure(False, ())
+        for number in range(5000):
+            link.send(Opened(number))
+        link.send(settings, (os.dup(0),))
+        found: list[int] = []
+
+        def read_on() -> bool:
+            while not found and (received := gate.receive()) is not None:
+                found.extend(received[1])
+            return bool(found)
+
+        await until(read_on)
+        await until(lambda: len(os.listdir("/proc/self/fd")) == before + 1)
+        os.close(found[0])
+        link.close()
+        link.send(settings, (os.dup(0),))
+        assert len(os.listdir("/proc/self/fd")) < before
 
     play(dialogue)
 

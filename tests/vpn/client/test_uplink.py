@@ -31,6 +31,11 @@ class FakeSession:
         self.opened.append(host)
         return Pump()
 
+    has_datagrams = False
+
+    async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
+        self.opened.append(host)
+
     def hurry(self) -> None:
         self.hurries += 1
 
@@ -142,16 +147,46 @@ def test_lost_session_is_renewed_and_flows_go_through_the_new_one() -> None:
     play(dialogue)
 
 
+def test_who_keeps_something_of_a_session_hears_of_its_end_before_the_next() -> None:
+    async def dialogue() -> None:
+        async with kept() as (uplink, network, _, _said):
+            heard: list[tuple[bool, int]] = []
+            uplink.on_lost(lambda: heard.append((uplink.is_up, len(network.sessions))))
+            for number in (1, 2):
+                network.sessions[-1].closed.set_result("gone")
+                await until(lambda number=number: uplink.is_up and len(network.sessions) > number)
+            assert heard == [(False, 1), (False, 2)]
+
+    play(dialogue)
+
+
 def test_without_a_session_everything_fails_at_once() -> None:
     async def dialogue() -> None:
         async with kept() as (uplink, network, _, _said):
             network.answer = TransportError("cannot reach it")
             network.sessions[0].closed.set_result("gone")
             await until(lambda: not uplink.is_up)
-            for asked in (uplink.open("www.example.com", 80), uplink.open_stream("x", 53)):
+            for asked in (
+                uplink.open("www.example.com", 80),
+                uplink.open_stream("x", 53),
+                uplink.open_service("x", 7, asyncio.Protocol()),
+            ):
                 with pytest.raises(OpenFailed) as failed:
                     await asked
                 assert failed.value.failure is Failure.UNAVAILABLE
+
+    play(dialogue)
+
+
+def test_service_is_asked_of_our_own_server_and_of_no_other() -> None:
+    async def dialogue() -> None:
+        async with kept() as (uplink, network, _, _said):
+            await uplink.open_service("echo", 7, asyncio.Protocol())
+            uplink.is_overlay_server = False
+            with pytest.raises(OpenFailed) as failed:
+                await uplink.open_service("echo", 7, asyncio.Protocol())
+            assert failed.value.failure is Failure.POLICY
+            assert network.sessions[0].opened == ["echo"]
 
     play(dialogue)
 

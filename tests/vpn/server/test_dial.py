@@ -210,3 +210,37 @@ def test_no_file_descriptors_left_is_unavailable(monkeypatch: pytest.MonkeyPatch
         world.close()
 
     asyncio.run(dialogue())
+
+
+ROUTED, UNROUTED = "::1", "fe80::1"
+"""Without a zone there is no way to the second (RFC 4007 §11)."""
+
+
+@pytest.mark.parametrize(
+    ("addresses", "is_told"),
+    [([ROUTED], True), ([UNROUTED, ROUTED], True), ([UNROUTED], False)],
+)
+def test_ipv6_without_a_route_is_not_told(
+    run: Callable, addresses: list[str], is_told: bool
+) -> None:
+    async def dialogue() -> None:
+        world = World({"six.example": addresses}, {})
+        if is_told:
+            found = await world.resolve_routed("six.example", 0, V6)
+            assert [address for _, (address, _) in found] == addresses
+        else:
+            with pytest.raises(socket.gaierror):
+                await world.resolve_routed("six.example", 0, V6)
+        world.close()
+
+    run(dialogue())
+
+
+def test_ipv4_and_both_together_are_told_as_they_are(run: Callable) -> None:
+    async def dialogue() -> None:
+        world = World({"x.example": [UNROUTED]}, {})
+        for family in (V4, socket.AF_UNSPEC):
+            assert await world.resolve_routed("x.example", 0, family)
+        world.close()
+
+    run(dialogue())

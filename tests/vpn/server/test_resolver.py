@@ -10,14 +10,19 @@ import pytest
 from ssh_lab import Keys, session_of
 from transport_lab import Recorder
 
-from dns import framing, upstream
+from dns import framing, search, upstream
+from dns.codes import RCode
+from dns.names import to_text, to_wire
+from dns.records import Record
+from dns.resolv_conf import ResolvConf, parse
 from dns.upstream import Outcome
+from vpn.server import resolver as module
 from vpn.server.resolver import MAX_PENDING, ResolverProtocol
-from vpn.ssh.services import RESOLVER
+from vpn.ssh.services import RESOLVER, SEARCH
 from vpn.transport.memory import memory_pair
 
 V4, V6, ANY = socket.AF_INET, socket.AF_INET6, socket.AF_UNSPEC
-A, AAAA, MX = 1, 28, 15
+A, AAAA, MX, TXT, AXFR = 1, 28, 15, 16, 252
 
 
 class Names:
@@ -44,13 +49,29 @@ class Names:
         return [(each, (text[each], port)) for each in found]
 
 
+class Others:
+    """The resolvers of a machine: some names have a mail server, the others do not exist."""
+
+    def settings(self) -> ResolvConf:
+        return parse("search corp.example com\n")
+
+    async def ask(self, labels: tuple[bytes, ...], rtype: int) -> bytes | None:
+        name = to_text(labels)
+        if name == "silent.example":
+            return None
+        if name not in ("both.example", "mail.example"):
+            return upstream.write_answer(upstream.Answer(Outcome.NX_DOMAIN), name, rtype)
+        record = Record(to_wire(labels), rtype, 1, 60, b"\0\x0a\0")
+        return upstream.write_answer(upstream.Answer(Outcome.FOUND, 60, (record,)), name, rtype)
+
+
 class Asked:
     """A resolver at one end, and who asks at the other."""
 
     def __init__(self) -> None:
         self.names = Names()
         self.asker = Recorder()
-        self.resolver = ResolverProtocol(self.names)
+        self.resolver = ResolverProtocol(self.names, Others())
         memory_pair(self.resolver, self.asker)
 
     def send(self, *messages: bytes) -> None:
@@ -67,7 +88,7 @@ class Asked:
 async def ask(asked: Asked, name: str, rtype: int) -> Outcome:
     asked.send(upstream.build_query(7, name, rtype))
     (answer,) = await asked.answers(1)
-    return upstream.read_outcome(answer, 7, name, rtype)
+    return upstream.read_answer(answer, 7, name, rtype).outcome
 
 
 @pytest.mark.parametrize(
@@ -81,7 +102,15 @@ async def ask(asked: Asked, name: str, rtype: int) -> Outcome:
         ("none.example", A, Outcome.NX_DOMAIN),
         ("none.example", AAAA, Outcome.NX_DOMAIN),
         ("broken.example", A, Outcome.FAILED),
-        ("both.example", MX, Outcome.FAILED),
+        ("both.example", MX, Outcome.FOUND),
+        ("mail.example", MX, Outcome.FOUND),
+        ("none.example", MX, Outcome.NX_DOMAIN),
+        ("four.example", MX, Outcome.NO_DATA),
+        ("silent.example", MX, Outcome.FAILED),
+        ("both.example", AXFR, Outcome.UNSUPPORTED),
+        ("search.overlay-vpn.internal", TXT, Outcome.FOUND),
+        ("search.overlay-vpn.internal", A, Outcome.NO_DATA),
+        ("x.overlay-vpn.internal", MX, Outcome.NX_DOMAIN),
     ],
 )
 def test_existence(run: Callable, name: str, rtype: int, outcome: Outcome) -> None:
@@ -89,6 +118,19 @@ def test_existence(run: Callable, name: str, rtype: int, outcome: Outcome) -> No
         asked = Asked()
         await asked.asker.until_fact("made")
         assert await ask(asked, name, rtype) is outcome
+        asked.asker.transport.abort()
+
+    run(dialogue())
+
+
+def test_search_domains_are_told_without_those_that_are_none(run: Callable) -> None:
+    async def dialogue() -> None:
+        asked = Asked()
+        await asked.asker.until_fact("made")
+        asked.send(upstream.build_query(7, SEARCH, TXT))
+        (answer,) = await asked.answers(1)
+        records = upstream.read_answer(answer, 7, SEARCH, TXT).records
+        assert search.read(record.data for record in records) == ("corp.example",)
         asked.asker.transport.abort()
 
     run(dialogue())
@@ -131,6 +173,31 @@ def test_too_many_questions_wait(run: Callable) -> None:
         assert asked.names.asked == MAX_PENDING
         asked.names.gate.set()
         assert len(await asked.answers(MAX_PENDING * 2)) == MAX_PENDING * 2
+        asked.asker.transport.abort()
+
+    run(dialogue())
+
+
+def test_questions_that_take_their_time_make_room_for_others(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+
+    async def dialogue() -> None:
+        asked = Asked()
+        await asked.asker.until_fact("made")
+        asked.names.gate.clear()
+        silent = [upstream.build_query(n, "both.example", A) for n in range(MAX_PENDING * 2)]
+        asked.send(*silent, upstream.build_query(9999, "both.example", MX))
+        told: dict[int, int] = {}
+        while 9999 not in told:
+            answers = await asked.answers(len(told) + 1)
+            told = {int.from_bytes(one[:2]): one[3] & 0xF for one in answers}
+        assert told.pop(9999) == RCode.NOERROR
+        assert set(told.values()) == {RCode.SERVFAIL}
+        assert len(told) >= MAX_PENDING
+        asked.names.gate.set()
+        assert len(await asked.answers(MAX_PENDING * 2 + 1)) == MAX_PENDING * 2 + 1
         asked.asker.transport.abort()
 
     run(dialogue())
@@ -208,7 +275,7 @@ def test_through_a_session_it_knows_what_this_machine_knows(run: Callable, keys:
                 writer.write(framing.frame(upstream.build_query(9, name, A)))
                 size = int.from_bytes(await reader.readexactly(2))
                 answer = await reader.readexactly(size)
-                assert upstream.read_outcome(answer, 9, name, A) is outcome
+                assert upstream.read_answer(answer, 9, name, A).outcome is outcome
             writer.close()
             await writer.wait_closed()
 

@@ -4,7 +4,10 @@ import pytest
 
 from vpn.server.services import is_reserved, protocol_for
 from vpn.ssh.failure import Failure, OpenFailed
-from vpn.ssh.services import RESOLVER
+from vpn.ssh.grant import EVERYTHING
+from vpn.ssh.services import RESOLVER, Caller
+
+CALLER = Caller(EVERYTHING)
 
 
 @pytest.mark.parametrize(
@@ -26,11 +29,12 @@ def test_reserved_names(host: str, is_ours: bool) -> None:
 
 def test_service_of_the_table_is_given() -> None:
     protocol = asyncio.Protocol()
-    assert protocol_for({RESOLVER: lambda: protocol}, RESOLVER[0].upper(), 53) is protocol
+    handlers = {RESOLVER: lambda caller: protocol if caller is CALLER else asyncio.Protocol()}
+    assert protocol_for(handlers, CALLER, RESOLVER[0].upper(), 53) is protocol
 
 
 @pytest.mark.parametrize(("host", "port"), [("other.overlay-vpn.internal", 53), (RESOLVER[0], 80)])
 def test_what_is_not_in_the_table_is_refused(host: str, port: int) -> None:
     with pytest.raises(OpenFailed) as failed:
-        protocol_for({RESOLVER: asyncio.Protocol}, host, port)
+        protocol_for({RESOLVER: lambda _: asyncio.Protocol()}, CALLER, host, port)
     assert (failed.value.failure, failed.value.detail) == (Failure.POLICY, "reserved")

@@ -73,3 +73,19 @@ def test_command_line(
     assert installed.read_text().partition("\n")[2] in capsys.readouterr().out
     assert run(["service", "uninstall", "client", *root]) == 0
     assert not installed.exists()
+
+
+def test_server_with_a_public_address_needs_a_drop_in() -> None:
+    unit = Unit(["IPAddressAllow=localhost 10.0.0.0/8"])
+    (line,) = checks.of_server(NAME, unit, checks._addresses("alice@192.0.2.7:4422"))
+    assert "'IPAddressAllow=192.0.2.7'" in line
+    assert list(checks.of_server(NAME, unit, checks._addresses("ssh://alice@10.9.8.7"))) == []
+    allowed = Unit(["IPAddressAllow=localhost 10.0.0.0/8", "IPAddressAllow=192.0.2.7"])
+    assert list(checks.of_server(NAME, allowed, ["192.0.2.7"])) == []
+    anywhere = Unit(["IPAddressAllow=10.0.0.0/8\nIPAddressAllow=any"])
+    assert list(checks.of_server(NAME, anywhere, ["192.0.2.7", "2001:db8::7"])) == []
+
+
+@pytest.mark.parametrize("target", ["", "not a target", "quic://"])
+def test_target_that_says_no_server_is_left_to_the_client(target: str) -> None:
+    assert checks._addresses(target) == []

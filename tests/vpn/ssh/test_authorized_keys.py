@@ -203,7 +203,7 @@ def test_line_with_anything_not_understood_is_refused(options: str) -> None:
     [
         "ssh-ed25519",
         "ssh-ed25519 not-base64",
-        f"ssh-rsa {LINE.split()[1]}",
+        pytest.param(f"ssh-rsa {LINE.split()[1]}", id="another type"),
         "restrict",
         "garbage garbage garbage",
     ],

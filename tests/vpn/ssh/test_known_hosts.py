@@ -31,10 +31,10 @@ def hashed(name: str) -> str:
     [
         ("[host.example]:4422", True),
         ("other,[host.example]:4422", True),
-        (hashed("[host.example]:4422"), True),
+        pytest.param(hashed("[host.example]:4422"), True, id="hashed"),
         ("[*.example]:4422", True),
         ("host.example", False),
-        (hashed("host.example"), False),
+        pytest.param(hashed("host.example"), False, id="hashed, no port"),
     ],
 )
 def test_line_for_the_server(name: str, is_for_port: bool) -> None:
@@ -46,7 +46,13 @@ def test_line_for_the_server(name: str, is_for_port: bool) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["[host.example]:22", "[host.example]:4423", "example", "!host.example", hashed("host")],
+    [
+        "[host.example]:22",
+        "[host.example]:4423",
+        "example",
+        "!host.example",
+        pytest.param(hashed("host"), id="hashed"),
+    ],
 )
 def test_line_for_another_server(name: str) -> None:
     known = find([f"{name} {line(KEYS[0])}\n"], SERVER)

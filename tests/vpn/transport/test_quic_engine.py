@@ -5,11 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import StreamDataReceived
+from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
 
 from vpn.transport import quic_engine
 from vpn.transport.pacer import Pacer
-from vpn.transport.quic_config import Liveness, client_configuration, server_configuration
+from vpn.transport.quic_config import (
+    MAX_DATAGRAM_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_WAITING_DATAGRAMS,
+    Liveness,
+    client_configuration,
+    server_configuration,
+)
 from vpn.transport.quic_engine import STREAM_ID, QuicEngine
 
 CLIENT, SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2)
@@ -28,6 +35,7 @@ class Wire:
             original_destination_connection_id=self.client.original_destination_connection_id,
         )
         self.received = {self.client: 0, self.server: 0}
+        self.datagrams: list[bytes] = []
         self.drops: Iterator[bool] = iter(())
         self.client.connect(SERVER, now=self.now)
 
@@ -56,6 +64,8 @@ class Wire:
         while (event := target.next_event()) is not None:
             if isinstance(event, StreamDataReceived):
                 self.received[target] += len(event.data)
+            elif isinstance(event, DatagramFrameReceived):
+                self.datagrams.append(event.data)
         return bool(datagrams)
 
     def _wait(self, until: float) -> None:
@@ -152,6 +162,84 @@ def test_certificate_of_the_server_is_seen_by_the_client(wire: Wire) -> None:
     assert wire.server.peer_certificate is None
 
 
+# Datagrams.
+
+
+def test_largest_datagram_fills_a_packet_and_arrives(wire: Wire) -> None:
+    largest = bytes(wire.client.max_datagram_bytes)
+    assert len(largest) == wire.server.max_datagram_bytes == 1202
+    wire.client.queue_datagram(largest)
+    packets = wire.client.datagrams_to_send(wire.now)
+    assert [len(data) for data, _ in packets] == [MAX_DATAGRAM_BYTES]
+    wire.client.queue_datagram(largest)
+    wire.settle()
+    assert wire.datagrams == [largest]
+
+
+def test_peer_of_small_frames_is_sent_no_larger_ones(wire: Wire) -> None:
+    wire.client._remote_max_datagram_frame_size = 100
+    assert wire.client.max_datagram_bytes == 97
+
+
+def test_peer_without_datagrams_is_sent_none(wire: Wire) -> None:
+    wire.client._remote_max_datagram_frame_size = None
+    assert wire.client.max_datagram_bytes == 0
+
+
+def test_queue_without_room_drops_the_oldest(wire: Wire) -> None:
+    for number in range(MAX_WAITING_DATAGRAMS + 3):
+        wire.client.queue_datagram(number.to_bytes(2, "big"))
+    assert wire.client.dropped_datagrams == 3
+    wire.settle()
+    numbers = [int.from_bytes(data, "big") for data in wire.datagrams]
+    assert numbers == list(range(3, MAX_WAITING_DATAGRAMS + 3))
+
+
+@pytest.mark.parametrize("size", [1202, 1100, 600])
+def test_flood_of_datagrams_and_the_stream_share_the_connection(wire: Wire, size: int) -> None:
+    wire.open_stream()
+    for _ in range(20):
+        wire.client.send_stream_data(STREAM_ID, bytes(WINDOW // 16))
+        for _ in range(MAX_WAITING_DATAGRAMS):
+            wire.client.queue_datagram(bytes(size))
+        _one_window(wire)
+        wire.server.consume(wire.received[wire.server] - wire.server._consumed_bytes)
+    assert wire.client.unsent_bytes > 0
+    assert wire.client.dropped_datagrams > 0
+    carried = size * len(wire.datagrams)
+    assert 0.4 < carried / (carried + wire.received[wire.server]) < 0.6
+
+
+def _one_window(wire: Wire) -> None:
+    """Let the client send once, as much as the congestion window allows, and hear of it."""
+    wire.now += 0.01
+    wire.client._loss._cc.congestion_window = 20_000
+    wire._move(wire.client, wire.server, CLIENT)
+    wire.now += 0.03  # beyond the acknowledgement delay
+    wire.server.handle_timer(wire.now)
+    wire._move(wire.server, wire.client, SERVER)
+
+
+def test_stream_without_credit_does_not_hold_up_datagrams(wire: Wire) -> None:
+    wire.open_stream()
+    wire.client.send_stream_data(STREAM_ID, bytes(2 * WINDOW))
+    wire.settle()
+    assert wire.client.unsent_bytes == WINDOW
+    for _ in range(50):
+        wire.client.queue_datagram(bytes(1000))
+    wire.settle()
+    assert len(wire.datagrams) == 50
+
+
+def test_datagrams_that_were_lost_are_not_sent_again(wire: Wire) -> None:
+    wire.client.queue_datagram(b"lost")
+    wire.drops = iter([True])
+    wire.settle(5)
+    wire.client.queue_datagram(b"found")
+    wire.settle()
+    assert wire.datagrams == [b"found"]
+
+
 # The guard: these fail, and name the place, when aioquic changes under `quic_engine`.
 
 
@@ -160,6 +248,8 @@ def test_certificate_of_the_server_is_seen_by_the_client(wire: Wire) -> None:
     [
         ("_write_connection_limits", ["self", "builder", "space"]),
         ("_write_stream_limits", ["self", "builder", "space", "stream"]),
+        ("_write_datagram_frame", ["self", "builder", "data", "frame_type"]),
+        ("_write_stream_frame", ["self", "builder", "space", "stream", "max_offset"]),
         ("_get_or_create_stream_for_send", ["self", "stream_id"]),
         ("_on_connection_limit_delivery", ["self", "delivery", "limit"]),
         ("_on_max_stream_data_delivery", ["self", "delivery", "stream"]),
@@ -173,6 +263,7 @@ def test_aioquic_still_calls_what_is_replaced() -> None:
     source = inspect.getsource(QuicConnection._write_application)
     assert "self._write_connection_limits(" in source
     assert "self._write_stream_limits(" in source
+    assert source.index("self._write_datagram_frame(") < source.index("self._write_stream_frame(")
     assert "self._loss._pacer.next_send_time(now=now)" in source
     assert "self._loss._pacer.update_after_send(now=now)" in source
 
@@ -186,3 +277,6 @@ def test_aioquic_still_has_the_attributes(wire: Wire) -> None:
         assert stream.max_stream_data_local == stream.max_stream_data_local_sent == WINDOW
         assert engine._local_max_data.value == engine._local_max_data.sent == WINDOW
         assert engine._close_event is None
+        assert engine._datagrams_pending.maxlen == MAX_WAITING_DATAGRAMS
+        assert engine._remote_max_datagram_frame_size == MAX_FRAME_BYTES
+        assert not len(stream.sender._pending)

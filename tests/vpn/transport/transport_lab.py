@@ -54,6 +54,7 @@ class Recorder(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.keeps_open = keeps_open
         self.received = bytearray()
+        self.datagrams: list[bytes] = []
         self.facts: list[str] = []
         self.error: Exception | None = None
         self.is_writing_paused = False
@@ -67,6 +68,11 @@ class Recorder(asyncio.Protocol):
         assert self.facts[0] == "made"
         assert not {"eof", "lost"} & set(self.facts)
         self.received += data
+        self._changed.set()
+
+    def take_datagram(self, data: bytes) -> None:
+        assert "lost" not in self.facts
+        self.datagrams.append(data)
         self._changed.set()
 
     def eof_received(self) -> bool:

@@ -1,0 +1,241 @@
+"""What is explained is what gate, rules, resolver and session would do; nothing changes by it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from typing import cast
+
+import pytest
+
+from dns import answer, framing
+from dns.message import Query, parse_query
+from dns.pool import Pool, buffer_size
+from shim.gate.names import Names
+from shim.protocol import GATEWAY4, POOL4, POOL6
+from shim.protocol.gate import Configure, PoolWanted
+from shim.protocol.link import Message
+from vpn.client.egress import Egress, Limits
+from vpn.client.explain import Explainer, Surroundings, asked_of
+from vpn.client.poolstate import PoolQuestions
+from vpn.client.resolver import FarResolver
+from vpn.client.uplink import Uplink
+from vpn.policy import Action, Policy, parse_rule
+from vpn.report import Report
+from vpn.ssh.client import Session
+
+A, PTR, MX, AAAA = 1, 12, 15, 28
+SERVER = "198.51.100.2"
+
+
+class Idle:
+    """A session of our own server that nobody uses."""
+
+    is_overlay_server = True
+
+
+class Tunnel:
+    """Everything that is explained, with a far end that knows `v4only` and nothing else."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        suffixes: tuple[str, ...] = (),
+        asks: bool = True,
+        port: int = 0,
+        **more: object,
+    ) -> None:
+        memory = memoryview(bytearray(buffer_size(64)))
+        self.pool = Pool(memory, IPv4Network(POOL4), IPv6Network(POOL6), b"key", 64)
+        self.names = Names(self.pool)
+        self.questions = PoolQuestions(self.on_message)
+        self.uplink = Uplink(cast(Session, Idle()), self.connect, lambda _: None)
+        self.report = Report()
+        self.resolver = FarResolver(lambda: asyncio.open_connection("127.0.0.1", port))
+        resolver = self.resolver if asks else None
+        self.around = {
+            "server": "alice@vpn (quic)",
+            "server_addresses": frozenset({SERVER}),
+            "asked": asked_of(None, is_asking=asks),
+            **more,
+        }
+        self.explainer = Explainer(
+            Egress(self.uplink, resolver, limits, self.report),
+            self.uplink,
+            self.questions,
+            Configure(asks or bool(limits.hosts), suffixes),
+            lambda: Surroundings(**self.around),  # type: ignore[arg-type]
+        )
+
+    async def connect(self) -> Session:
+        raise AssertionError("nobody reconnects here")
+
+    def on_message(self, message: Message) -> None:
+        assert isinstance(message, PoolWanted)
+        state = self.names.on_pool_wanted(message, 0.0)
+        asyncio.get_running_loop().call_soon(self.questions.on_state, state)
+
+
+async def far_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            length = int.from_bytes(await reader.readexactly(2))
+            query = parse_query(await reader.readexactly(length))
+            assert isinstance(query, Query)
+            if query.labels[0] == b"v4only":
+                found = answer.addresses(query, [IPv4Address("192.0.2.9")], over_tcp=True, ttl_s=60)
+            else:
+                found = answer.nx_domain(query)
+            writer.write(framing.frame(found))
+    except asyncio.IncompleteReadError:
+        writer.close()
+
+
+def play(
+    dialogue: Callable[[Tunnel], Awaitable[None]], limits: Limits | None = None, **options: object
+) -> None:
+    async def act() -> None:
+        async with await asyncio.start_server(far_end, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            tunnel = Tunnel(limits or Limits(), port=port, **options)  # type: ignore[arg-type]
+            await dialogue(tunnel)
+            tunnel.resolver.close()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(act())
+
+
+def rules(*texts: str) -> Limits:
+    return Limits(Policy([parse_rule(Action.ALLOW, text) for text in texts]))
+
+
+def test_name_is_asked_for_and_its_addresses_are_those_that_it_would_have() -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        before = await tunnel.explainer.fate("V4only.example.", 80)
+        assert (before.name, before.outcome) == ("v4only.example", "found")
+        assert before.way is not None
+        assert (before.way.way, before.way.asked, before.way.is_virtual) == ("far", "server", True)
+        assert (before.is_assigned, tunnel.pool.used) == (False, 0)
+        pair = tunnel.pool.assign("v4only.example", 0.0)
+        assert pair is not None
+        after = await tunnel.explainer.fate("v4only.example", 80)
+        assert after.is_assigned
+        assert after.addresses == before.addresses == (str(pair[0]),)
+        assert after.way is not None
+        assert (after.way.way, after.way.age_s, after.way.left_s) == ("cached", 0, 60)
+        back = await tunnel.explainer.fate(after.addresses[0], 80)
+        assert (back.name, back.is_pool, back.way) == ("v4only.example", True, None)
+
+    play(dialogue)
+
+
+def test_name_that_does_not_exist_has_no_address() -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        fate = await tunnel.explainer.fate("nothing.example", 80)
+        assert (fate.outcome, fate.addresses) == ("nx_domain", ())
+
+    play(dialogue)
+
+
+def test_nothing_that_is_asked_here_comes_to_the_report() -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        fate = await tunnel.explainer.fate("v4only.example", 80)
+        assert (fate.is_allowed, fate.rule, fate.rule_number) == (True, "*.example:80", 2)
+        denied = await tunnel.explainer.fate("v4only.example.org", 80)
+        assert denied.way is not None
+        assert (denied.way.way, denied.is_allowed, denied.outcome) == ("refused", False, "")
+        document = tunnel.report.document(start=0, end=1, target="", command=(), exit_status=0)
+        assert document.contacts == ()
+
+    play(dialogue, rules("10.0.0.0/8", "*.example:80"))
+
+
+def test_without_a_session_a_name_cannot_be_asked_for() -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        tunnel.uplink._on_lost("it fell silent")
+        assert tunnel.explainer.way("other.example", A).is_away
+        fate = await tunnel.explainer.fate("192.0.2.1", 80)
+        assert (fate.is_connected, fate.last_error) == (False, "it fell silent")
+
+    play(dialogue)
+
+
+@pytest.mark.parametrize(
+    ("name", "rtype", "way"),
+    [
+        ("www.corp.example", A, "far"),
+        ("www.example.org", A, "forwarded"),
+        ("x.onion", A, "forwarded"),
+        ("_dns.resolver.arpa", A, "special"),
+        ("db.corp.example", A, "static"),
+        ("www.corp.example", 65, "virtual"),
+        (ip_address("198.18.0.99").reverse_pointer, PTR, "virtual"),
+    ],
+)
+def test_way_is_that_of_the_gate_and_then_of_the_client(name: str, rtype: int, way: str) -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        assert tunnel.explainer.way(name, rtype).way == way
+
+    hosts = Limits(hosts={"db.corp.example": ("10.0.0.5", 5432)})
+    play(dialogue, hosts, suffixes=("corp.example",))
+
+
+@pytest.mark.parametrize("more", [{"is_captured": False}, {"paused_s": 5}])
+def test_names_that_are_not_captured_are_asked_outside(more: dict[str, object]) -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        assert tunnel.explainer.way("localhost", A).way == "outside"
+        assert (await tunnel.explainer.fate("www.example", 80)).outcome == ""
+
+    play(dialogue, **more)
+
+
+def test_where_nobody_is_asked_every_name_exists() -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        fate = await tunnel.explainer.fate("www.example", 80)
+        assert fate.way is not None
+        assert (fate.way.way, fate.way.asked, len(fate.addresses)) == ("virtual", "", 2)
+        assert (await tunnel.explainer.dns()).mode == "virtual"
+
+    play(dialogue, asks=False)
+
+
+def test_address_is_the_servers_the_gates_or_another() -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        for host, facts in {
+            SERVER: (True, False, "server"),
+            GATEWAY4: (False, False, "loopback"),
+            "198.18.0.99": (False, True, "server"),
+            "192.0.2.1": (False, False, "server"),
+        }.items():
+            fate = await tunnel.explainer.fate(host, 80)
+            assert (fate.is_server, fate.is_pool, fate.exit) == facts, host
+
+    play(dialogue)
+
+
+def test_status_of_names_is_that_of_its_parts() -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        tunnel.pool.assign("a.corp.example", 0.0)
+        tunnel.pool.pin("a.corp.example")
+        for _ in range(3):
+            await tunnel.resolver.ask("v4only.corp.example", A)
+        said = await tunnel.explainer.dns()
+        assert said.pool is not None
+        assert (said.pool.slots, said.pool.used, said.pool.pinned) == (64, 1, 1)
+        assert (said.cache_answers, said.cache_hits) == (1, 2)
+        assert (said.mode, said.asked, said.suffixes) == ("remote", "server", ("corp.example",))
+        assert said.hosts == {"db.example": "[2001:db8::5]:1", "web.example": "10.0.0.5"}
+
+    hosts = {"db.example": ("2001:db8::5", 1), "web.example": ("10.0.0.5", 0)}
+    play(dialogue, Limits(hosts=hosts), suffixes=("corp.example",))
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "a b", "1.2.3", "é"])
+def test_host_that_is_none_is_an_error(host: str) -> None:
+    async def dialogue(tunnel: Tunnel) -> None:
+        with pytest.raises(ValueError):
+            await tunnel.explainer.fate(host, 80)
+
+    play(dialogue)

@@ -1,0 +1,48 @@
+"""`overlay-vpn flows`: what goes through the tunnel now, and the end of one of it."""
+
+from __future__ import annotations
+
+import click
+
+from vpn.client import asking
+from vpn.client.listing import FlowList, FlowStatus
+from vpn.errors import UsageError
+from vpn.printing import columns, endpoint
+
+_HEAD = ("ID", "PROTO", "SOURCE", "DESTINATION", "STATE", "UP", "DOWN", "AGE", "IDLE", "EXIT")
+
+
+@click.command("flows")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--kill", metavar="ID", help="Reset this flow at both ends, and list nothing.")
+@click.option("--run", "run_id", metavar="RUN", help="Of this run, as 'overlay-vpn list' names it.")
+def command(as_json: bool, kill: str | None, run_id: str | None) -> None:
+    """List the live flows: id, protocol, source, destination, state, bytes, seconds, exit."""
+    if kill is not None:
+        if as_json:
+            raise UsageError("--kill prints nothing; leave out --json")
+        asking.kill_flow(run_id, kill)
+        return
+    flows = asking.list_flows(run_id)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(FlowList(1, tuple(flows))).decode())
+        return
+    for line in columns([_HEAD, *map(_row, flows)]):
+        click.echo(line)
+
+
+def _row(flow: FlowStatus) -> tuple[str, ...]:
+    return (
+        flow.id,
+        flow.protocol,
+        endpoint(flow.source, flow.source_port),
+        endpoint(flow.destination, flow.destination_port),
+        flow.state,
+        str(flow.bytes_up),
+        str(flow.bytes_down),
+        f"{flow.age_s} s",
+        f"{flow.idle_s} s",
+        flow.exit,
+    )

@@ -1,0 +1,197 @@
+"""Says what a client would do, and why: the far side of `dns status`, `dns query`, `route get`.
+
+Nothing is decided here. Each answer is made of what those say who decide: `dns.paths` as the gate
+does, the rules and static names of `egress`, the pool of the gate, the session. So a question
+about a name may be asked of the far end, as an application's would be; it counts in no report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from dns.codes import RRType
+from dns.names import fold, from_text, parse_text, reverse_address, to_text
+from dns.paths import ADDRESSES, Path, path_of
+from dns.upstream import Outcome
+from shim.protocol import GATEWAY4, GATEWAY6, POOL4, POOL6
+from shim.protocol.gate import Configure, PoolState
+from vpn.client.egress import Egress
+from vpn.client.explained import DnsStatus, Fate, NameWay, Pool, Way
+from vpn.client.poolstate import PoolQuestions
+from vpn.client.uplink import Uplink
+from vpn.local import address_of
+from vpn.printing import endpoint
+
+FAR_TIMEOUT_S: Final = 5.0
+_POOL: Final = (IPv4Network(POOL4), IPv6Network(POOL6))
+_GATEWAYS: Final = (GATEWAY4, GATEWAY6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is so around the session and the gate of a tunnel."""
+
+    server: str
+    server_addresses: frozenset[str] = frozenset()
+    asked: str
+    """Who is asked about names: `server`, an address, or nobody."""
+    is_captured: bool = True
+    """Whether names are."""
+    search: tuple[str, ...] = ()
+    kill_switch: bool = False
+    lan: bool = True
+    paused_s: int = 0
+    resolved: str = "absent"
+    warnings: tuple[str, ...] = ()
+
+
+def asked_of(dns_server: str | None, *, is_asking: bool) -> str:
+    """Return who is asked about names, as in `Surroundings`."""
+    return (dns_server or "server") if is_asking else ""
+
+
+class Explainer:
+    """Explains one tunnel."""
+
+    def __init__(
+        self,
+        egress: Egress,
+        uplink: Uplink,
+        pool: PoolQuestions,
+        configured: Configure,
+        surroundings: Callable[[], Surroundings],
+    ) -> None:
+        """`configured` is what the gate was told; `surroundings` are those of the moment."""
+        self._egress = egress
+        self._uplink = uplink
+        self._pool = pool
+        self._asks = configured.ask_far_end
+        self._suffixes = tuple(map(from_text, configured.suffixes))
+        self._suffix_texts = configured.suffixes
+        self._surroundings = surroundings
+
+    async def dns(self) -> DnsStatus:
+        """Return how names are answered."""
+        around = self._surroundings()
+        resolver = self._egress.resolver
+        state = await self._pool.ask()
+        return DnsStatus(
+            mode="virtual" if resolver is None else "remote",
+            asked=around.asked,
+            is_connected=self._uplink.is_up,
+            is_captured=around.is_captured,
+            suffixes=self._suffix_texts,
+            hosts={
+                name: endpoint(address, port) if port else address
+                for name, (address, port) in self._egress.limits.hosts.items()
+            },
+            search=around.search,
+            pool=None if state is None else Pool(state.slots, state.used, state.pinned),
+            cache_answers=0 if resolver is None else resolver.cached,
+            cache_hits=0 if resolver is None else resolver.hits,
+            resolved=around.resolved,
+            paused_s=around.paused_s,
+            warnings=around.warnings,
+        )
+
+    def way(self, name: str, rtype: int) -> NameWay:
+        """Return how a question is answered. Raises ValueError if `name` is none."""
+        around = self._surroundings()
+        labels = fold(parse_text(name))
+        if not around.is_captured or around.paused_s:
+            return NameWay(way="outside")
+        address = reverse_address(labels) if rtype == RRType.PTR else None
+        pooled = address is not None and _is_pool(address)
+        path = path_of(labels, rtype, self._suffixes, is_pooled=pooled, asks=self._asks)
+        is_virtual = rtype in ADDRESSES and path is not Path.SPECIAL
+        if path is not Path.FAR:
+            return NameWay(way=_way(path), is_virtual=is_virtual and path is Path.VIRTUAL)
+        text = to_text(labels)
+        decision = self._egress.judge_name(text, rtype)
+        if not decision.allowed:
+            number = self._egress.limits.policy.number_of(decision)
+            return NameWay(way="refused", rule=decision.rule_text, rule_number=number)
+        path, resolver = self._egress.path_of(text, rtype), self._egress.resolver
+        kept = resolver and resolver.cached_for(text, rtype)
+        age_s, left_s = kept or (0, 0)
+        return NameWay(
+            way=_way(path),
+            asked=around.asked if path in (Path.FAR, Path.CACHED) else "",
+            is_virtual=is_virtual,
+            is_away=path is Path.FAR and not self._uplink.is_up,
+            age_s=age_s,
+            left_s=left_s,
+        )
+
+    async def fate(self, host: str, port: int) -> Fate:
+        """Return what becomes of a packet to a name or address; port 0 is for what has none.
+
+        Raises ValueError if it is neither.
+        """
+        address = address_of(host)
+        way, outcome = None, ""
+        families: tuple[int, ...] = (4, 6)
+        if address is None:
+            host = ".".join(label.decode() for label in from_text(host))
+            way = self.way(host, RRType.A)
+            outcome, families = await self._outcome(host, way)
+        state = await self._pool.ask(host) if way is None or way.is_virtual else None
+        name = state.name if state is not None and address is not None else ""
+        around, limits = self._surroundings(), self._egress.limits
+        meant = name or host
+        decision = limits.policy.decide(meant, port)
+        place, place_port = limits.hosts.get(meant, ("", 0))
+        return Fate(
+            name=name if address is not None else host,
+            way=way,
+            outcome=outcome,
+            addresses=_addresses(state, families) if address is None else (),
+            is_assigned=state is not None and state.is_assigned,
+            is_pool=address is not None and _is_pool(address) and host not in _GATEWAYS,
+            is_allowed=decision.allowed,
+            rule=decision.rule_text,
+            rule_number=limits.policy.number_of(decision),
+            exit=self._egress.exit_of(meant),
+            place=place,
+            place_port=place_port,
+            has_loopback=limits.host_loopback,
+            server=around.server,
+            is_server=address is not None and str(address) in around.server_addresses,
+            is_connected=self._uplink.is_up,
+            retry_in_s=self._uplink.retry_in_s,
+            last_error=self._uplink.last_error,
+            carries_udp=self._uplink.is_overlay_server,
+            kill_switch=around.kill_switch,
+            lan=around.lan,
+            paused_s=around.paused_s,
+        )
+
+    async def _outcome(self, name: str, way: NameWay) -> tuple[str, tuple[int, ...]]:
+        """Return what is known of the addresses of a name, and of which families there are any."""
+        if not way.is_virtual:
+            return "", ()
+        outcomes = [Outcome.FAILED, Outcome.FAILED]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAR_TIMEOUT_S):
+                answers = await asyncio.gather(*(self._egress.known(name, r) for r in ADDRESSES))
+                outcomes = [answer.outcome for answer in answers]
+        found = tuple(n for n, one in zip((4, 6), outcomes, strict=True) if one is Outcome.FOUND)
+        return (Outcome.FOUND if found else outcomes[0]).name.lower(), found
+
+
+def _way(path: Path) -> Way:
+    return path.value
+
+
+def _is_pool(address: IPv4Address | IPv6Address) -> bool:
+    return any(address in network for network in _POOL)
+
+
+def _addresses(state: PoolState | None, families: tuple[int, ...]) -> tuple[str, ...]:
+    found = map(ip_address, state.addresses) if state is not None else ()
+    return tuple(str(one) for one in found if one.version in families)

@@ -1,0 +1,22 @@
+"""What is printed that others have said, and how columns are made. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def printable(text: str) -> str:
+    """Return a line that does nothing to a terminal: root may ask a client that is hostile."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def columns(rows: Sequence[Iterable[str]]) -> list[str]:
+    """Return a line for each row, its words below those of the row before."""
+    texts = [[printable(word) for word in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in texts]
+
+
+def endpoint(host: str, port: int) -> str:
+    """Return a host and a port as people write them (RFC 3986 §3.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
