@@ -20,16 +20,19 @@ import pytest
 from lab import CommandFailedError, Lab, services, tcp, until
 from lab.addresses import (
     ABSENT,
+    APP,
     CLOSED_PORT,
     FILTERED,
     NO_ROUTE,
     PROHIBITED,
+    ROUTER,
     ROUTER_OUTSIDE,
     SERVER,
     SERVER_INSIDE,
     TARGET,
 )
 from lab.capture import Flow, leaks
+from lab.pool import Pool
 from lab.probes import PROBES
 from lab.sweeper import MARK, members
 
@@ -190,6 +193,27 @@ def test_leak_detector_allows_only_the_named_flow(lab: Lab) -> None:
     assert len(leaks(lab.outer.packets(), allowed)) == 3
 
 
+def test_leak_detector_allows_the_refusal_of_what_the_named_flow_sent(lab: Lab) -> None:
+    """The app's kernel says no to what a server sends to a socket that has gone."""
+    for server, app in zip(SERVER, APP, strict=True):
+        seen = len(lab.outer.packets())
+
+        def send(port: int, server: str = server, app: str = app) -> None:
+            family = socket.AF_INET6 if ":" in server else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as one:
+                one.bind((server, port))
+                one.connect((app, CLOSED_PORT))
+                one.send(b"late")
+                with pytest.raises(ConnectionRefusedError):
+                    one.recv(1)
+
+        lab.server.call(send, 4422)
+        assert leaks(lab.outer.packets()[seen:], [Flow("udp", server, 4422)]) == []
+        lab.server.call(send, 4423)
+        others = [Flow("udp", server, 4422), Flow("tcp", server, 4423)]
+        assert len(leaks(lab.outer.packets()[seen:], others)) == 1
+
+
 PLANTS = {
     "link": "ip link add name planted type veth peer name other",
     "address": "ip address add 192.0.2.77/24 dev eth0",
@@ -226,6 +250,42 @@ def test_leftover_detector_sees_processes_that_hide() -> None:
         for sign in ("elsewhere: process", "app: process", "sleep 31", "sleep 32"):
             until(lambda sign=sign: sign in "\n".join(lab.leftovers()), 15, sign)
     assert members(lab.token) == []
+
+
+# A lab that is used again.
+
+
+def test_lab_that_was_proven_clean_is_lent_again_as_good_as_new() -> None:
+    pool = Pool()
+    with pool.lend({}) as first:
+        user, built = first.alice, sorted(first.tmp.iterdir())
+        (user.home / "left").write_text("by the first")
+        (first.tmp / "left").mkdir()
+        first.app.run(["ping", "-c", "1", ROUTER.v4])
+        assert ROUTER.v4 in first.app.run(["ip", "neighbour"]).stdout  # the detector
+        assert first.outer.packets()
+        pool.take_back(first)
+    with pool.lend({}) as second:
+        assert second is first
+        assert sorted(second.tmp.iterdir()) == built
+        assert list(user.home.iterdir()) == []
+        assert user.home.stat().st_uid == user.uid
+        assert ROUTER.v4 not in second.app.run(["ip", "neighbour"]).stdout
+        assert [packet for packet in second.outer.packets() if "ICMP" in str(packet)] == []
+        assert second.leftovers() == []
+    pool.close()
+    assert members(first.token) == []
+
+
+def test_lab_of_a_test_that_has_left_something_is_not_lent_again() -> None:
+    pool = Pool()
+    with pool.lend({}) as lab:
+        lab.app.run(["ip", "rule", "add", "fwmark", "77", "lookup", "77"])
+        with pytest.raises(AssertionError, match="app: rule"):
+            pool.take_back(lab, timeout_s=0)
+    assert members(lab.token) == []
+    with pool.lend({}) as other:
+        assert other is not lab
 
 
 # The end of a lab.

@@ -21,9 +21,11 @@ import pytest
 from lab import Host, Lab, Program, prober, services, tcp, until
 from lab.addresses import CLOSED_PORT, ROUTER, SERVER, TARGET
 from lab.capture import Packet, leaks
+from lab.inject import Injector
 from lab.overlay import Endpoint, Overlay
 from lab.probes import BOUND, ONLY_ROOT_CAN, PROBES
 from lab.processes import privileged_side
+from shim.protocol import DEVICE
 
 SWITCH = ("--kill-switch", "--lan", "block")
 EVERY = {**PROBES, **BOUND}
@@ -156,6 +158,7 @@ class Instance:
         self.probe()
 
 
+@pytest.mark.fidelity("fail-closed if tunnel drops")
 @pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.lab(direct=True)
@@ -193,6 +196,7 @@ def test_switch_leaks_nothing_whatever_is_killed(
     until(lambda: len(wire.leaks()) > len(EVERY), 20, "the probes, once the switch is off")
 
 
+@pytest.mark.fidelity("lock-down when stopped", cell="◐ with the kill switch, until down")
 def test_blocked_machine_says_so_and_is_opened_by_down_alone(
     lab: Lab, overlay: Overlay, endpoint: Endpoint
 ) -> None:
@@ -431,6 +435,35 @@ def test_neighbour_learns_nothing_about_the_tunnel(
         assert flow.recv(4) == b"HTTP"
     assert arp_answers(lab, inside4) == before
     assert wire.leaks() == []
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_neighbour_ends_no_flow_even_if_it_knows_its_numbers(
+    lab: Lab, overlay: Overlay, endpoint: Endpoint, family: int
+) -> None:
+    """T4 from the local network, with the one segment that the kernel itself would obey."""
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet6 import IPv6
+    from test_tcp_hostile import seen_of
+
+    overlay.up(endpoint, *SWITCH)
+    with Injector(lab.app, DEVICE) as device, tcp.connect(lab.app, TARGET[family], 80) as flow:
+
+        def forge() -> None:
+            flow.sendall(b"G")
+            seen = seen_of(device, flow.getsockname()[1])
+            head = (IPv6 if family else IP)(src=seen.dst, dst=seen.src)
+            reset = TCP(sport=80, dport=seen[TCP].sport, flags="R", seq=seen[TCP].ack)
+            frame_to_app(lab, 0x86DD if family else 0x0800, bytes(head / reset))
+
+        forge()
+        assert tcp.outcome(lab.app, TARGET[family], 80) == "connected"
+        flow.sendall(b"E")
+        # And the detector: it is the switch that has held it back.
+        lab.app.run(["nft", "flush", "ruleset"])
+        forge()
+        with pytest.raises(ConnectionResetError):
+            until(lambda: flow.send(b"T") and None, 10, "the reset")
 
 
 ANNOUNCED = ("0.0.0.0/1", "128.0.0.0/1", f"{TARGET.v4}/32", "::/1", "8000::/1", f"{TARGET.v6}/128")

@@ -21,17 +21,8 @@ from vpn.cli.server import DRAIN_S
 
 UNITS = Path(__file__).parents[1] / "packaging/systemd"
 # ProtectProc=, ProcSubset=, ProtectKernelTunables= (systemd.exec(5)).
-PROC_OF_CLIENT = 'mount -t proc -o subset=pid,hidepid=invisible none /proc; exec "$@"'
-PROC_OF_SHIM = """
-    mount -t proc -o hidepid=invisible none /proc
-    mount --bind -o ro /proc/sys /proc/sys
-    exec "$@"
-"""
-
-
-def in_proc(script: str) -> list[str]:
-    """The words that go before a program for it to see what a script has mounted."""
-    return ["unshare", "--mount", "sh", "-euc", script, "sh"]
+PROC = 'mount -t proc -o subset=pid,hidepid=invisible none /proc; exec "$@"'
+IN_PROC = ("unshare", "--mount", "sh", "-euc", PROC, "sh")
 
 
 class Manager:
@@ -122,13 +113,13 @@ def test_shim_and_client_work_within_the_limits_of_their_units(lab: Lab, overlay
     shim = activation.serve(
         lab,
         SERVICE_UID,
-        wrapper=in_proc(PROC_OF_SHIM),
+        wrapper=IN_PROC,
         limits=limits.command(UNITS / "overlay-vpn-shim.service"),
     )
     argv = overlay.up_command(overlay.serve(), "--foreground")
     within = limits.command(UNITS / "overlay-vpn-client@.service")
     alice = ["setpriv", f"--reuid={lab.alice.uid}", f"--regid={lab.alice.gid}", "--clear-groups"]
-    client = lab.app.popen([*in_proc(PROC_OF_CLIENT), *alice, *within, *argv])
+    client = lab.app.popen([*IN_PROC, *alice, *within, *argv])
     client.says("^connected$", timeout_s=30)
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
     assert client.stop(timeout_s=15) == 0

@@ -88,19 +88,20 @@ def test_user_of_the_policy_needs_no_root(lab: Lab, overlay: Overlay, uid: int) 
         until(lambda: not state.diff(before, state.snapshot(lab.app)), 15, "nothing left")
 
 
-def test_what_a_killed_service_leaves_is_undone_by_root(lab: Lab, overlay: Overlay) -> None:
+def test_what_a_killed_service_leaves_is_undone_by_its_next_start(
+    lab: Lab, overlay: Overlay
+) -> None:
     write_policy(lab, groups=[lab.alice.gid])
     serve(lab, SERVICE_UID)
     before = state.snapshot(lab.app)
     assert up(lab, overlay, overlay.serve()) == "0 "
-    for one in lab.app.processes():
-        if "shim." in one.command:
-            os.kill(one.pid, signal.SIGKILL)
-    until(lambda: not any("shim." in one.command for one in lab.app.processes()), 15, "its end")
-    assert state.diff(before, state.snapshot(lab.app))
+    killed = {one.pid for one in lab.app.processes() if "shim." in one.command}
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not state.diff(before, state.snapshot(lab.app)), 20, "nothing left")
+    assert not killed & {one.pid for one in lab.app.processes()}
     overlay.recover()
-    overlay.recover()
-    until(lambda: not state.diff(before, state.snapshot(lab.app)), 15, "nothing left")
+    assert not state.diff(before, state.snapshot(lab.app))
 
 
 def test_wrong_peer_is_not_read(lab: Lab) -> None:

@@ -21,6 +21,7 @@ import pytest
 from lab import Lab, services, state, tcp, until
 from lab.addresses import TARGET
 from lab.overlay import Endpoint, Overlay
+from lab.ways import Way
 
 NET_ADMIN = 1 << 12
 HEAVY = ("asyncssh", "aioquic", "cryptography", "scapy", "uvloop")
@@ -71,18 +72,25 @@ def capabilities(pid: int) -> dict[str, int]:
     return {name: int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
 
 
+LOOK = pytest.mark.ways("up ours")
+"""For who only looks at an instance: they share one."""
+
+
+@pytest.fixture(scope="module")
+def site(way: Way) -> None:
+    services.web(way.lab, way.lab.target)
+
+
 @pytest.fixture
-def processes(lab: Lab, overlay: Overlay) -> Processes:
-    services.names(lab.target)
-    services.web(lab, lab.target)
-    overlay.up(overlay.serve())
-    lab.app.run(["curl", "--silent", "--fail", "http://www.example.com/"])
-    return instance(overlay.status()["pid"])
+def processes(way: Way, site: None) -> Processes:
+    way.app.run(["curl", "--silent", "--fail", "http://www.example.com/"])
+    return instance(way.overlay.status()["pid"])
 
 
 # S4: what they hold.
 
 
+@LOOK
 def test_monitor_and_warden_hold_one_capability(processes: Processes) -> None:
     for pid in (processes.monitor, processes.warden):
         found = capabilities(pid)
@@ -90,12 +98,14 @@ def test_monitor_and_warden_hold_one_capability(processes: Processes) -> None:
         assert int(status(pid)["CapBnd"], 16) == 0
 
 
+@LOOK
 def test_keeper_gate_and_client_hold_none(processes: Processes) -> None:
     for pid in (processes.keeper, processes.gate, processes.client):
         assert set(capabilities(pid).values()) == {0}
 
 
-def test_none_can_gain_privileges_or_be_traced(processes: Processes, lab: Lab) -> None:
+@LOOK
+def test_none_can_gain_privileges_or_be_traced(processes: Processes, way: Way) -> None:
     for pid in astuple(processes):
         assert status(pid)["NoNewPrivs"] == "1"
         assert status(pid)["Seccomp"] == ("0" if pid == processes.client else "2")
@@ -103,6 +113,7 @@ def test_none_can_gain_privileges_or_be_traced(processes: Processes, lab: Lab) -
         assert os.stat(f"/proc/{pid}/environ").st_uid == 0
 
 
+@LOOK
 def test_limits_leave_no_core_no_large_file_and_no_children_but_gates(
     processes: Processes,
 ) -> None:
@@ -129,26 +140,29 @@ def test_descriptor_that_a_caller_left_open_goes_no_further_than_the_client(
         assert str(left) not in descriptors(pid)
 
 
+@LOOK
 def test_monitor_keeper_and_gate_are_one_thread_and_no_user_with_files(
-    processes: Processes, lab: Lab
+    processes: Processes, way: Way
 ) -> None:
     for pid in (processes.monitor, processes.keeper, processes.gate):
         found = status(pid)
         assert found["Threads"] == "1"
-        if lab.is_multi_user:
+        if way.lab.is_multi_user:
             assert set(found["Uid"].split()) == {"61100"}
             assert set(found["Gid"].split()) == {"61100"}
             assert found["Groups"] == ""
 
 
-def test_client_is_the_user_who_ran_sudo(processes: Processes, lab: Lab) -> None:
-    assert set(status(processes.client)["Uid"].split()) == {str(lab.alice.uid)}
+@LOOK
+def test_client_is_the_user_who_ran_sudo(processes: Processes, way: Way) -> None:
+    assert set(status(processes.client)["Uid"].split()) == {str(way.lab.alice.uid)}
 
 
-def test_keeper_and_gate_have_no_network(processes: Processes, lab: Lab) -> None:
+@LOOK
+def test_keeper_and_gate_have_no_network(processes: Processes, way: Way) -> None:
     for pid in (processes.keeper, processes.gate):
         own = os.stat(f"/proc/{pid}/ns/net").st_ino
-        assert own not in {host.net for host in lab.hosts}
+        assert own not in {host.net for host in way.lab.hosts}
         devices = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
         assert [line.split(":")[0].strip() for line in devices] == ["lo"]
 
@@ -165,14 +179,16 @@ def descriptors(pid: int) -> list[str]:
     )
 
 
+@LOOK
 def test_gate_holds_the_descriptors_it_was_given_and_no_other(processes: Processes) -> None:
-    # The listener and the link to the client; epoll.
+    # The listener and the two links to the client; epoll.
     assert descriptors(processes.gate) == [
         *DEVICES_AND_POOL,
-        *("anon_inode", "socket", "socket"),
+        *("anon_inode", "socket", "socket", "socket"),
     ]
 
 
+@LOOK
 def test_keeper_holds_what_the_gate_needs_and_its_link(processes: Processes) -> None:
     assert descriptors(processes.keeper) == [
         *DEVICES_AND_POOL,
@@ -180,11 +196,13 @@ def test_keeper_holds_what_the_gate_needs_and_its_link(processes: Processes) -> 
     ]
 
 
+@LOOK
 def test_monitor_holds_no_device_and_nothing_of_the_gate(processes: Processes) -> None:
     assert "/dev/net/tun" not in descriptors(processes.monitor)
     assert not [kind for kind in descriptors(processes.monitor) if kind.startswith("/memfd")]
 
 
+@LOOK
 def test_monitor_has_two_files_open_and_no_directory(processes: Processes) -> None:
     def files(pid: int) -> list[str]:
         return [Path(kind).name for kind in descriptors(pid) if kind.startswith("/")]
@@ -193,6 +211,7 @@ def test_monitor_has_two_files_open_and_no_directory(processes: Processes) -> No
     assert len(files(processes.warden)) == 4  # the detector: and two directories
 
 
+@LOOK
 def test_heavy_libraries_are_in_the_client_only(processes: Processes) -> None:
     def mapped(pid: int) -> set[str]:
         maps = Path(f"/proc/{pid}/maps").read_text()
@@ -243,7 +262,9 @@ def test_killed_while_up_leaves_the_network_as_it_was(
         pids = start(overlay, endpoint)
         os.kill(getattr(pids, victim), signal.SIGKILL)
         until(
-            lambda: not network_traces(lab), gone_within_s(took), f"no trace after killing {victim}"
+            lambda: is_over(lab, network_traces),
+            gone_within_s(took),
+            f"no trace after killing {victim}",
         )
         if victim != "warden":
             until(lambda: not traces(lab), gone_within_s(took), "no file and no process")
@@ -258,6 +279,11 @@ def gone_within_s(took_s: float) -> float:
     return GONE_WITHIN_S * max(1.0, took_s, 2 / share_of_a_core)
 
 
+def is_over(lab: Lab, left: Callable[[Lab], list[str]]) -> bool:
+    """Whether nothing is left; who is still there is known without a look at everything."""
+    return not lab.app.processes() and not left(lab)
+
+
 def network_traces(lab: Lab) -> list[str]:
     return [line for line in traces(lab) if "/run/" not in line]
 
@@ -267,8 +293,9 @@ def processes_and_links(lab: Lab) -> list[str]:
     return [line for line in traces(lab) if "process + " in line or "link + " in line]
 
 
+@pytest.mark.fidelity("crash (kill -9) leaves nothing")
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("options", "left"),
     [((), traces), (("--kill-switch",), processes_and_links)],
@@ -297,7 +324,7 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
         if pid is None or victim == "gate":  # of which there would soon be another
             os.kill(program.pid, signal.SIGKILL)
         until(
-            lambda: not left(lab),
+            lambda: is_over(lab, left),
             gone_within_s(took),
             f"no trace of number {number}, {victim} after {delay_s:.3f} s",
         )

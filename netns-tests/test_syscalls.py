@@ -1,7 +1,8 @@
 """S5: what the processes of the shim really call, traced, against what the code beside it declares.
 
     strace ─ overlay-vpn up ─ client ─ warden ─┬─ monitor
-                                               └─ keeper ─ gate
+                              │                └─ keeper ─ gate
+                              └─ hostdns
     strace ─ overlay-vpn run ─ client ─ namespace ─ keeper ─ gate
 
 Nothing is called that is not declared, or the process would be ended; and, as far as a scenario can
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, services, tcp, until
+from lab import Lab, bus, services, tcp, until
 from lab.overlay import PROGRAM, Overlay
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/shim/sandbox"))
@@ -61,6 +62,7 @@ FIRST = {
     "shim.monitor": "monitor",
     "shim.gate": "keeper",
     "shim.unshare": "namespace",
+    "shim.hostdns": "hostdns",
 }
 SECOND = {"shim.unshare": "keeper"}
 """Who a process is when it installs a filter: the one that was run, or a fork of it."""
@@ -147,6 +149,8 @@ def gate_of(client: int) -> int | None:
 def test_up_calls_what_is_declared(lab: Lab, overlay: Overlay) -> None:
     services.names(lab.target)
     services.web(lab, lab.target)
+    bus.start(lab.app)
+    bus.Service(lab.app, bus.RESOLVED)
     trace = lab.tmp / "trace"
     overlay.is_up = True
     argv = [*strace(trace), *overlay.up_command(overlay.serve(), "--foreground", "--kill-switch")]
@@ -161,11 +165,12 @@ def test_up_calls_what_is_declared(lab: Lab, overlay: Overlay) -> None:
     until(lambda: gate_of(client) not in (None, first), 10, "the next gate")
     overlay.down()
     until(lambda: not program.is_alive, 20, "the end of the trace")
+    bus.stop(lab.app)
     seen = Trace(trace)
     assert seen.killed == []
     assert str(client) in seen.has_landlock
-    assert seen.undeclared() == nothing("warden monitor keeper gate")
-    assert seen.unused() == nothing("warden monitor keeper gate")
+    assert seen.undeclared() == nothing("warden monitor keeper gate hostdns")
+    assert seen.unused() == nothing("warden monitor keeper gate hostdns")
 
 
 ECHO_ONCE = """

@@ -13,10 +13,17 @@ import pytest
 
 from lab import Lab, services, tcp, until
 from lab.addresses import CLOSED_PORT, NO_ROUTE, SERVER, TARGET
-from lab.overlay import Endpoint, Overlay
+from lab.overlay import Overlay
 from lab.services import Web
+from lab.ways import Way
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["quic", "ssh"])
+BOTH = pytest.mark.ways("up ours", "up sshd")
+OURS = pytest.mark.ways("up ours")
+
+
+@pytest.fixture(scope="module")
+def site(way: Way) -> Web:
+    return services.web(way.lab, way.lab.target)
 
 
 @pytest.fixture
@@ -25,25 +32,15 @@ def web(lab: Lab) -> Web:
     return services.web(lab, lab.target)
 
 
-def bring_up(overlay: Overlay, transport: str, *options: str) -> Endpoint:
-    """Come up through our server, or through a stock sshd with a resolver behind it."""
-    if transport == "quic":
-        endpoint = overlay.serve()
-        overlay.up(endpoint, *options)
-    else:
-        endpoint = overlay.serve_ssh()
-        overlay.up(endpoint, "--dns-server", TARGET.v4, *options)
-    return endpoint
+# What is up, for whoever uses it.
 
 
-@TRANSPORTS
-def test_up_real_programs_work_by_name(
-    lab: Lab, overlay: Overlay, web: Web, transport: str
-) -> None:
-    repository = services.repository(lab.target, web.root)
+@BOTH
+def test_up_real_programs_work_by_name(way: Way, site: Web) -> None:
+    lab = way.lab
+    repository = services.repository(lab.target, site.root)
     services.sshd(lab, lab.target)
-    bring_up(overlay, transport)
-    curl = ["curl", "--silent", "--show-error", "--fail", "--cacert", web.ca]
+    curl = ["curl", "--silent", "--show-error", "--fail", "--cacert", site.ca]
     for name in ("www", "v4only", "v6only", "alias"):
         for scheme in ("http", "https"):
             page = lab.app.run([*curl, f"{scheme}://{name}.example.com/"], user=lab.alice).stdout
@@ -52,51 +49,65 @@ def test_up_real_programs_work_by_name(
         ("https://git.example.com/project.git", f"ssh://git.example.com{repository}")
     ):
         copy = lab.alice.home / f"copy-{number}"
-        trust = {"GIT_SSL_CAINFO": str(web.ca)}
+        trust = {"GIT_SSL_CAINFO": str(site.ca)}
         lab.app.run(["git", "clone", url, copy], user=lab.alice, env=trust)
         assert (copy / "README").is_file()
 
 
-@TRANSPORTS
-def test_up_by_address_of_both_families(
-    lab: Lab, overlay: Overlay, web: Web, transport: str
-) -> None:
-    bring_up(overlay, transport)
+@BOTH
+def test_up_by_address_of_both_families(way: Way, site: Web) -> None:
     for address in TARGET:
-        assert tcp.outcome(lab.app, address, 80) == "connected"
-        assert tcp.outcome(lab.app, address, CLOSED_PORT) == "ECONNREFUSED"
+        assert tcp.outcome(way.app, address, 80) == "connected"
+        assert tcp.outcome(way.app, address, CLOSED_PORT) == "ECONNREFUSED"
 
 
-@TRANSPORTS
-def test_up_failures_are_honest(lab: Lab, overlay: Overlay, web: Web, transport: str) -> None:
-    bring_up(overlay, transport)
+@BOTH
+def test_up_failures_are_honest(way: Way) -> None:
     refused = ["curl", "--silent", "--show-error", f"http://www.example.com:{CLOSED_PORT}/"]
-    done = lab.app.run(refused, check=False)
+    done = way.app.run(refused, check=False)
     assert done.returncode == 7
     assert "reset" not in done.stderr.lower()
-    missing = lab.app.run(["dig", "+noall", "+comments", "nothing.example.com"]).stdout
+    missing = way.app.run(["dig", "+noall", "+comments", "nothing.example.com"]).stdout
     assert "status: NXDOMAIN" in missing
-    v4only = lab.app.run(["dig", "+noall", "+comments", "v4only.example.com", "AAAA"]).stdout
+    v4only = way.app.run(["dig", "+noall", "+comments", "v4only.example.com", "AAAA"]).stdout
     assert "status: NOERROR" in v4only
     assert "ANSWER: 0" in v4only
-    assert tcp.outcome(lab.app, NO_ROUTE.v4, 80) == "ENETUNREACH"
-    assert tcp.outcome(lab.app, NO_ROUTE.v6, 80) == "ENETUNREACH"
+    assert tcp.outcome(way.app, NO_ROUTE.v4, 80) == "ENETUNREACH"
+    assert tcp.outcome(way.app, NO_ROUTE.v6, 80) == "ENETUNREACH"
 
 
-@TRANSPORTS
-def test_up_iperf3_each_way(lab: Lab, overlay: Overlay, transport: str) -> None:
-    services.iperf3(lab.target)
-    bring_up(overlay, transport)
+@BOTH
+def test_up_iperf3_each_way(way: Way) -> None:
+    services.iperf3(way.lab.target)
     for address in TARGET:
         for is_reverse in (False, True):
-            rate = services.throughput_mbit_s(lab.app, address, is_reverse=is_reverse)
+            rate = services.throughput_mbit_s(way.app, address, is_reverse=is_reverse)
             assert rate > 5
+
+
+@OURS
+def test_second_instance_is_refused_and_the_first_lives_on(way: Way, site: Web) -> None:
+    second = way.overlay.up(way.endpoint, check=False)
+    assert second.returncode == 1
+    assert second.stderr == (
+        "overlay-vpn: overlay-vpn is already up here; run 'overlay-vpn down' first\n"
+    )
+    assert tcp.outcome(way.app, TARGET.v4, 80) == "connected"
+
+
+@OURS
+def test_other_hosts_have_instances_of_their_own(way: Way) -> None:
+    status = way.overlay.cli("status", "--json", host=way.lab.router, check=False).stdout
+    assert json.loads(status)["state"] == "down"
+
+
+# Coming up, in each manner, and going down.
 
 
 def test_up_status_says_so_and_down_takes_it_down(lab: Lab, overlay: Overlay, web: Web) -> None:
     assert overlay.status() == {**overlay.status(), "schema": 1, "state": "down"}
     assert overlay.cli("status", check=False).returncode == 1
-    bring_up(overlay, "quic")
+    overlay.up(overlay.serve())
     lab.app.run(["curl", "--silent", "--fail", "http://www.example.com/"])
     status = overlay.status()
     assert (status["schema"], status["state"], status["transport"]) == (1, "connected", "quic")
@@ -108,6 +119,7 @@ def test_up_status_says_so_and_down_takes_it_down(lab: Lab, overlay: Overlay, we
     assert overlay.cli("down").returncode == 0
 
 
+@pytest.mark.fidelity("include/exclude CIDR", cell="◐ include")
 def test_up_with_prefix_captures_that_prefix_only(lab: Lab, overlay: Overlay, web: Web) -> None:
     endpoint = overlay.serve()
     overlay.up(endpoint, "--route", "203.0.113.0/24")
@@ -116,6 +128,7 @@ def test_up_with_prefix_captures_that_prefix_only(lab: Lab, overlay: Overlay, we
     assert tcp.outcome(lab.app, SERVER.v4, CLOSED_PORT) == "ECONNREFUSED"
 
 
+@pytest.mark.fidelity("hostname / suffix in policy")
 def test_up_with_suffix_answers_those_names_and_forwards_the_rest(
     lab: Lab, overlay: Overlay, web: Web
 ) -> None:
@@ -136,28 +149,10 @@ def test_up_with_suffix_answers_those_names_and_forwards_the_rest(
 
 def test_up_in_mode_virtual_asks_nobody(lab: Lab, overlay: Overlay) -> None:
     zone = services.names(lab.target)
-    bring_up(overlay, "quic", "--dns", "virtual")
+    overlay.up(overlay.serve(), "--dns", "virtual")
     answer = lab.app.run(["dig", "+short", "nothing.example.com"]).stdout
     assert answer.startswith("198.1")
     assert "nothing" not in zone.stdout
-
-
-def test_second_instance_is_refused_and_the_first_lives_on(
-    lab: Lab, overlay: Overlay, web: Web
-) -> None:
-    endpoint = bring_up(overlay, "quic")
-    second = overlay.up(endpoint, check=False)
-    assert second.returncode == 1
-    assert second.stderr == (
-        "overlay-vpn: overlay-vpn is already up here; run 'overlay-vpn down' first\n"
-    )
-    assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
-
-
-def test_other_hosts_have_instances_of_their_own(lab: Lab, overlay: Overlay, web: Web) -> None:
-    bring_up(overlay, "quic")
-    on_router = json.loads(overlay.cli("status", "--json", host=lab.router, check=False).stdout)
-    assert on_router["state"] == "down"
 
 
 def test_interrupted_while_connecting_comes_up_no_more(lab: Lab, overlay: Overlay) -> None:

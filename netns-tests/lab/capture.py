@@ -30,6 +30,7 @@ BUFFER_BYTES = 64 << 20
 _FILE = struct.Struct("<IHHiIII")
 _RECORD = struct.Struct("<IIII")
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6"}
+_PORT_UNREACHABLE = {"icmp": b"\x03\x03", "icmp6": b"\x01\x04"}  # type and code
 
 
 class Packet(NamedTuple):
@@ -140,7 +141,8 @@ def leaks(packets: Iterable[Packet], allowed: Collection[Flow]) -> list[Packet]:
     """Return what came in, from the app on the router's side, and is none of the allowed flows.
 
     Allowed besides: ARP, neighbour discovery with the multicast listener reports it rests on
-    (RFC 4861 section 7.2.1), and DHCP.
+    (RFC 4861 section 7.2.1), DHCP, and the kernel's "port unreachable" to the far end of such a
+    flow, which may send to a socket that has gone.
     """
     found = []
     for packet in packets:
@@ -171,9 +173,22 @@ def _is_allowed(frame: bytes, allowed: Collection[Flow]) -> bool:
     else:
         return False
     protocol = _PROTOCOLS.get(number, "other")
+    if payload[:2] == _PORT_UNREACHABLE.get(protocol):
+        refused = _source(family, payload[8:])
+        return refused in allowed and refused.address == socket.inet_ntop(family, destination)
     if protocol == "icmp6":
         return 130 <= payload[0] <= 137 or payload[0] == 143
     port = int.from_bytes(payload[2:4], "big")
     if protocol == "udp" and port == (67 if family == socket.AF_INET else 547):
         return True
     return Flow(protocol, socket.inet_ntop(family, destination), port) in allowed
+
+
+def _source(family: int, packet: bytes) -> Flow:
+    """Return where a packet came from, as an ICMP error quotes it (RFC 792, RFC 4443)."""
+    if family == socket.AF_INET:
+        number, address, payload = packet[9], packet[12:16], packet[4 * (packet[0] & 15) :]
+    else:
+        number, address, payload = packet[6], packet[8:24], packet[40:]
+    port = int.from_bytes(payload[:2], "big")
+    return Flow(_PROTOCOLS.get(number, "other"), socket.inet_ntop(family, address), port)

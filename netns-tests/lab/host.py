@@ -7,6 +7,7 @@ have its own resolv.conf, users and state. The process ids are those of the outs
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import re
@@ -180,9 +181,26 @@ class Host:
                 raise CommandFailedError(f"no host {self.name}: {(said + pipe.read()).decode()}")
         self.net, self.mnt = (os.readlink(f"/proc/{self.pid}/ns/{kind}") for kind in ("net", "mnt"))
 
+    def inside(self, pid: int) -> Host:
+        """Return this host as a process of it sees it that has namespaces of its own."""
+        view = copy.copy(self)
+        view.pid = pid
+        view.net, view.mnt = (os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("net", "mnt"))
+        return view
+
     def path(self, inside: str) -> Path:
         """Return a path by which the outside reaches an absolute path of this host."""
         return Path(f"/proc/{self.pid}/root{inside}")
+
+    def entering(self, account: User) -> list[str]:
+        """Return the words before a program that make it one of this host and of a user."""
+        words = ["nsenter", "--target", str(self.pid), "--mount", "--net", "--uts"]
+        # Whoever starts the tests in the background may have them ignore the interrupt key.
+        words += ["env", "--default-signal=INT", "-C", str(account.home)]
+        if account.uid != 0:
+            words += ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}"]
+            words += ["--clear-groups"]
+        return words
 
     def popen(
         self,
@@ -198,11 +216,7 @@ class Host:
         """
         account = user or self._root
         words = [str(word) for word in argv]
-        enter = ["nsenter", "--target", str(self.pid), "--mount", "--net", "--uts"]
-        enter += ["env", "-C", str(account.home)]
-        if account.uid != 0:
-            enter += ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}"]
-            enter += ["--clear-groups"]
+        enter = self.entering(account)
         log = self._logs / f"{next(self._numbers):03d}-{self.name}-{Path(words[0]).stem}"
         source = Path(os.devnull) if stdin is None else log.with_suffix(".in")
         if stdin is not None:

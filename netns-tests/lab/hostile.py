@@ -2,7 +2,7 @@
 
 As a program, `hostile.py UID WHAT`:
 
-    ask                 asks for sockets again and again, and says when the answer changes
+    ask                 has a socket marked again and again, and says when the answer changes
     deaf                asks without ever reading an answer
     violate             breaks each rule of the links once, each time of a new instance
     all ADDRESS PORT    sends every message that is one, in every state, with extreme values, keeps
@@ -18,23 +18,34 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from lab.extremes import encodings, kinds
-from shim.protocol import VERSION
+from shim.protocol import VERSION, datagram
 from shim.protocol.common import Hello
-from shim.protocol.gate import CLIENT_OF_GATE, GATE, Accepted, Configure, Open, Opened, ToGate
+from shim.protocol.gate import (
+    CLIENT_OF_GATE,
+    GATE,
+    Accepted,
+    Configure,
+    Copy,
+    Dropped,
+    Open,
+    Opened,
+    ToGate,
+)
 from shim.protocol.link import Message, Role
 from shim.protocol.monitor import (
     CLIENT_OF_MONITOR,
     MAX_PREFIXES,
     MONITOR,
     Capture,
-    OuterSocketWanted,
+    Mark,
+    Marked,
     Pause,
     Prefix,
 )
@@ -43,6 +54,8 @@ TIMEOUT_S = 20.0
 SPOOFED = ("203.0.113.77", 4444)
 _AF_UNSPEC = bytes(16)
 _IPV6_FREE = socket.AF_INET6
+_MPTCP = 262
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _encode = msgspec.msgpack.encode
 
@@ -69,10 +82,18 @@ class Client:
         _, (gate, control) = self.ask(Hello(VERSION))
         self.gate, self.control = socket.socket(fileno=gate), socket.socket(fileno=control)
 
-    def ask(self, message: Message) -> tuple[Message, list[int]]:
+    def ask(self, message: Message, *fds: int) -> tuple[Message, list[int]]:
         """Send a message to the monitor and return the answer."""
-        self.monitor.send(_encode(message))
+        socket.send_fds(self.monitor, [_encode(message)], fds)
         return hear(self.monitor, CLIENT_OF_MONITOR)
+
+
+def configure(link: socket.socket, settings: Configure) -> socket.socket:
+    """Configure a gate, and return our end of the link for datagrams."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, suppress(BrokenPipeError, ConnectionResetError):  # closed already
+        socket.send_fds(link, [_encode(settings)], [theirs.fileno()])
+    return ours
 
 
 def hear(link: socket.socket, role: Role) -> tuple[Message, list[int]]:
@@ -93,7 +114,7 @@ def is_closed(link: socket.socket) -> bool:
                 return False
             if not data:
                 return True
-            if CLIENT_OF_MONITOR.decoder.decode(data):
+            if not _is_dropped(data) and CLIENT_OF_MONITOR.decoder.decode(data):
                 return False
     except (ConnectionResetError, BrokenPipeError):
         return True
@@ -101,11 +122,18 @@ def is_closed(link: socket.socket) -> bool:
         return False
 
 
+def _is_dropped(data: bytes) -> bool:
+    """Whether a gate tells of dropped packets, which it does at any time."""
+    with suppress(msgspec.MsgspecError, ValueError):
+        return isinstance(CLIENT_OF_GATE.decoder.decode(data), Dropped)
+    return False
+
+
 def _violations() -> dict[str, Callable[[Client], socket.socket]]:
     """Return how each rule is broken; each returns the link that is to be closed."""
 
     def in_state(
-        *before: Message, packet: bytes, fds: int = 0
+        *before: Message, packet: bytes, fds: Sequence[int] = ()
     ) -> Callable[[Client], socket.socket]:
         def violate(client: Client) -> socket.socket:
             for message in before:
@@ -114,12 +142,15 @@ def _violations() -> dict[str, Callable[[Client], socket.socket]]:
                 else:
                     client.ask(message)
             _send(client.monitor, packet, fds)
-            _send(client.monitor, _encode(OuterSocketWanted(4, "udp")))
+            _send(client.monitor, _encode(Mark()), [udp])
             return client.monitor
 
         return violate
 
-    def of_gate(packet: bytes, fds: int = 0) -> Callable[[Client], socket.socket]:
+    def marking(*fds: int) -> Callable[[Client], socket.socket]:
+        return in_state(hello, packet=_encode(Mark()), fds=fds)
+
+    def of_gate(packet: bytes, fds: Sequence[int] = ()) -> Callable[[Client], socket.socket]:
         def violate(client: Client) -> socket.socket:
             client.welcome()
             hear(client.gate, CLIENT_OF_GATE)
@@ -129,9 +160,27 @@ def _violations() -> dict[str, Callable[[Client], socket.socket]]:
 
         return violate
 
+    def no_name(client: Client) -> socket.socket:
+        client.welcome()
+        hear(client.gate, CLIENT_OF_GATE)
+        configure(client.gate, Configure(True, ("../etc",)))
+        return client.gate
+
+    def of_datagrams(packet: bytes) -> Callable[[Client], socket.socket]:
+        def violate(client: Client) -> socket.socket:
+            client.welcome()
+            hear(client.gate, CLIENT_OF_GATE)
+            datagrams = configure(client.gate, Configure(False, ()))
+            hear(client.gate, CLIENT_OF_GATE)
+            _send(datagrams, packet)
+            return client.gate
+
+        return violate
+
     hello, everything = Hello(VERSION), Capture(True, True, ())
+    udp = _socket(socket.AF_INET, socket.SOCK_DGRAM)
     return {
-        "nothing": in_state(hello, packet=_encode(OuterSocketWanted(6, "tcp"))),
+        "nothing": marking(_socket(socket.AF_INET6, socket.SOCK_STREAM)),
         "empty": in_state(packet=b""),
         "too large": in_state(hello, packet=b"x" * (MONITOR.largest + 1)),
         "unknown": in_state(hello, packet=_encode(["exec", "id"])),
@@ -140,18 +189,51 @@ def _violations() -> dict[str, Callable[[Client], socket.socket]]:
         "capture twice": in_state(hello, everything, packet=_encode(everything)),
         "no prefix": in_state(hello, packet=_encode(Capture(False, False, (Prefix(b"12345", 8),)))),
         "pause for ever": in_state(hello, everything, packet=_encode(Pause(2**62))),
-        "253 descriptors": in_state(hello, packet=_encode(OuterSocketWanted(4, "udp")), fds=253),
+        "253 descriptors": in_state(hello, packet=_encode(everything), fds=[2] * 253),
+        "mark: no descriptor": marking(),
+        "mark: two descriptors": marking(udp, udp),
+        "mark: 253 descriptors": marking(*[udp] * 253),
+        "mark: not yet": in_state(packet=_encode(Mark()), fds=[udp]),
+        "mark: no socket": marking(2),
+        "mark: a device": marking(os.open("/dev/net/tun", os.O_RDWR)),
+        "mark: of the machine": marking(_socket(socket.AF_UNIX, socket.SOCK_STREAM)),
+        "mark: netlink": marking(_socket(socket.AF_NETLINK, socket.SOCK_RAW)),
+        "mark: another protocol": marking(_socket(socket.AF_INET, socket.SOCK_STREAM, _MPTCP)),
+        "mark: of another network": marking(_socket_elsewhere()),
         "gate: empty": of_gate(b""),
         "gate: too large": of_gate(b"x" * (GATE.largest + 1)),
         "gate: unknown": of_gate(_encode(["exec", "id"])),
-        "gate: no name": of_gate(_encode(Configure(True, ("../etc",)))),
-        "gate: 253 descriptors": of_gate(_encode(Configure(True, ())), fds=253),
+        "gate: no name": no_name,
+        "gate: no link": of_gate(_encode(Configure(True, ())), fds=[2]),
+        "gate: no tap": of_gate(_encode(Copy()), fds=[2]),
+        "gate: 253 descriptors": of_gate(_encode(Configure(True, ())), fds=[2] * 253),
+        "datagrams: too large": of_datagrams(b"x" * (datagram.GATE.largest + 1)),
+        "datagrams: unknown": of_datagrams(_encode(["exec", "id"])),
+        "datagrams: no port": of_datagrams(_encode(["deliver", 1, "192.0.2.1", 0, b""])),
     }
 
 
-def _send(link: socket.socket, packet: bytes, fds: int = 0) -> None:
+def _send(link: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> None:
     with suppress(BrokenPipeError, ConnectionResetError):  # closed already
-        socket.send_fds(link, [packet], [2] * fds)
+        socket.send_fds(link, [packet], fds)
+
+
+def _socket(family: int, kind: int, protocol: int = 0) -> int:
+    return socket.socket(family, kind, protocol).detach()
+
+
+def _socket_elsewhere() -> int:
+    """Return a socket of a network namespace that we have made, and are root of."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
+            socket.send_fds(theirs, [b"made"], [_socket(socket.AF_INET, socket.SOCK_DGRAM)])
+        os._exit(0)
+    theirs.close()
+    _, (fd,), _, _ = socket.recv_fds(ours, 8, 1)
+    os.waitpid(pid, 0)
+    return fd
 
 
 def _violate_each(uid: int) -> None:
@@ -169,27 +251,25 @@ def _violate_each(uid: int) -> None:
         os.waitpid(pid, 0)
 
 
-def _valid(receives: Any, role: Role) -> list[bytes]:
-    def is_message(packet: bytes) -> bool:
-        try:
-            return len(packet) <= int(role.decoder.decode(packet).SIZE)
-        except (msgspec.MsgspecError, ValueError):
-            return False
-
-    return [one for kind in kinds(receives) for one in encodings(kind) if is_message(one)]
+def _valid(receives: Any, role: Role) -> list[tuple[bytes, Message]]:
+    """Return messages with extreme values, as octets and as what they mean."""
+    found = []
+    for packet in itertools.chain.from_iterable(map(encodings, kinds(receives))):
+        with suppress(msgspec.MsgspecError, ValueError):
+            message: Message = role.decoder.decode(packet)
+            if len(packet) <= message.SIZE:
+                found.append((packet, message))
+    return found
 
 
 def _do_all(uid: int, address: str, port: int) -> None:
     client = Client(uid)
     client.welcome()
     hear(client.gate, CLIENT_OF_GATE)
-    sockets = [
-        fds[0]
-        for family, kind in itertools.product((4, 6), ("tcp", "udp"))
-        for _ in range(50)
-        for fds in [client.ask(OuterSocketWanted(family, kind))[1]]  # type: ignore[arg-type]
-    ]
-    print("sockets", len(sockets), flush=True)
+    families, kinds = (socket.AF_INET, socket.AF_INET6), (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+    sockets = [_socket(*each) for each in itertools.product(families, kinds) for _ in range(50)]
+    marked = [client.ask(Mark(), sock)[0] for sock in sockets]
+    print("sockets", marked.count(Marked()), flush=True)
     prefixes = [Prefix(bytes(4), 0), Prefix(bytes(16), 0), Prefix(b"\xff" * 4, 32)]
     prefixes += [Prefix(bytes([127, 0, 0, 0]), 8), Prefix(b"\xff" * 16, 128)]
     prefixes += [Prefix(bytes([10, n // 256, n % 256, 0]), 24) for n in range(MAX_PREFIXES - 5)]
@@ -198,20 +278,30 @@ def _do_all(uid: int, address: str, port: int) -> None:
     for seconds in (3600, 1, 0, 0, 3600, 0):
         client.ask(Pause(seconds))
     sent = 0
-    for packet in _valid(ToGate, GATE):
-        if b"configure" not in packet:
+    for packet, message in _valid(ToGate, GATE):
+        if not isinstance(message, Configure):
             client.gate.settimeout(TIMEOUT_S)
-            client.gate.send(packet)
+            _send_whole(client.gate, packet, message.FDS)
             sent += 1
             while select.select([client.gate], [], [], 0)[0]:
                 hear(client.gate, CLIENT_OF_GATE)
-    client.gate.send(_encode(Configure(False, ("a.example",))))
+    datagrams = configure(client.gate, Configure(False, ("a.example",)))
     hear(client.gate, CLIENT_OF_GATE)
+    for packet, _ in _valid(datagram.ToGate, datagram.GATE):
+        datagrams.settimeout(TIMEOUT_S)
+        datagrams.send(packet)
+        sent += 1
     print("sent to the gate", sent, flush=True)
     print("holding", flush=True)
     flow = _take_flow(client)
     print("spoofed", _reach(flow, address, port), flush=True)
     select.select([], [], [])
+
+
+def _send_whole(link: socket.socket, packet: bytes, fds: int) -> None:
+    """Send a message with the descriptors that belong to it: links of which nobody reads a word."""
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(fds)]
+    socket.send_fds(link, [packet], [theirs.fileno() for _, theirs in pairs])
 
 
 def _take_flow(client: Client) -> int:
@@ -242,10 +332,9 @@ def _ask_always(uid: int) -> None:
     client = Client(uid)
     client.welcome()
     last = ""
+    udp = _socket(socket.AF_INET, socket.SOCK_DGRAM)
     while True:
-        answer, fds = client.ask(OuterSocketWanted(4, "udp"))
-        for fd in fds:
-            os.close(fd)
+        answer, _ = client.ask(Mark(), udp)
         if repr(answer) != last:
             last = repr(answer)
             print(last, flush=True)

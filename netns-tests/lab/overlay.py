@@ -7,6 +7,7 @@ The server runs as `service` on the server, the client on the app as `sudo overl
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from lab.addresses import SERVER
 from lab.capture import Flow
 from lab.host import Host, Program
 from lab.topology import Lab
+from vpn import identity
 
 PROGRAM = str(Path(sys.executable).with_name("overlay-vpn"))
 PORT = 4422
@@ -49,7 +51,8 @@ class Overlay:
         """Start our server, with a new key the first time; returns when it says how to reach it."""
         service = self.lab.service
         if not self.server_key.exists():
-            self.lab.server.run([PROGRAM, "keygen", self.server_key], user=service)
+            identity.generate(self.server_key)
+            os.chown(self.server_key, service.uid, service.gid)
         listen = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         keys = ("--key", str(self.server_key), "--authorized-keys", str(self.authorized_keys))
         argv = (PROGRAM, "server", *keys, "--listen", listen, *options)

@@ -44,7 +44,8 @@ _CERTIFIED = [f"DNS:{DOMAIN}", f"DNS:*.{DOMAIN}", *(f"IP:{one}" for one in addre
 def names(host: Host, zone: str = ZONE) -> Program:
     """Serve a zone on both addresses of a host. Its output has a line per question asked."""
     program = Path(__file__).with_name("zone.py")
-    server = host.popen([sys.executable, program, *host.address], stdin=zone)
+    lab = {"PYTHONPATH": str(program.parents[1])}
+    server = host.popen([sys.executable, program, *host.address], stdin=zone, env=lab)
     server.says("^ready$")
     return server
 
@@ -170,9 +171,13 @@ def sshd(lab: Lab, host: Host, port: int = 22, extra: Sequence[str] = ()) -> Ssh
     return Sshd(program, port, listing.split()[1])
 
 
-def iperf3(host: Host) -> Program:
-    """Start an iperf3 server on its port 5201."""
-    program = host.popen(["iperf3", "--server", "--forceflush"])
+def iperf3(host: Host, address: str = "") -> Program:
+    """Start an iperf3 server on its port 5201.
+
+    Over UDP it answers from whatever address the host prefers, unless it is bound to one.
+    """
+    bound = ["--bind", address] if address else []
+    program = host.popen(["iperf3", "--server", "--forceflush", *bound])
     program.says("Server listening")
     return program
 

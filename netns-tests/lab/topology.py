@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import shutil
 import stat
 import subprocess
 import sys
@@ -70,6 +71,14 @@ table inet lab {{
 }}
 """
 
+# What the kernel remembers of others is no state that a test could prove to be as before.
+_FORGET = """
+ip neighbour flush all
+ip tcp_metrics flush
+ip -4 route flush cache
+ip -6 route flush cache
+"""
+
 
 class Lab:
     """Builds the lab on entry and leaves nothing on exit, also when this process is killed.
@@ -106,11 +115,12 @@ class Lab:
         self.hosts: list[Host] = []
         try:
             self._make_accounts()
+            self._make_homes()
             self._make_hosts()
             self._make_links()
             self._make_rules()
-            if self.has_capture:
-                self.outer = self.capture(self.router, "to-app")
+            self._own = set(self.tmp.iterdir()) - {self.tmp / "logs", self.tmp / "home"}
+            self._start_capture()
             self.before = {host: state.snapshot(host) for host in self.hosts}
         except BaseException:
             self.close()
@@ -136,6 +146,23 @@ class Lab:
         self._sweeper.wait()
         for host in self.hosts:
             host.reap()
+
+    def renew(self) -> None:
+        """Make a clean lab as good as a new one: what a test has written, and what hosts know."""
+        for capture in self._captures:
+            capture.close()
+        self._captures.clear()
+        for path in set(self.tmp.iterdir()) - self._own:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        self._make_homes()
+        for host in self.hosts:
+            host.programs.clear()
+            host.run(["sh", "-c", _FORGET])
+        self._start_capture()
+
+    def _start_capture(self) -> None:
+        if self.has_capture:
+            self.outer = self.capture(self.router, "to-app")
 
     def capture(self, host: Host, interface: str) -> Capture:
         """Start to capture an interface of a host; it ends with the lab."""
@@ -170,11 +197,10 @@ class Lab:
             raise AssertionError("left behind:\n" + "\n".join(found)) from None
 
     def _make_accounts(self) -> None:
-        """Prepare homes: root, alice (runs the client) and service (runs the server).
+        """Name the users: root, alice (runs the client) and service (runs the server).
 
         All three are root where the user namespace has no other user.
         """
-        (self.tmp / "logs").mkdir()
         homes = self.tmp / "home"
         self.is_multi_user = Path("/proc/self/uid_map").read_text().split()[2] != "1"
         self.root, self.alice, self.service = (
@@ -183,7 +209,10 @@ class Lab:
         )
         if not self.is_multi_user:
             self.alice = self.service = self.root
-        for user in (self.root, self.alice, self.service):
+
+    def _make_homes(self) -> None:
+        (self.tmp / "logs").mkdir()
+        for user in self.users:
             user.home.mkdir(parents=True, mode=0o755, exist_ok=True)
             os.chown(user.home, user.uid, user.gid)
 
