@@ -7,7 +7,7 @@ SHELL := bash
 BIN := .venv/bin
 
 # The most exposure that each unit may have (systemd-analyze security); see docs/decisions/0008-units.md
-UNITS := server=1.0 client=1.0 shim=2.0
+UNITS := server=1.0 client=1.0 shim=1.1
 
 .PHONY: setup check test demo bench soak clean
 
@@ -26,8 +26,9 @@ check: setup
 	tools/check-units $(UNITS)
 
 test: setup
-	$(BIN)/pytest -q tests
-	tools/netns-tests -q
+	$(BIN)/pytest -q -n 2 tests
+	tools/netns-tests -q --fidelity build/fidelity.md
+	tools/check-fidelity
 
 demo: setup
 	@$(BIN)/python netns-tests/demo.py
@@ -37,6 +38,8 @@ bench: setup
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.lock
 	$(BIN)/python bench/gate.py
 	PYTHONPATH=netns-tests $(BIN)/python bench/path.py
+	PYTHONPATH=netns-tests $(BIN)/python bench/udp.py
+	PYTHONPATH=netns-tests $(BIN)/python bench/echo.py
 
 soak: setup
 	tools/netns-tests --soak

@@ -52,7 +52,9 @@ def start_shim() -> tuple[int, Link, Link]:
     if not isinstance(message, Welcome):
         sys.exit(f"the monitor refuses: {message}")
     gate = Link(socket.socket(fileno=fds[0]), CLIENT_OF_GATE)
-    gate.send(Configure(False, ()))
+    datagrams, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with datagrams, theirs:  # only TCP is measured
+        gate.send(Configure(False, ()), (theirs.fileno(),))
     while not isinstance(wait_for(gate)[0], Configured):
         pass
     monitor.send(Capture(True, True, ()))

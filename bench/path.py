@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from lab import Lab, services, until
+from lab import Lab, services, tcp, until
 from lab.addresses import SERVER, TARGET
 from lab.overlay import Overlay
 
@@ -73,10 +73,15 @@ class Bench:
                 *("--python", sys.executable, "-r", f"alice@{SERVER.v4}", NETWORK),
             ]
         )
-        rules = ["nft", "list", "ruleset"]
-        until(lambda: "redirect to" in self.lab.app.run(rules).stdout, 20, "sshuttle's rules")
+        until(self._is_redirected, 20, "sshuttle's rules")
+        # The rules come before the port that they redirect to.
+        until(lambda: tcp.outcome(self.lab.app, TARGET.v4, 80) == "connected", 20, "sshuttle")
         yield
         program.stop(timeout_s=10)
+        until(lambda: not self._is_redirected(), 20, "the end of sshuttle's rules")
+
+    def _is_redirected(self) -> bool:
+        return "redirect to" in self.lab.app.run(["nft", "list", "ruleset"]).stdout
 
     def bulk(self, *, is_reverse: bool) -> tuple[float, float]:
         """Return Mbit/s and CPU seconds per GB."""
