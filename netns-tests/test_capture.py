@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def no_room(overlay: Overlay) -> None:
 def end_of_the_tunnel(overlay: Overlay) -> None:
     """The capture of a tunnel ends with it."""
     path = overlay.lab.alice.home / "ended.pcapng"
-    program = start(overlay, "-w", path, "tcp")  # the kernel speaks for itself on any device
+    program = start(overlay, "-w", path)
     overlay.down()
     assert program.wait() == 1
     assert "the tunnel has ended" in program.stderr
@@ -166,6 +167,16 @@ def end_of_the_tunnel(overlay: Overlay) -> None:
         1,
         "overlay-vpn: overlay-vpn is not up here; see 'overlay-vpn status'\n",
     )
+
+
+def test_idle_tunnel_is_silent(lab: Lab, overlay: Overlay) -> None:
+    """No kernel looks for routers on our devices, as it would every 4 s (RFC 4861 §6.3.7)."""
+    overlay.up(overlay.serve())
+    path = lab.alice.home / "idle.pcapng"
+    program = start(overlay, "-w", path)
+    time.sleep(5)
+    program.stop(signal.SIGINT)
+    assert packets(path) == []
 
 
 def test_packets_of_a_run_are_captured(lab: Lab, overlay: Overlay) -> None:

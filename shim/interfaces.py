@@ -6,6 +6,7 @@ it and does not load it.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
@@ -24,6 +25,7 @@ TX_QUEUE_PACKETS: Final = 1000
 MTU_BYTES: Final = 65535
 """As on the loopback device: both ends are kernels of this machine (docs/decisions/0001)."""
 
+_ADDR_GEN_MODE_NONE: Final = 1
 _IFA_F_NODAD: Final = 0x02
 _RT_SCOPE_LINK: Final = 253
 _RT_SCOPE_HOST: Final = 254
@@ -64,10 +66,23 @@ class Interfaces:
             index: int = self._ip.link_lookup(ifname=name)[0]
             self._ip.link("set", index=index, net_ns_fd=netns)
 
-    def size(self, index: int) -> None:
-        """Give a TUN device packets as large as they come, and a queue for a burst of them."""
+    def prepare(self, name: str) -> None:
+        """Make a TUN device ours before it is up: large packets, room for a burst, no own address.
+
+        A link-local address would make the kernel look for routers behind it (RFC 4862 §5.3).
+        """
+        no_address = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]}
         with as_oserror():
+            index = self._ip.link_lookup(ifname=name)[0]
             self._ip.link("set", index=index, mtu=MTU_BYTES, txqlen=TX_QUEUE_PACKETS)
+        try:
+            with as_oserror():
+                self._ip.link(
+                    "set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", no_address)]}
+                )
+        except OSError as error:
+            if error.errno != errno.EAFNOSUPPORT:  # as a kernel without IPv6 has it
+                raise
 
     def add_default(self, index: int, table: int, source: IPv4Address | IPv6Address) -> None:
         """Route everything that looks into `table` to a link."""

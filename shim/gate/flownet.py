@@ -109,8 +109,8 @@ def _set_up() -> tuple[int, socket.socket]:
     interfaces = Interfaces()
     loopback = interfaces.set_up("lo", ())
     addresses = (ip_address(GATEWAY4), ip_address(GATEWAY6))
+    interfaces.prepare(FLOW_DEVICE)
     index = interfaces.set_up(FLOW_DEVICE, addresses)
-    interfaces.size(index)
     for address in addresses:
         interfaces.add_default(index, _MAIN_TABLE, address)
     interfaces.deliver_locally(loopback, _LOCAL_TABLE)

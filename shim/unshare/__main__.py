@@ -123,11 +123,11 @@ def _map_ids(uid: int, gid: int) -> None:
 def _route() -> None:
     interfaces = Interfaces()
     interfaces.set_up("lo", ())
+    interfaces.prepare(protocol.DEVICE)
     for text in (protocol.DEVICE4, protocol.DEVICE6):
         address = ip_address(text)
         index = interfaces.set_up(protocol.DEVICE, (address,))
         interfaces.add_default(index, _MAIN_TABLE, address)
-    interfaces.size(index)
     interfaces.close()
 
 

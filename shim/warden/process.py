@@ -195,6 +195,7 @@ def _fault_of(error: OSError) -> Fault:
 
 def _set_up(interfaces: Interfaces) -> tuple[Family, ...]:
     """Give the capture TUN its addresses and routes; returns the families that the kernel has."""
+    interfaces.prepare(protocol.DEVICE)
     families: list[Family] = []
     wanted: tuple[tuple[Family, str], ...] = ((4, protocol.DEVICE4), (6, protocol.DEVICE6))
     for family, address in wanted:
@@ -205,7 +206,6 @@ def _set_up(interfaces: Interfaces) -> tuple[Family, ...]:
             if family == 6 and error.errno in _NO_IPV6:
                 continue
             raise
-        interfaces.size(index)
         families.append(family)
     interfaces.close()
     return tuple(families)
