@@ -13,14 +13,13 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import astuple
 
 import pytest
 from test_shim_process import children, instance, runs, status
 from test_transfer import resident
 
-from lab import Lab, Program, services, tcp, until
+from lab import Lab, Program, kill, services, tcp, until
 from lab.addresses import CLOSED_PORT, TARGET
 from lab.overlay import PROGRAM, Endpoint, Overlay
 
@@ -59,8 +58,7 @@ class Gates:
             time.sleep(max(0.0, self._since + LIVED_S - time.monotonic()))
         gate = self.current
         if gate:
-            with suppress(ProcessLookupError):
-                os.kill(gate, signal.SIGKILL)
+            kill([gate])
         until(lambda: self.is_over or self.current not in (0, gate), 15, "another gate")
         self.killed += 1
         self._since = time.monotonic()
@@ -216,8 +214,7 @@ def test_gates_that_die_again_and_again_are_the_end(lab: Lab, overlay: Overlay) 
     gates = Gates(instance(program.pid).keeper)
     while not gates.is_over:
         if gate := gates.current:
-            with suppress(ProcessLookupError):
-                os.kill(gate, signal.SIGKILL)
+            kill([gate])
     assert program.wait() != 0
     assert "the privileged part has ended" in program.stderr
     overlay.is_up = False

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import pytest
 
-from lab import Host, Lab, Program, prober, services, tcp, until
+from lab import Host, Lab, Program, kill, prober, services, tcp, until
 from lab.addresses import CLOSED_PORT, ROUTER, SERVER, TARGET
 from lab.capture import Packet, leaks
 from lab.inject import Injector
@@ -179,8 +179,7 @@ def test_switch_leaks_nothing_whatever_is_killed(
         instance.settle(endpoint)
     os.kill(overlay.status()["pid"], signal.SIGKILL)
     instance.settle(other)
-    for pid in (*privileged_side(lab.app), overlay.status()["pid"]):
-        os.kill(pid, signal.SIGKILL)
+    kill((*privileged_side(lab.app), overlay.status()["pid"]))
     instance.settle(endpoint)
     endpoint.program.stop(signal.SIGKILL)
     instance.probe()
@@ -201,8 +200,7 @@ def test_blocked_machine_says_so_and_is_opened_by_down_alone(
     lab: Lab, overlay: Overlay, endpoint: Endpoint
 ) -> None:
     overlay.up(endpoint, *SWITCH)
-    for pid in (*privileged_side(lab.app), overlay.status()["pid"]):
-        os.kill(pid, signal.SIGKILL)
+    kill((*privileged_side(lab.app), overlay.status()["pid"]))
     until(lambda: overlay.status()["state"] == "blocked", 10, "the word for it")
     said = overlay.cli("status", check=False)
     assert said.returncode == 1
@@ -300,8 +298,7 @@ def test_pause_opens_for_a_while_and_ends_by_itself(
     # The kernel ends it, also when nobody is there to end it.
     overlay.cli("pause", "--for", "8s")
     until(gets_out, 15, "a way out")
-    for pid in (*privileged_side(lab.app), overlay.status()["pid"]):
-        os.kill(pid, signal.SIGKILL)
+    kill((*privileged_side(lab.app), overlay.status()["pid"]))
     until(lambda: not gets_out(), 30, "the end of the pause")
     assert overlay.status()["state"] == "blocked"
 

@@ -10,13 +10,12 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from test_run_leaks import ALWAYS_TRYING
 
-from lab import Lab, Program, rules, services, tcp, until
+from lab import Lab, Program, kill, rules, services, tcp, until
 from lab.addresses import APP, CLOSED_PORT, ROUTER, SERVER, TARGET
 from lab.capture import leaks
 from lab.overlay import PROGRAM, Endpoint, Overlay
@@ -36,7 +35,7 @@ def serve(overlay: Overlay, transport: str) -> tuple[Endpoint, tuple[str, ...]]:
     return overlay.serve_ssh(), ("--dns-server", TARGET.v4)
 
 
-def kill(lab: Lab, endpoint: Endpoint) -> None:
+def end(lab: Lab, endpoint: Endpoint) -> None:
     """End a server at once, with all its processes: sshd has one for each session.
 
     Ours waits for the flows to end until it is told again.
@@ -49,9 +48,7 @@ def kill(lab: Lab, endpoint: Endpoint) -> None:
         return not endpoint.program.is_alive
 
     until(has_ended, 15, "the server to end")
-    for one in lab.server.processes():
-        with suppress(ProcessLookupError):
-            os.kill(one.pid, signal.SIGKILL)
+    kill(one.pid for one in lab.server.processes())
 
 
 def restart(lab: Lab, endpoint: Endpoint) -> Endpoint:
@@ -132,7 +129,7 @@ def test_server_that_restarts(
     stream = flow(lab)
     before = len(lab.outer.packets())
 
-    kill(lab, endpoint)
+    end(lab, endpoint)
     assert is_reset(stream, 5)
     wait_for(overlay, "reconnecting", 3)
     assert_fails_fast(lab)
@@ -200,7 +197,7 @@ def test_network_that_comes_back_is_used_at_once(lab: Lab, overlay: Overlay, ech
     endpoint = overlay.serve()
     overlay.up(endpoint)
     lab.app.run(["ip", "link", "set", "eth0", "down"])
-    kill(lab, endpoint)
+    end(lab, endpoint)
     # What it says on the way out does not arrive: the silence is noticed.
     wait_for(overlay, "reconnecting", DEAD_AFTER_S + 5)
     assert_fails_fast(lab)
@@ -243,7 +240,7 @@ def test_server_that_comes_back_with_another_key_is_refused(
     if trust == "accept new":
         endpoint = replace(endpoint, pin=("--accept-new",))
     client = overlay.start(endpoint)
-    kill(lab, endpoint)
+    end(lab, endpoint)
     for path in (overlay.server_key, overlay.server_key.with_suffix(".pub")):
         path.unlink(missing_ok=True)
     overlay.serve()
@@ -259,7 +256,7 @@ def test_server_that_comes_back_with_another_key_is_refused(
 def test_kill_switch_holds_when_the_session_cannot_be_renewed(lab: Lab, overlay: Overlay) -> None:
     endpoint = overlay.serve()
     client = overlay.start(endpoint, "--kill-switch", "--lan", "block")
-    kill(lab, endpoint)
+    end(lab, endpoint)
     overlay.authorized_keys.write_text("")
     restart(lab, endpoint)
     assert client.wait(40) == 255
@@ -276,7 +273,7 @@ def test_taken_down_while_reconnecting(lab: Lab, overlay: Overlay) -> None:
     endpoint = overlay.serve()
     for word in ("between", "trying"):
         client = overlay.start(endpoint)
-        kill(lab, endpoint)
+        end(lab, endpoint)
         wait_for(overlay, "reconnecting", 5)
         if word == "trying":
             endpoint = restart(lab, endpoint)
@@ -310,7 +307,7 @@ def test_command_of_run_has_its_network_again(lab: Lab, overlay: Overlay, echo: 
     argv = [*words, sys.executable, "-c", ALWAYS_TRYING, *TARGET]
     program = lab.app.popen(argv, user=lab.alice, env=env)
     program.says("^works 2$")
-    kill(lab, endpoint)
+    end(lab, endpoint)
     program.says("^works 0$")
     program.says("the session ended: .*; reconnecting")
     restart(lab, endpoint)

@@ -14,14 +14,13 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
-from lab import Lab, Program, services, tcp, until
+from lab import Lab, Program, kill, services, tcp, until
 from lab.addresses import CLOSED_PORT, FILTERED, TARGET
 from lab.capture import leaks
 from lab.overlay import PROGRAM, Overlay
@@ -564,9 +563,7 @@ def test_entry_of_a_run_that_was_killed_is_removed(lab: Lab, runs: Runs) -> None
     program = runs.start("sh", "-c", "echo in; exec sleep 100")
     program.says("^in$")
     assert len(runs.entries()) == 1
-    for pid in (*(one.pid for one in lab.app.processes()), program.pid):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill((*(one.pid for one in lab.app.processes()), program.pid))
     program.wait()
     assert len(runs.entries()) == 1
     assert runs.list() == []

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, Program, activation, limits, services, state, tcp, until
+from lab import Lab, Program, activation, kill, limits, services, state, tcp, until
 from lab.activation import POLICY, SERVICE_UID
 from lab.addresses import TARGET
 from lab.overlay import PROGRAM, Endpoint, Overlay
@@ -124,8 +124,7 @@ def test_whatever_is_killed_leaves_nothing(
         client = up(lab, overlay, endpoint)
         assert state.diff(before, state.snapshot(lab.app))  # the detector
         found = {**processes(shim), "client": client.pid}
-        for victim in victims:
-            os.kill(found[victim], signal.SIGKILL)
+        kill(found[victim] for victim in victims)
         until(lambda c=client: not c.is_alive, 20, "the end of the client")
         until(lambda: not state.diff(before, state.snapshot(lab.app)), 20, f"nothing of {victims}")
 
@@ -135,8 +134,7 @@ def test_switch_stays_closed_when_all_are_killed_and_another_start_holds_it(
 ) -> None:
     before = state.snapshot(lab.app)
     client = up(lab, overlay, endpoint, "--kill-switch")
-    for pid in processes(shim).values():
-        os.kill(pid, signal.SIGKILL)
+    kill(processes(shim).values())
     until(lambda: not client.is_alive, 20, "the end of the client")
     shim.says(r"(?s)started \d+.*ended -9.*started \d+")
     assert overlay.status()["state"] == "blocked"

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab import Lab, services, state, tcp, until
+from lab import Lab, kill, services, state, tcp, until
 from lab.activation import POLICY, SERVICE_UID, SOCKET, serve, write_policy
 from lab.addresses import TARGET
 from lab.overlay import PROGRAM, Endpoint, Overlay
@@ -96,8 +95,7 @@ def test_what_a_killed_service_leaves_is_undone_by_its_next_start(
     before = state.snapshot(lab.app)
     assert up(lab, overlay, overlay.serve()) == "0 "
     killed = {one.pid for one in lab.app.processes() if "shim." in one.command}
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+    kill(killed)
     until(lambda: not state.diff(before, state.snapshot(lab.app)), 20, "nothing left")
     assert not killed & {one.pid for one in lab.app.processes()}
     overlay.recover()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from typing import Final
 
@@ -29,7 +30,11 @@ def isolate() -> None:
 
 
 def close_all_but(keep: set[int]) -> None:
-    """Close every descriptor of this process except `keep`."""
+    """Close every descriptor of this process except `keep`.
+
+    Garbage that is left stays so: its end would close numbers that others have by then.
+    """
+    gc.freeze()
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         if fd not in keep:

@@ -16,8 +16,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -311,6 +312,13 @@ class Host:
         """Collect the holder after the sweeper has ended it."""
         self._holder.kill()
         self._holder.wait()
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill processes at once; when one is killed, another may have ended of it."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _check(result: int) -> None:
