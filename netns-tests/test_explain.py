@@ -13,7 +13,7 @@ from socket import IPPROTO_TCP
 from typing import Any
 
 import pytest
-from test_reconnect import kill, wait_for
+from test_reconnect import end, wait_for
 from test_run import Runs
 
 from lab import Lab, Program, services, tcp, until
@@ -187,7 +187,7 @@ def answers_say_which_way_they_took(zone: Program, asker: Asker) -> None:
 
 
 def while_there_is_no_session(lab: Lab, overlay: Overlay, endpoint: Endpoint, asker: Asker) -> None:
-    kill(lab, endpoint)
+    end(lab, endpoint)
     wait_for(overlay, "reconnecting", 20)
     said = asker.prove("unreachable", TARGET.v4)
     assert "no session" in said["why"]
