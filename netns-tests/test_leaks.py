@@ -22,7 +22,7 @@ from lab import Host, Lab, Program, kill, prober, services, tcp, until
 from lab.addresses import CLOSED_PORT, ROUTER, SERVER, TARGET
 from lab.capture import Packet, leaks
 from lab.inject import Injector
-from lab.overlay import Endpoint, Overlay
+from lab.overlay import PROGRAM, Endpoint, Overlay
 from lab.probes import BOUND, ONLY_ROOT_CAN, PROBES
 from lab.processes import privileged_side
 from shim.protocol import DEVICE
@@ -246,6 +246,25 @@ def test_down_is_for_who_may_change_the_network(
         assert overlay.status()["state"] == "blocked"
     overlay.down()
     assert overlay.status()["state"] == "down"
+
+
+def test_down_opens_it_though_all_are_killed_meanwhile(
+    lab: Lab, overlay: Overlay, endpoint: Endpoint
+) -> None:
+    overlay.up(endpoint, *SWITCH)
+    client = overlay.status()["pid"]
+    os.kill(client, signal.SIGSTOP)
+    down = lab.app.popen([PROGRAM, "down"], env=overlay.sudo)
+    until(lambda: is_asked(lab), 10, "the question")
+    kill((*privileged_side(lab.app), client))
+    assert down.wait(15) == 0
+    assert overlay.status()["state"] == "down"
+
+
+def is_asked(lab: Lab) -> bool:
+    """Whether somebody waits whom the client has not let in."""
+    sockets = lab.app.run(["ss", "--no-header", "--unix", "--listening"]).stdout
+    return any(int(line.split()[2]) > 0 for line in sockets.splitlines())
 
 
 # The local network, and pauses.

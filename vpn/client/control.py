@@ -117,10 +117,10 @@ def owner() -> int | None:
 
 
 def wait_until_gone(timeout_s: float) -> None:
-    """Wait until the last trace is gone. Raises OverlayError when it is not in time."""
+    """Wait until the last trace is gone. Raises OverlayError when nobody is left to remove it."""
     deadline = time.monotonic() + timeout_s
     while os.path.exists(state_directory()):
-        if time.monotonic() > deadline:
+        if is_blocked() or time.monotonic() > deadline:
             raise OverlayError("the network is not yet as before; run 'overlay-vpn recover'")
         time.sleep(0.02)
 
