@@ -104,13 +104,13 @@ def parse_routes(texts: tuple[str, ...]) -> Routes:
 
     `10.0.0.0/8` is a prefix, `corp.example` and everything below it a suffix.
     """
-    prefixes: list[IPv4Network | IPv6Network] = []
-    suffixes: list[str] = []
+    prefixes: dict[IPv4Network | IPv6Network, None] = {}  # each once, in their order
+    suffixes: dict[str, None] = {}
     for text in texts:
         if "/" in text or ":" in text or text.replace(".", "").isdigit():
-            prefixes.append(_parse_prefix(text))
+            prefixes[_parse_prefix(text)] = None
         else:
-            suffixes.append(_parse_suffix(text))
+            suffixes[_parse_suffix(text)] = None
     for kind, found, limit in (
         ("prefixes", prefixes, MAX_PREFIXES),
         ("names", suffixes, MAX_SUFFIXES),

@@ -164,6 +164,9 @@ class Associations:
         if association is None or not source or source == association.source:
             self._lose(DropReason.LATE_DATAGRAM)
             return None
+        if len(message.payload) > packet.max_payload(source):
+            self._lose(DropReason.LENGTH)
+            return None
         if not association.is_two_way:
             association.is_two_way = True
             del self._one_way[association.number]

@@ -118,7 +118,7 @@ class Echo:
             return None
         source, identifier, destination = query.key
         sender = _address(pong.source, query)
-        if sender is None or len(pong.payload) > packet.max_echo_payload(destination):
+        if sender is None or len(pong.payload) > packet.max_payload(destination):
             return None
         query.last = now
         # The gate is a router on the way back, too; but a packet that has arrived has arrived.

@@ -194,11 +194,12 @@ def _read_v6(raw: bytes) -> _Fragment | None:
     return _Fragment(key, before, place & 0xFFF8, raw[offset + 8 : total], not place & 1)
 
 
-def _whole(header: bytes, data: bytes) -> bytes:
+def _whole(header: bytes, data: bytes) -> bytes | DropReason:
+    # The headers of the others may have been shorter than that of the first.
+    length = len(header) + len(data) - (40 if header[0] >> 4 == 6 else 0)
+    if length > _MAX_LENGTH:
+        return DropReason.FRAGMENT
     if header[0] >> 4 == 6:
-        length = len(header) - 40 + len(data)
         return header[:4] + length.to_bytes(2) + header[6:] + data
-    header = (
-        header[:2] + (len(header) + len(data)).to_bytes(2) + header[4:10] + bytes(2) + header[12:]
-    )
+    header = header[:2] + length.to_bytes(2) + header[4:10] + bytes(2) + header[12:]
     return header[:10] + checksum(header).to_bytes(2) + header[12:] + data

@@ -31,7 +31,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, NoReturn
@@ -128,6 +128,7 @@ class Gate:
         self._poll = select.epoll()
         self._buffer = bytearray(tun.READ_BYTES)
         self._dropped: Counter[DropReason] = Counter()
+        self._given_up: deque[int] = deque()
         self._streams = DnsStreams(self._poll, self._on_stream_query)
         self._datagrams = DatagramLink(self._poll, self._on_datagram, self._dropped)
         self._tap = Tap(names)
@@ -261,9 +262,11 @@ class Gate:
             self._dropped[DropReason.CHECKSUM] += 1
             return
 
+        # Not `query` itself: an answer may be long in coming, and a packet is up to 64 KiB.
+        ends = query.destination, query.source, (query.destination_port, query.source_port)
+
         def reply(wire: bytes) -> None:
-            ports = (query.destination_port, query.source_port)
-            self._answer(packet.datagram(query.destination, query.source, ports, wire))
+            self._answer(packet.datagram(*ends, wire))
 
         self._on_query(query.datagram, query.destination, over_tcp=False, reply=reply)
 
@@ -314,6 +317,7 @@ class Gate:
         else:
             self._flows.on_closed(number, time.monotonic())
             self._dropped[DropReason.CLIENT] += 1
+            self._give_up(number)
             _reset(sock)
 
     def _on_client(self) -> None:
@@ -384,6 +388,8 @@ class Gate:
         if self._is_full:
             self._poll.modify(self._listener, select.EPOLLIN)
             self._is_full = False
+        while self._given_up and self._client.send(Cancel(self._given_up[0])):
+            self._given_up.popleft()
         for order in self._flows.expire(now):
             self._obey(order)
         for ended in self._associations.expire(now):
@@ -412,7 +418,12 @@ class Gate:
             case Reject(syn, reason):
                 self._reject(syn, reason)
             case GiveUp(flow):
-                self._client.send(Cancel(flow))
+                self._give_up(flow)
+
+    def _give_up(self, flow: int) -> None:
+        """Have the client end a flow that it has opened or opens, now or when it reads again."""
+        if not self._client.send(Cancel(flow)):
+            self._given_up.append(flow)
 
     def _reject(self, syn: Packet, reason: Reason) -> None:
         if reason is Reason.REFUSED:

@@ -317,14 +317,14 @@ def echo_reply(
     *,
     hop_limit: int = _HOP_LIMIT,
 ) -> bytes:
-    """Return an echo reply (RFC 792, RFC 4443 §4.2); at most `max_echo_payload` octets of it."""
+    """Return an echo reply (RFC 792, RFC 4443 §4.2); at most `max_payload` octets of it."""
     kind, protocol = (0, ICMP) if len(source) == 4 else (129, ICMPV6)
     body = struct.pack("!BBHHH", kind, 0, 0, identifier, sequence) + payload
     return _wrap(source, destination, protocol, body, checksum_at=2, hop_limit=hop_limit)
 
 
-def max_echo_payload(address: bytes) -> int:
-    """Return how much an echo of a family can carry: its packet is at most 65535 octets.
+def max_payload(address: bytes) -> int:
+    """Return how much an echo or a datagram of a family can carry: its packet has 65535 octets.
 
     That is with the header in IPv4 (RFC 791), and without it in IPv6 (RFC 8200 §3).
     """

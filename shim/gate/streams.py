@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from dns import framing
@@ -52,7 +53,7 @@ class DnsStreams:
             self._drop(fd)
             return
         for message in messages:
-            self._on_query(message, stream.server, stream.reply)
+            self._on_query(message, stream.server, partial(self._reply, stream))
 
     def expire(self, now: float) -> None:
         """Close what is idle."""
@@ -60,42 +61,38 @@ class DnsStreams:
             if now - stream.last > IDLE_S:
                 self._drop(fd)
 
+    def _reply(self, stream: _Stream, wire: bytes) -> None:
+        """Send an answer; a peer that is gone, or does not read, has no connection any more."""
+        fd = stream.sock.fileno()
+        if self._streams.get(fd) is stream and not stream.send(wire):
+            self._drop(fd)
+
     def _drop(self, fd: int) -> None:
         stream = self._streams.pop(fd)
         self._poll.unregister(fd)
-        stream.close()
+        stream.sock.close()
 
 
 class _Stream:
-    """One connection. A peer that does not read its answers loses them."""
+    """One connection."""
 
     def __init__(self, sock: socket.socket, server: bytes, now: float) -> None:
-        self._sock: socket.socket | None = sock
+        self.sock = sock
         self._framing = framing.Framing()
         self.server = server
         self.last = now
 
     def read(self, now: float) -> list[bytes]:
         """Return the complete messages. Raises OSError or ValueError at the end."""
-        if self._sock is None:
-            return []
-        data = self._sock.recv(65536)
+        data = self.sock.recv(65536)
         if not data:
             raise ConnectionResetError
         self.last = now
         return self._framing.feed(data)
 
-    def reply(self, wire: bytes) -> None:
-        """Send an answer, if the peer is still there and has room for it."""
-        if self._sock is not None:
-            framed = framing.frame(wire)
-            with contextlib.suppress(OSError):
-                if self._sock.send(framed) == len(framed):
-                    return
-            self.close()
-
-    def close(self) -> None:
-        """Close the connection; answers that come later are dropped."""
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
+    def send(self, wire: bytes) -> bool:
+        """Send an answer. Returns whether the peer is there and has room for all of it."""
+        framed = framing.frame(wire)
+        with contextlib.suppress(OSError):
+            return self.sock.send(framed) == len(framed)
+        return False

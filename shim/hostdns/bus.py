@@ -48,8 +48,8 @@ class Bus:
         self._serial = 0
         self._sock = socket.socket(socket.AF_UNIX)
         try:
-            self._sock.connect(BUS)
             self._sock.setblocking(False)
+            self._sock.connect(BUS)
             self._authenticate()
             self.call(Call(_BUS_SERVICE, _BUS_PATH, _BUS_SERVICE, "Hello", "", ()))
         except BaseException:

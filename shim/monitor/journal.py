@@ -63,7 +63,9 @@ class Journal:
                 self._record(change)
                 made.append(change)
                 self._make(netlink, change)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, FileExistsError):
+                made.pop()  # not ours
             _revert(netlink, [change for change in made if change not in self.held])
             self._rewrite(self.held)
             raise

@@ -134,7 +134,8 @@ def changes(
     plan: list[Change] = []
     if capture.kill_switch:
         taken = {change.name for change in held if isinstance(change, Guard)}
-        name = min({"overlay-vpn", "overlay-vpn-2"} - taken, default="overlay-vpn")
+        names = {"overlay-vpn", *(f"overlay-vpn-{number}" for number in range(2, len(taken) + 2))}
+        name = min(names - taken)
         plan += [Guard(name, capture.lan), *map(Unreachable, families)]
     return plan + [rule for family in families for rule in _rules(family, capture, chosen)]
 

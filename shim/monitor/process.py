@@ -23,9 +23,6 @@ from typing import Final
 from shim.monitor import journal as journals
 from shim.monitor import netlink as routing
 from shim.monitor import service as serving
-from shim.monitor.journal import Journal
-from shim.monitor.netlink import Netlink
-from shim.monitor.service import Service
 from shim.protocol import link as links
 from shim.protocol.link import Link, LinkClosedError
 from shim.protocol.monitor import MONITOR
@@ -63,13 +60,13 @@ def _serve(serve: Serve, fds: list[int], warden: Link) -> int:
     status = _WITHOUT_DOWN
     client, gate, control = (socket.socket(fileno=fd) for fd in fds[:3])
     # The lock stays open.
-    journal, _, keeper = Journal(fds[3]), fds[4], fds[5]
-    netlink = Netlink(fds[6], fds[7], serve.filters)
+    journal, _, keeper = journals.Journal(fds[3]), fds[4], fds[5]
+    netlink = routing.Netlink(fds[6], fds[7], serve.filters)
     link = Link(client, MONITOR)
     routes = tuple(map(ip_network, serve.routes))
     try:
         missing = enter(PROFILE, serve.program)
-        service = Service(
+        service = serving.Service(
             link, journal, netlink, serve.families, routes, gate, control, serve.netns, missing
         )
         if service.run(warden.fileno(), keeper):

@@ -106,11 +106,12 @@ def _take_over_ssh() -> None:
     for entry in os.scandir(host):
         ours = f"/etc/{_SSH}/{entry.name}"
         if entry.name == "ssh_config":
-            _write(ours, _read(entry.path))
+            with suppress(PermissionError):
+                _write(ours, _read(entry.path))
         elif entry.name == "ssh_config.d" and entry.is_dir():
             os.mkdir(ours)
             for part in os.scandir(entry.path):
-                with suppress(OSError, UnicodeDecodeError):
+                with suppress(OSError):
                     _write(f"{ours}/{part.name}", _read(part.path))
         else:
             os.symlink(f"../{_HOST}/{_SSH}/{entry.name}", ours)
@@ -118,12 +119,12 @@ def _take_over_ssh() -> None:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read(_MAX_COPY_BYTES)
     except FileNotFoundError:
         return ""
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)

@@ -237,7 +237,10 @@ def _undo(
             state.remove()
         status = 0
     except OSError as error:
-        print(f"overlay-vpn: routing rules remain ({error}); run 'overlay-vpn recover' as root")
+        print(
+            f"overlay-vpn: routing rules remain ({error}); run 'overlay-vpn recover' as root",
+            file=sys.stderr,
+        )
         status = 1
     os.waitpid(keeper.pid, 0)
     return status

@@ -54,6 +54,7 @@ class State:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(lock), os.stat(LOCK, dir_fd=directory)):
+                    os.ftruncate(lock, 0)  # who held it has ended
                     return lock, directory
             except BlockingIOError:
                 raise BusyError(self._path) from None

@@ -89,6 +89,12 @@ def test_prefixes_and_names_are_told_apart() -> None:
     assert routes.suffixes == ("corp.example", "lab")
 
 
+def test_route_that_is_said_twice_is_one() -> None:
+    """The kernel would refuse the second rule."""
+    routes = parse_routes(("10.0.0.0/8", "corp.example", "10.0.0.0/8", "*.corp.example"))
+    assert routes == Routes(False, (ip_network("10.0.0.0/8"),), ("corp.example",))
+
+
 @pytest.mark.parametrize(
     "text", ["10.0.0.1/8", "10.0.0.0/33", "corp..example", "a b", "ho/st", "x" * 64, "-", "*", ""]
 )
@@ -97,10 +103,10 @@ def test_mistake_in_a_route_is_named(text: str) -> None:
         parse_routes((text,))
 
 
-@pytest.mark.parametrize("form", ["192.0.2.{}", "host{}.example"])
+@pytest.mark.parametrize("form", ["192.0.{}.{}", "host{}-{}.example"])
 def test_more_routes_than_the_shim_takes_are_refused_by_us(form: str) -> None:
     with pytest.raises(UsageError, match="too many"):
-        parse_routes(tuple(form.format(number % 256) for number in range(600)))
+        parse_routes(tuple(form.format(*divmod(number, 256)) for number in range(600)))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def command() -> None:
 def _end_owner() -> None:
     """End the process that undoes everything when it is told to: the client does not answer."""
     pid = control.owner()
-    if pid is None:
+    if not pid:
         return
     try:
         os.kill(pid, signal.SIGTERM)

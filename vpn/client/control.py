@@ -101,7 +101,7 @@ def is_blocked() -> bool:
 
 
 def owner() -> int | None:
-    """Return the process whose end is the end of all, None if none runs.
+    """Return the process whose end is the end of all; 0 while one begins, None if none runs.
 
     The number in the lock is to be believed only while somebody holds the lock.
     """
@@ -110,7 +110,7 @@ def owner() -> int | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(file.read())
+                return int(file.read() or 0)
     except (OSError, ValueError):
         pass
     return None

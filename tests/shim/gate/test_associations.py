@@ -236,6 +236,15 @@ def test_answer_from_where_none_can_come_is_dropped(gate: Associations, host: st
     assert gate.lost == {"late-datagram": 1}
 
 
+@pytest.mark.parametrize(("to", "most"), [(FAR4, 65507), (FAR6, 65527)])
+def test_answer_that_no_packet_holds_is_dropped(gate: Associations, to: str, most: int) -> None:
+    number = begin(gate, to=to)
+    whole = gate.on_deliver(Deliver(number, to, 53, bytes(most)), 0.0)
+    assert len(bytes(packet_of(whole)[UDP].payload)) == most
+    if most < 65527:
+        assert gate.on_deliver(Deliver(number, to, 53, bytes(most + 1)), 0.0) is None
+
+
 def test_answer_for_nobody_is_dropped(gate: Associations) -> None:
     assert gate.on_deliver(Deliver(1, FAR4, 7, b"hi"), 1.0) is None
     begin(gate)

@@ -53,6 +53,24 @@ def datagram_of(raw: bytes) -> bytes:
     return read.datagram
 
 
+def test_datagram_that_is_too_long_with_the_header_of_its_first_fragment_is_none() -> None:
+    """Each of the two had room for itself, with a shorter one."""
+    end4, end6 = 65535 - 20, 65535
+    options = IP(src=APP4, dst=FAR4, id=7, proto=17, flags="MF", options=b"\1" * 40)
+    first4 = options / Raw(payload(8))
+    rest4 = IP(src=APP4, dst=FAR4, id=7, proto=17, frag=1) / Raw(payload(end4 - 8))
+    first6 = IPv6(src=APP6, dst=FAR6) / IPv6ExtHdrDestOpt() / IPv6ExtHdrFragment(id=7, m=1, nh=17)
+    rest6 = IPv6(src=APP6, dst=FAR6) / IPv6ExtHdrFragment(id=7, offset=1, nh=17)
+    for first, rest in (
+        (first4, rest4),
+        (first6 / Raw(payload(8)), rest6 / Raw(payload(end6 - 8))),
+    ):
+        fragments = Fragments()
+        assert fragments.add(bytes(first), 0.0) is None
+        assert fragments.add(bytes(rest), 0.0) is DropReason.FRAGMENT
+        assert add_all(fragments, v4(2000)) != []
+
+
 @pytest.mark.parametrize("make", [v4, v6])
 @pytest.mark.parametrize("size", [1, 2000, 9000, 65507])
 @given(order=st.randoms(use_true_random=False))

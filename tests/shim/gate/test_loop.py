@@ -29,6 +29,7 @@ from shim.protocol.gate import (
     GATE,
     Accepted,
     Adopt,
+    Cancel,
     Configure,
     Configured,
     Copy,
@@ -37,6 +38,7 @@ from shim.protocol.gate import (
     DropReason,
     Known,
     Open,
+    Opened,
     Started,
     first_number,
 )
@@ -402,6 +404,21 @@ def test_client_hears_once_how_many_packets_were_dropped_and_why(first: Bench) -
         assert isinstance(message, Dropped)
         for one in message.counts:
             told[one.reason] = told.get(one.reason, 0) + one.packets
+
+
+def test_client_that_was_busy_hears_of_every_flow_that_was_given_up(first: Bench) -> None:
+    """Else it would keep them open for ever, and the far end with it."""
+    assert first.hear() == (Started(1), [])
+    late = range(first_number(1), first_number(1) + 1000)
+    for flow in late:
+        while not first.client.send(Opened(flow)):
+            time.sleep(0.001)
+    heard: list[Message] = []
+    while len(heard) < len(late):
+        message, _ = first.hear()
+        if not isinstance(message, Dropped):
+            heard.append(message)
+    assert sorted(heard, key=str) == sorted(map(Cancel, late), key=str)
 
 
 def test_every_reason_there_is_fits_into_one_message() -> None:

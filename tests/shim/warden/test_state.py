@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,14 @@ class Killed(BaseException):
 
 
 class Kernel:
-    """A network that remembers what was done to it; may refuse, and may be where it ends."""
+    """A network that remembers what was done to it; may refuse, and may be where it ends.
+
+    A filter is there by its name from the first of its messages, and whole with the last.
+    """
 
     def __init__(self) -> None:
         self.there: list[Change] = []
+        self.begun: set[str] = set()
         self.reverted: list[Change] = []
         self.refuses_at: int | None = None
         self.killed_after: int | None = None
@@ -37,12 +42,20 @@ class Kernel:
             raise PermissionError
         if change in self.there:
             raise FileExistsError
+        if isinstance(change, Guard):
+            if change.name in self.begun:
+                raise FileExistsError
+            self.begun.add(change.name)
+            self._step()
         self.there.append(change)
 
     def revert(self, change: Change) -> None:
         self._step()
         self.reverted.append(change)
-        if change in self.there:
+        if isinstance(change, Guard):
+            self.begun.discard(change.name)
+            self.there = [one for one in self.there if not _has_name(one, change.name)]
+        elif change in self.there:
             self.there.remove(change)
 
     def _step(self) -> None:
@@ -50,6 +63,10 @@ class Kernel:
             if self.killed_after == 0:
                 raise Killed
             self.killed_after -= 1
+
+
+def _has_name(change: Change, name: str) -> bool:
+    return isinstance(change, Guard) and change.name == name
 
 
 @pytest.fixture
@@ -165,6 +182,18 @@ def test_owner_is_in_the_lock(run_directory: Path) -> None:
     state.remove()
 
 
+def test_owner_who_was_killed_is_not_the_next_one(
+    run_directory: Path, killed: Callable[[State], None]
+) -> None:
+    """His number may be anybody's by now, and `down` would end whose it is."""
+    first = State(0)
+    first.set_owner(4711)
+    killed(first)
+    second = State(0)
+    assert (run_directory / "net-1/lock").read_text() == ""
+    second.remove()
+
+
 def test_listener_takes_the_place_of_a_stale_one(
     run_directory: Path, killed: Callable[[State], None]
 ) -> None:
@@ -253,6 +282,44 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
             assert steps > len(changes(then))
             return
     pytest.fail("it never came to an end")
+
+
+def test_starts_that_are_killed_in_the_middle_leave_the_next_one_a_whole_filter(
+    run_directory: Path, killed: Callable[[State], None]
+) -> None:
+    other = Capture(True, True, (), kill_switch=True, lan=False)
+    for steps in range(len(changes(SWITCH)) + 2):
+        kernel = Kernel()
+        for capture, killed_after in (
+            (SWITCH, None),
+            (SWITCH, steps),
+            (other, steps),
+            (other, None),
+        ):
+            state = State(0)
+            kernel.killed_after = killed_after
+            with suppress(Killed):
+                make(state, changes(capture, held=state.journal.held), kernel)
+            killed(state)
+            assert any(isinstance(change, Guard) for change in kernel.there), steps
+        (guard,) = [change for change in kernel.there if isinstance(change, Guard)]
+        assert kernel.begun == {guard.name}
+        assert not guard.lan
+        kernel.killed_after = None
+        last = State(0)
+        undo(last, kernel)
+        last.remove()
+
+
+def test_table_of_somebody_else_is_refused_and_stays(run_directory: Path) -> None:
+    kernel = Kernel()
+    theirs = changes(SWITCH)[0]
+    kernel.make(theirs)
+    state = State(0)
+    with pytest.raises(FileExistsError):
+        make(state, changes(SWITCH), kernel)
+    assert kernel.there == [theirs]
+    state.remove()
 
 
 def _is_only_opening(then: Capture, kernel: Kernel) -> bool:
