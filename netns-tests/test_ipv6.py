@@ -6,13 +6,14 @@ app ──── router ──── server ──── target      one family 
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from lab import Host, Lab, services, tcp
+from lab import Host, Lab, no_ipv6, services, tcp
 from lab.addresses import APP, CLOSED_PORT, ROUTER, SERVER, TARGET
 from lab.overlay import PROGRAM, Overlay
 from lab.services import Web
@@ -114,3 +115,22 @@ def test_own_network_of_ipv4_alone_carries_both(lab: Lab, overlay: Overlay, web:
         assert tcp.outcome(lab.app, TARGET.v6, 80) == "connected"
         assert lab.app.run(["curl", "-sS", "http://v6only.example.com/"]).stdout == PAGE
         overlay.down()
+
+
+def test_kernel_without_ipv6_has_a_tunnel_for_ipv4(lab: Lab, overlay: Overlay, web: Web) -> None:
+    """For a machine and for a command: `ipv6.disable=1`."""
+    without = (sys.executable, no_ipv6.PATH)
+    script = "import socket; socket.socket(socket.AF_INET6)"
+    shown = lab.app.run([*without, sys.executable, "-c", script], check=False)
+    assert "Address family not supported by protocol" in shown.stderr  # the stand-in
+    curl = ["curl", "-sS", "--fail", f"http://{NAME}/"]
+    endpoint = overlay.serve()
+    client = lab.app.popen(
+        [*without, *overlay.up_command(endpoint, "--foreground")], env=overlay.sudo
+    )
+    overlay.is_up = True
+    client.says("^connected$", timeout_s=30)
+    assert lab.app.run([*without, *curl]).stdout == PAGE
+    overlay.down()
+    run = [PROGRAM, "run", endpoint.target, *endpoint.pin, "-i", overlay.identity, "--", *curl]
+    assert lab.app.run([*without, *run], user=lab.alice).stdout == PAGE

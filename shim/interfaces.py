@@ -35,6 +35,15 @@ _TCP_FLAGS: Final = 13
 _PRIORITY_MANGLE: Final = -150
 
 
+def families() -> tuple[int, ...]:
+    """Return the versions of IP that the kernel has: the sixth can be left out (ipv6.disable=1)."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return (4,)
+    return (4, 6)
+
+
 class Interfaces:
     """The links of the network namespace of a netlink socket. Methods raise OSError."""
 
@@ -101,7 +110,7 @@ class Interfaces:
     def deliver_locally(self, index: int, table: int) -> None:
         """Treat every address as one of this machine's, for packets that look into `table`."""
         with as_oserror():
-            for family in FAMILIES.values():
+            for family in map(FAMILIES.__getitem__, families()):
                 self._ip.route(
                     "add",
                     family=family,

@@ -36,6 +36,7 @@ FLOW_DEVICE: Final = "flow0"
 IP_TRANSPARENT: Final = 19
 IPV6_TRANSPARENT: Final = 75
 
+_GATEWAYS: Final = (GATEWAY4, GATEWAY6)
 _LISTENER_PORT: Final = 7200
 _LOCAL_TABLE: Final = 100
 _MAIN_TABLE: Final = 254
@@ -103,12 +104,13 @@ def _enter() -> None:
 
 def _set_up() -> tuple[int, socket.socket]:
     # A large library, which the process that reads packets never needs.
-    from shim.interfaces import Interfaces, divert_tcp
+    from shim.interfaces import Interfaces, divert_tcp, families
 
     device = tun.create(FLOW_DEVICE)
     interfaces = Interfaces()
     loopback = interfaces.set_up("lo", ())
-    addresses = (ip_address(GATEWAY4), ip_address(GATEWAY6))
+    here = families()
+    addresses = tuple(one for one in map(ip_address, _GATEWAYS) if one.version in here)
     interfaces.prepare(FLOW_DEVICE)
     index = interfaces.set_up(FLOW_DEVICE, addresses)
     for address in addresses:
@@ -119,11 +121,13 @@ def _set_up() -> tuple[int, socket.socket]:
         # A read-only /proc costs speed, not correctness.
         with suppress(OSError), open(f"/proc/sys/{name}", "w") as file:
             file.write(value)
-    listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+    family = socket.AF_INET6 if 6 in here else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
     listener.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-    listener.bind(("::", _LISTENER_PORT))
+    listener.bind(("", _LISTENER_PORT))
     listener.listen(_BACKLOG)
     divert_tcp(_LISTENER_PORT)
     return device, listener

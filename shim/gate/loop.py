@@ -502,7 +502,9 @@ def _is_dns(syn: Packet) -> bool:
 
 
 def _packed(host: str) -> bytes:
-    """Return the address of a dual-stack socket; IPv4 comes mapped (RFC 4291 §2.5.5.2)."""
+    """Return the address of a socket; IPv4 comes mapped (RFC 4291 §2.5.5.2) if it is dual-stack."""
+    if ":" not in host:
+        return socket.inet_pton(socket.AF_INET, host)
     address = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return address[12:] if address.startswith(b"\0" * 10 + b"\xff\xff") else address
 

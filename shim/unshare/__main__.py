@@ -29,7 +29,7 @@ from typing import Final
 from shim import linux, protocol
 from shim.ending import end_after
 from shim.gate import flownet, keeper, tun
-from shim.interfaces import Interfaces
+from shim.interfaces import Interfaces, families
 from shim.protocol import link
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.gate import CLIENT_OF_GATE, GATE
@@ -124,8 +124,9 @@ def _route() -> None:
     interfaces = Interfaces()
     interfaces.set_up("lo", ())
     interfaces.prepare(protocol.DEVICE)
-    for text in (protocol.DEVICE4, protocol.DEVICE6):
-        address = ip_address(text)
+    for address in map(ip_address, (protocol.DEVICE4, protocol.DEVICE6)):
+        if address.version not in families():
+            continue
         index = interfaces.set_up(protocol.DEVICE, (address,))
         interfaces.add_default(index, _MAIN_TABLE, address)
     interfaces.close()
