@@ -41,7 +41,8 @@ SOMETIMES = frozenset(
 )
 ONLY_WHEN = {
     "gate": frozenset({"setsockopt"}),  # a reset, of a connection that nobody asked for
-    "keeper": ROLES["gate"],  # it passes them on
+    # It passes them on; and fork(3) of glibc from 2.41.
+    "keeper": ROLES["gate"] | {"rt_sigprocmask"},
     "monitor": frozenset({"pread64"}),  # the warden was killed, and it undoes
     # A service, and a second client is turned away.
     "warden": frozenset({"poll", "accept4", "getsockname"}),
