@@ -52,6 +52,7 @@ table inet containers {{
 """
 _REMOVE = """
 nft delete table inet containers 2>/dev/null || true
+ip link delete to-box
 ip link delete br0
 for family in ipv4 ipv6; do echo 0 >/proc/sys/net/$family/conf/all/forwarding; done
 """
@@ -70,8 +71,8 @@ def container(lab: Lab, *, mtu: int = 1500, is_masqueraded: bool = True) -> Iter
     try:
         yield inside
     finally:
-        program.stop()
         app.run(["sh", "-euc", _REMOVE])
+        program.stop()
 
 
 @contextmanager
