@@ -20,7 +20,7 @@ import pytest
 
 from lab import Lab, services, state, tcp, until
 from lab.addresses import TARGET
-from lab.overlay import Endpoint, Overlay
+from lab.overlay import PROGRAM, Endpoint, Overlay
 from lab.ways import Way
 
 NET_ADMIN = 1 << 12
@@ -332,6 +332,29 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
     overlay.down()
     until(lambda: not traces(lab), gone_within_s(took), "no trace after down")
+
+
+def test_down_returns_when_the_devices_are_gone_and_not_before(lab: Lab, overlay: Overlay) -> None:
+    """A device ends with the last process that holds it, and that may take its time."""
+    pids = start(overlay, overlay.serve())
+    os.kill(pids.keeper, signal.SIGSTOP)
+    down = lab.app.popen([PROGRAM, "down"], env=overlay.sudo)
+    until(lambda: rules(lab) == 0, 10, "no rule")
+    time.sleep(0.5)
+    assert links(lab) == ["ovpn0"]
+    assert down.is_alive
+    os.kill(pids.keeper, signal.SIGCONT)
+    assert down.wait(10) == 0
+    assert links(lab) == []
+    assert traces(lab) == []
+
+
+def rules(lab: Lab) -> int:
+    return sum("rule + " in line for line in traces(lab))
+
+
+def links(lab: Lab) -> list[str]:
+    return [line.split(":")[2].strip() for line in traces(lab) if "link + " in line]
 
 
 def _duration_of_up(overlay: Overlay, endpoint: Endpoint, *options: str) -> float:

@@ -226,21 +226,22 @@ def _turn_away(others: socket.socket, ended: int) -> None:
 def _undo(
     state: State, machine: Machine, netlink: Netlink, monitor: Monitor, keeper: Keeper
 ) -> int:
-    """Wait for the end of the monitor; undo, unless the kill switch says that it is no end.
+    """Wait for the end of the others; undo, unless the kill switch says that it is no end.
 
-    Returns our exit status.
+    Whoever waits for our end looks at the state directory. So that goes last: after the devices,
+    which end with the keeper. Returns our exit status.
     """
     status = os.waitstatus_to_exitcode(os.waitpid(monitor.pid, 0)[1])
     machine.forget()
     try:
-        if state.journal.undo_after(status, netlink):
-            state.remove()
-        status = 0
+        is_over = state.journal.undo_after(status, netlink)
     except OSError as error:
         print(
             f"overlay-vpn: routing rules remain ({error}); run 'overlay-vpn recover' as root",
             file=sys.stderr,
         )
-        status = 1
+        return 1
     os.waitpid(keeper.pid, 0)
-    return status
+    if is_over:
+        state.remove()
+    return 0
