@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -167,26 +168,30 @@ WRITES_AND_ENDS = """
 import os, socket, sys
 one = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
-one.sendall(bytes(3 << 20))
+one.sendall(bytes(int(sys.argv[3])))
 os._exit(0)
 """
 
 
-def test_what_was_written_before_the_end_arrives(lab: Lab, overlay: Overlay, runs: Runs) -> None:
+@pytest.mark.parametrize(("size", "pause_s"), [(3 << 20, 0.0), (8 << 20, 0.04)])
+def test_what_was_written_before_the_end_arrives(
+    lab: Lab, overlay: Overlay, runs: Runs, size: int, pause_s: float
+) -> None:
+    """Also when whoever reads it takes some seconds."""
     endpoint = overlay.serve()
     options = [endpoint.target, *endpoint.pin, "-i", overlay.identity]
     with tcp.listen(lab.target, TARGET.v4) as listener:
-        port = str(listener.getsockname()[1])
-        program = runs.start(
-            sys.executable, "-c", WRITES_AND_ENDS, TARGET.v4, port, options=options
-        )
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        words = (WRITES_AND_ENDS, TARGET.v4, str(listener.getsockname()[1]), str(size))
+        program = runs.start(sys.executable, "-c", *words, options=options)
         stream, _ = listener.accept()
         with stream:
             stream.settimeout(20)
             received = 0
             while data := stream.recv(1 << 16):
                 received += len(data)
-        assert received == 3 << 20
+                time.sleep(pause_s)
+        assert received == size
         assert program.wait() == 0
 
 

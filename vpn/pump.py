@@ -52,6 +52,12 @@ class Pump:
         return self.far.received
 
     @property
+    def unsent(self) -> int:
+        """Bytes of `bytes_up` which the channel has still to send."""
+        transport = self.far._transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    @property
     def has_ended(self) -> tuple[bool, bool]:
         """Whether the socket, and whether the channel, has ended its data."""
         return self.near._has_ended, self.far._has_ended

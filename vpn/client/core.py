@@ -94,9 +94,9 @@ class Core:
         """
         deadline_s, sent = time.monotonic() + _DRAIN_S, -1
         while self._has_something_left and time.monotonic() < deadline_s:
-            if self.counters.bytes_up == sent:
+            if self._flows.sent_bytes == sent:
                 return
-            sent = self.counters.bytes_up
+            sent = self._flows.sent_bytes
             for _ in range(_STEPS):
                 if self._has_something_left:
                     await asyncio.sleep(_STANDSTILL_S / _STEPS)

@@ -151,6 +151,12 @@ class Flows:
         self._attaching.add(task)
         task.add_done_callback(self._attaching.discard)
 
+    @property
+    def sent_bytes(self) -> int:
+        """How much has gone into the session."""
+        live = (flow.pump for flow in self._flows.values())
+        return self.counters.bytes_up + sum(pump.bytes_up - pump.unsent for pump in live)
+
     def kill(self, flow: int) -> bool:
         """Reset a flow at both ends. False if there is none of this number."""
         if flow in self._flows:
