@@ -17,6 +17,7 @@ from vpn.capture.filters import Filter
 from vpn.capture.sinks import File, Lines, Sink
 from vpn.client import asking
 from vpn.errors import OverlayError, UsageError
+from vpn.printing import say
 
 
 @click.command("capture")
@@ -48,7 +49,7 @@ def command(
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         finally:
             link.close()
-            click.echo(f"overlay-vpn: {capture.written} packets, {capture.lost} lost", err=True)
+            say(f"{capture.written} packets, {capture.lost} lost")
 
 
 class Capture:
@@ -83,7 +84,7 @@ class Capture:
         match message:
             case Tapped() if not self._has_begun:
                 self._has_begun = True
-                click.echo("overlay-vpn: capturing; Ctrl-C ends it", err=True)
+                say("capturing; Ctrl-C ends it")
             case Copied():
                 self._on_packet(message)
 

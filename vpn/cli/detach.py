@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from vpn.errors import Exit, OverlayError
+from vpn.printing import say
 
 
 class _Outcome(msgspec.Struct):
@@ -67,7 +67,7 @@ def _run_child(child: Callable[[Callable[[], None]], None], writing: int) -> Non
         nonlocal is_reported
         if is_reported:
             if message:
-                print(f"overlay-vpn: {message}", file=sys.stderr, flush=True)
+                say(message)
             return
         is_reported = True
         os.write(writing, msgspec.msgpack.encode(_Outcome(status, message)))

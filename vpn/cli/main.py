@@ -15,6 +15,7 @@ from typing import Final
 import click
 
 from vpn.errors import Exit, OverlayError
+from vpn.printing import say
 
 _OURS: Final = 125
 
@@ -81,22 +82,22 @@ def run(arguments: list[str]) -> int:
         click.echo(error.format_message(), err=True)
         return Exit.USAGE
     except click.UsageError as error:
-        _say(f"{error.format_message()} (see 'overlay-vpn --help')")
+        say(f"{error.format_message()} (see 'overlay-vpn --help')")
         return status_of_ours or Exit.USAGE
     except click.Abort:
         return 130
     except OverlayError as error:
-        _say(str(error))
+        say(str(error))
         if verbose:
             traceback.print_exc()
         return status_of_ours or error.status
     except ImportError as error:
-        _say(f"the installation is not complete: {error}; see 'overlay-vpn service check'")
+        say(f"the installation is not complete: {error}; see 'overlay-vpn service check'")
         if verbose:
             traceback.print_exc()
         return status_of_ours or Exit.CONFIGURATION
     except Exception as error:  # whatever it is, the user gets one line
-        _say(f"unexpected {type(error).__name__}: {error} (run 'overlay-vpn -v …' for the details)")
+        say(f"unexpected {type(error).__name__}: {error} (run 'overlay-vpn -v …' for the details)")
         if verbose:
             traceback.print_exc()
         return status_of_ours or Exit.FAILURE
@@ -114,10 +115,6 @@ def _unshared(arguments: list[str]) -> list[str]:
 def _status_of_ours(arguments: list[str]) -> int:
     """Return the exit status of all our failures where the command's own must stay apart."""
     return _OURS if {"run", "enter"} & set(arguments[:2]) else 0
-
-
-def _say(line: str) -> None:
-    click.echo(f"overlay-vpn: {' '.join(line.split())}", err=True)
 
 
 if __name__ == "__main__":

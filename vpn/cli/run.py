@@ -26,6 +26,7 @@ from vpn.client import messages
 from vpn.errors import OverlayError, UsageError
 from vpn.local import parse_publication
 from vpn.policy import Action, Policy, Rule, parse_rule
+from vpn.printing import say
 from vpn.target import Target, parse_target
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _run(
     if not isinstance(done, messages.Done):
         return status
     if done.problem:
-        click.echo(f"overlay-vpn: {done.problem}", err=True)
+        say(done.problem)
     return OURS if status == 0 and (done.problem or (strict and done.has_denied)) else status
 
 

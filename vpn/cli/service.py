@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from vpn.errors import Exit, NotPermittedError
+from vpn.printing import say
 
 if TYPE_CHECKING:
     from vpn.service.installer import Place
@@ -88,7 +89,7 @@ def check(kind: str, root: Path) -> int:
 
     found = checks.problems(Place(root), kind)
     for line in found:
-        click.echo(f"overlay-vpn: {line}", err=True)
+        say(line)
     return Exit.CONFIGURATION if found else Exit.OK
 
 

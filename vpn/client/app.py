@@ -25,7 +25,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -37,6 +36,7 @@ from shim.protocol.common import Missing
 from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.monitor import CLIENT_OF_MONITOR
+from vpn import printing
 from vpn.client import sandbox
 from vpn.client.control import State, Status
 from vpn.client.controlled import ControlServer
@@ -308,5 +308,5 @@ async def run(
 
 def say(line: str) -> None:
     """Say what happened: to the user or to the log, and to the service manager."""
-    print(f"overlay-vpn: {line}", file=sys.stderr, flush=True)
+    printing.say(line)
     Notifier().send(status(line))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from vpn.client.resolver import FarResolver
 from vpn.client.uplink import Connect, Uplink
 from vpn.errors import OverlayError
 from vpn.local import Publication
+from vpn.printing import say
 from vpn.pump import Pump
 from vpn.report import Report, encode
 from vpn.server.app import Server
@@ -96,9 +96,9 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
                 entering.exception()  # of two failures one is told, and the other is no surprise
         gate, spaces = entering.result()
         for line in sandbox.warnings(namespace.missing):
-            print(f"overlay-vpn: warning: {line}", file=sys.stderr)
+            say(f"warning: {line}")
         report = Report()
-        uplink = Uplink(session, connect, _say)
+        uplink = Uplink(session, connect, say)
         resolver = resolver_for(uplink, settings.dns, settings.dns_server)
         egress = Egress(uplink, resolver, settings.limits, report)
         core = Core(gate, egress, base.PlainSockets())
@@ -190,12 +190,7 @@ async def _keep(uplink: Uplink) -> None:
     try:
         await uplink.keep()
     except OverlayError as error:
-        _say(f"{error}; the command has no network any more")
-
-
-def _say(line: str) -> None:
-    """Tell whoever reads the command's errors."""
-    print(f"overlay-vpn: {line}", file=sys.stderr, flush=True)
+        say(f"{error}; the command has no network any more")
 
 
 async def _answer(

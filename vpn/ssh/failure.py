@@ -25,6 +25,8 @@ from asyncssh.constants import (
     OPEN_RESOURCE_SHORTAGE,
 )
 
+from vpn.printing import printable
+
 
 class Failure(Enum):
     """What kept a flow from being opened; the value is the word on the wire."""
@@ -104,7 +106,7 @@ class OpenFailed(Exception):  # noqa: N818 - what happened at the far end, no er
 
 def classify(code: int, reason: str) -> OpenFailed:
     """Return what a server means by the code and text of SSH_MSG_CHANNEL_OPEN_FAILURE."""
-    reason = _printable(reason)
+    reason = printable(reason[:MAX_DETAIL]).strip()  # it could be a novel
     word, detail = _own_word(reason)
     if code == OPEN_ADMINISTRATIVELY_PROHIBITED:
         return OpenFailed(Failure.POLICY, detail if word is Failure.POLICY else reason)
@@ -127,11 +129,6 @@ def to_wire(failed: OpenFailed) -> tuple[int, str]:
         return OPEN_RESOURCE_SHORTAGE, failed.detail or _READABLE[failed.failure]
     readable = failed.detail or _READABLE[failed.failure]
     return OPEN_CONNECT_FAILED, f"{failed.failure.value}: {readable}"
-
-
-def _printable(text: str) -> str:
-    """Return what may be shown of a peer's text: it could hold escape sequences, or a novel."""
-    return "".join(each if each.isprintable() else "?" for each in text[:MAX_DETAIL]).strip()
 
 
 def _own_word(reason: str) -> tuple[Failure | None, str]:
