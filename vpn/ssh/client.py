@@ -92,9 +92,12 @@ async def connect(transport: Transport, dialing: Dialing, login: Login) -> Sessi
         await options.waiter
     except (DisconnectError, OSError) as error:
         raise _explain(error, address, login, connection, owner) from error
-    except BaseException:
+    except BaseException as error:
         connection.abort()
-        raise
+        if isinstance(error, OverlayError) or not isinstance(error, Exception):
+            raise
+        # Before the key exchange anybody on the path can send what the library trips over.
+        raise TransportError(f"{address} does not speak SSH ({type(error).__name__})") from error
     if host_keys.is_new(connection.host_key):
         known_hosts.add(login.new_hosts_file, host_keys.name, connection.host_key)
     return Session(connection, owner)

@@ -200,6 +200,36 @@ def test_what_is_no_ssh_server(run_one: Callable, keys: Keys, greeting: bytes, t
     run_one(dialogue())
 
 
+def kexinit(algorithm: bytes) -> bytes:
+    """The first packet of a server that can do one algorithm of each kind (RFC 4253 §7.1)."""
+    payload = bytes([20]) + bytes(16) + String(algorithm) * 10 + bytes(5)
+    padding = bytes(4 + -(len(payload) + 9) % 8)
+    return UInt32(1 + len(payload + padding)) + bytes([len(padding)]) + payload + padding
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"SSH-2.0-caf\xe9\r\n", b"SSH-2.0-broken\r\n" + kexinit(b"caf\xe9")]
+)
+def test_server_whose_words_are_not_ascii(run_one: Callable, keys: Keys, greeting: bytes) -> None:
+    """Nobody has proven yet who it is."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        await reader.read()
+        writer.close()
+
+    async def dialogue() -> None:
+        server = await asyncio.start_server(greet, LOOPBACK, 0)
+        async with server:
+            address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
+            login = login_with(keys, trusting(address))
+            line = await failure_of(connect(TcpTransport(), address, login))
+            assert line.startswith("TransportError: ")
+            assert "does not speak SSH" in line
+
+    run_one(dialogue())
+
+
 def test_server_that_is_silent(run_one: Callable, keys: Keys) -> None:
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
