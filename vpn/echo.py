@@ -28,7 +28,8 @@ _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Octet = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 _Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Hops = Annotated[int, msgspec.Meta(ge=1, le=0xFF)]
-_Host = Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
+_Host = Annotated[str, msgspec.Meta(max_length=_MAX_NAME, pattern=r"^[!-~]*\Z")]
+"""As many octets as characters: ASCII without spaces, as `dns.names.to_text` has it."""
 _Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 

@@ -22,7 +22,8 @@ MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * _MAX_NAME + 64
 
 _Octet = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
-_Host = Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
+_Host = Annotated[str, msgspec.Meta(max_length=_MAX_NAME, pattern=r"^[!-~]*\Z")]
+"""As many octets as characters: ASCII without spaces, as `dns.names.to_text` has it."""
 _Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 

@@ -16,7 +16,7 @@ from vpn.echo import Answers, Failed, Reply, Request, Requests
 NUMBERS = st.integers(0, (1 << 63) - 1)
 WORDS = st.integers(0, 0xFFFF)
 OCTETS = st.integers(0, 0xFF)
-HOSTS = st.text(max_size=253)
+HOSTS = st.from_regex(r"[!-~]{0,253}", fullmatch=True)
 REQUESTS = st.builds(
     Request,
     NUMBERS,
@@ -97,6 +97,17 @@ def test_message_beyond_its_bounds_is_an_error(fields: tuple[object, ...]) -> No
     encoded = msgspec.msgpack.encode(fields)
     with pytest.raises(ValueError):
         Requests().feed(len(encoded).to_bytes(4) + encoded)
+
+
+@pytest.mark.parametrize("host", ["two words", "line\n", "\x1b[2J", "n\N{BULLET}m", "\u202e"])
+def test_host_is_printable_ascii_so_that_it_is_as_long_as_it_says(host: str) -> None:
+    asked = msgspec.msgpack.encode(("request", 1, 4, host, 64, True, 7, b""))
+    with pytest.raises(ValueError):
+        Requests().feed(len(asked).to_bytes(4) + asked)
+    for answered in (("reply", 1, 7, 64, host, b""), ("failed", 1, 7, 3, 1, 0, host)):
+        encoded = msgspec.msgpack.encode(answered)
+        with pytest.raises(ValueError):
+            Answers().feed(len(encoded).to_bytes(4) + encoded)
 
 
 def test_good_message_is_understood_as_the_bad_ones_would_be() -> None:

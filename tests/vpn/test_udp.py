@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vpn import udp
 
-HOSTS = st.text(max_size=253)
+HOSTS = st.from_regex(r"[!-~]{0,253}", fullmatch=True)
 PORTS = st.integers(1, 65535)
 OCTETS = st.integers(0, 255)
 PAYLOADS = st.binary(max_size=2000)
@@ -49,6 +49,17 @@ def test_answer_comes_out_as_it_went_in(message: udp.Deliver | udp.Undeliverable
 def test_what_is_no_request_is_refused(message: object) -> None:
     with pytest.raises(ValueError):
         udp.decode_request(msgspec.msgpack.encode(message))
+
+
+@pytest.mark.parametrize("host", ["two words", "line\n", "\x1b[2J", "n\N{BULLET}m", "\u202e"])
+def test_host_is_printable_ascii_so_that_it_is_as_long_as_it_says(host: str) -> None:
+    request, answer = [0, host, 53, 64, True, b""], [0, host, 53, b""]
+    with pytest.raises(ValueError):
+        udp.decode_request(msgspec.msgpack.encode(request))
+    with pytest.raises(ValueError):
+        udp.decode_answer(msgspec.msgpack.encode(answer))
+    with pytest.raises(ValueError):
+        udp.decode_answer(msgspec.msgpack.encode([1, "host", 53, 3, 1, 0, host]))
 
 
 @given(st.binary(max_size=64))
