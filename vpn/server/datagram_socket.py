@@ -115,6 +115,8 @@ class DatagramSocket:
                     0, _CONTROL_BYTES, socket.MSG_ERRQUEUE
                 )
             except OSError:
+                # One that found no room in the queue is still said, until it is asked for.
+                self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 return None
             for level, kind, value in control:
                 if (level, kind) == (self._level, self._error_option):

@@ -73,6 +73,7 @@ class ResolverProtocol(asyncio.Protocol):
         self._making_room: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
         self._has_ended = False
+        self._is_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to answer."""
@@ -88,10 +89,21 @@ class ResolverProtocol(asyncio.Protocol):
         self._waiting.extend(messages)
         self._work()
 
+    def pause_writing(self) -> None:
+        """Begin with nothing more: the client does not take the answers."""
+        self._is_paused = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._is_paused = False
+        if not self._transport.is_closing():
+            self._work()
+
     def eof_received(self) -> bool:
         """Answer what is still being worked on, then close."""
         self._has_ended = True
-        return bool(self._pending)
+        return bool(self._pending or self._waiting)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop working for nobody."""
@@ -103,15 +115,19 @@ class ResolverProtocol(asyncio.Protocol):
     def _work(self) -> None:
         """Begin with as many questions as are worked on at a time."""
         loop = asyncio.get_running_loop()
-        while self._waiting and len(self._pending) < MAX_PENDING:
+        while self._waiting and self._has_room:
             task = loop.create_task(self._answer(self._waiting.popleft()))
             self._pending[task] = loop.time()
             task.add_done_callback(self._on_answered)
-        if len(self._pending) < MAX_PENDING:
+        if self._has_room:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
             self._make_room()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._pending) < MAX_PENDING and not self._is_paused
 
     def _make_room(self) -> None:
         """Give up what has taken its time, and look again when the next one has."""
@@ -183,7 +199,7 @@ class ResolverProtocol(asyncio.Protocol):
         name = ".".join(label.decode("ascii", "replace") for label in query.labels)
         try:
             found = await self._resolve(name, 0, family)
-        except socket.gaierror as error:
+        except OSError as error:  # gaierror, or no descriptor is left
             if error.errno in NO_ADDRESS:
                 return answer.no_data(query)
             if error.errno != socket.EAI_NONAME:
@@ -198,7 +214,7 @@ class ResolverProtocol(asyncio.Protocol):
         """Return whether a name exists: glibc says NONAME, too, where one family is missing."""
         try:
             await self._resolve(name, 0, socket.AF_UNSPEC)
-        except socket.gaierror as error:
+        except OSError as error:
             return error.errno in NO_ADDRESS
         return True
 

@@ -314,11 +314,13 @@ class _Channel(asyncio.Protocol):
         self._carriage.feed(data)
 
     def pause_writing(self) -> None:
-        """Leave in the socket what the client does not take."""
+        """Leave in the socket what the client does not take, and lose what else is to be said."""
+        self._carriage.is_paused = True
         self._association.pause()
 
     def resume_writing(self) -> None:
         """Go on."""
+        self._carriage.is_paused = False
         self._association.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:

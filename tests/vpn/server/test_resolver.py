@@ -1,6 +1,7 @@
 """Questions over a channel, answered by a resolver that the test plays."""
 
 import asyncio
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from dns.upstream import Outcome
 from vpn.server import resolver as module
 from vpn.server.resolver import MAX_PENDING, ResolverProtocol
 from vpn.ssh.services import RESOLVER, SEARCH
+from vpn.transport.base import HIGH_WATER
 from vpn.transport.memory import memory_pair
 
 V4, V6, ANY = socket.AF_INET, socket.AF_INET6, socket.AF_UNSPEC
@@ -39,6 +41,8 @@ class Names:
         known = {"both.example": [V4, V6], "four.example": [V4], "nodata.example": []}
         if host == "broken.example":
             raise socket.gaierror(socket.EAI_AGAIN, "again")
+        if host == "exhausted.example":
+            raise OSError(errno.EMFILE, "no descriptor is left")
         if host not in known:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
         found = [each for each in known[host] if family in (ANY, each)]
@@ -102,6 +106,7 @@ async def ask(asked: Asked, name: str, rtype: int) -> Outcome:
         ("none.example", A, Outcome.NX_DOMAIN),
         ("none.example", AAAA, Outcome.NX_DOMAIN),
         ("broken.example", A, Outcome.FAILED),
+        ("exhausted.example", A, Outcome.FAILED),
         ("both.example", MX, Outcome.FOUND),
         ("mail.example", MX, Outcome.FOUND),
         ("none.example", MX, Outcome.NX_DOMAIN),
@@ -199,6 +204,28 @@ def test_questions_that_take_their_time_make_room_for_others(
         asked.names.gate.set()
         assert len(await asked.answers(MAX_PENDING * 2 + 1)) == MAX_PENDING * 2 + 1
         asked.asker.transport.abort()
+
+    run(dialogue())
+
+
+def test_asker_who_does_not_read_is_not_worked_for(run: Callable) -> None:
+    many = 2 * HIGH_WATER // len(framing.frame(upstream.build_query(7, "both.example", A)))
+
+    async def dialogue() -> None:
+        asked = Asked()
+        await asked.asker.until_fact("made")
+        asked.asker.transport.pause_reading()
+        asked.send(*[upstream.build_query(7, "both.example", A)] * many)
+        asked.asker.transport.write_eof()
+        begun = -1
+        while asked.names.asked > begun:
+            begun = asked.names.asked
+            await asyncio.sleep(0.1)
+        assert MAX_PENDING < begun < many
+        asked.asker.transport.resume_reading()
+        assert len(await asked.answers(many)) == many
+        await asked.asker.until_fact("eof")
+        asked.asker.transport.close()
 
     run(dialogue())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ import uvloop
 from vpn import udp
 from vpn.frames import Frames, frame
 from vpn.server import udp as module
+from vpn.server.datagram_socket import DatagramSocket
 from vpn.server.udp import Association, UdpService
 from vpn.ssh.failure import Failure, OpenFailed
 from vpn.ssh.grant import Grant
@@ -288,6 +290,25 @@ def test_client_that_does_not_take_its_datagrams_leaves_them_in_the_socket() -> 
     asyncio.run(dialogue())
 
 
+def test_error_that_finds_no_room_is_not_said_for_ever() -> None:
+    """The kernel keeps saying that there is one, until it is asked for it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind((LOOPBACK[4], 0))
+        port = far.getsockname()[1]
+        full = DatagramSocket(4)
+        full.send(LOOPBACK[4], port, 64, b"", may_fragment=True)
+        _, source = far.recvfrom(0)
+        for _ in range(4000):
+            far.sendto(bytes(1400), source)
+    poll = select.poll()
+    poll.register(full, 0)
+    full.send(LOOPBACK[4], port, 64, b"", may_fragment=True)
+    assert poll.poll(5000) == [(full.fileno(), select.POLLERR)]
+    assert full.receive_error() is None
+    assert poll.poll(0) == []
+    full.close()
+
+
 class Transport(asyncio.Transport):
     """Keeps what is written."""
 
@@ -319,6 +340,25 @@ def test_channel_carries_one_association_and_ends_it() -> None:
         assert caller.held["udp"] == 1
         protocol.connection_lost(None)
         assert caller.held["udp"] == 0
+        service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_client_that_does_not_take_what_is_said_loses_it() -> None:
+    async def dialogue() -> None:
+        service, transport = UdpService(resolve), Transport()
+        protocol = service.protocol(4, Caller(Grant()))
+        protocol.connection_made(transport)
+        assert isinstance(protocol, asyncio.Protocol)
+        undeliverable = frame(udp.encode(Send("224.0.0.1", 7, 64, True, b"")))
+        protocol.pause_writing()
+        protocol.data_received(undeliverable)
+        assert transport.said == []
+        protocol.resume_writing()
+        protocol.data_received(undeliverable)
+        assert len(transport.said) == 1
+        protocol.connection_lost(None)
         service.close()
 
     asyncio.run(dialogue())
