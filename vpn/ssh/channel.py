@@ -53,6 +53,7 @@ from vpn.transport.stream import Stream
 MAX_PACKET_BYTES = 64 << 10
 HIGH_BYTES = 256 << 10
 LOW_BYTES = 64 << 10
+PACKETS_PER_TURN = 64
 ORIGINATOR = ("127.0.0.1", 0)  # RFC 4254, section 7.2: informational, and nobody's business
 
 
@@ -107,6 +108,7 @@ class Channel(Stream):
         self._is_in_line = False
         self._has_sent_eof = False
         self._has_sent_close = False
+        self._is_flushing_later = False
         self._has_received_eof = False
 
     # Opening.
@@ -141,9 +143,7 @@ class Channel(Stream):
         packet.check_end()
         if self._is_open or self._waiter is None:
             raise ProtocolError("channel not being opened")
-        self._peer_number = send_chan
-        self._send_window = send_window
-        self._send_packet_bytes = send_pktsize
+        self._meet(send_chan, send_window, send_pktsize)
         self._is_open = True
         if self._is_lost:
             self._send_close()
@@ -171,10 +171,14 @@ class Channel(Stream):
 
         `session` raises ChannelOpenError to refuse.
         """
-        self._peer_number = send_chan
-        self._send_window = send_window
-        self._send_packet_bytes = send_pktsize
+        self._meet(send_chan, send_window, send_pktsize)
         self._answering = self._loop.create_task(self._answer(session))
+
+    def _meet(self, number: int, window: int, packet_bytes: int) -> None:
+        """Learn what the peer takes; one octet in a packet is the least that can be sent."""
+        self._peer_number = number
+        self._send_window = window
+        self._send_packet_bytes = max(1, packet_bytes)
 
     async def _answer(self, session: Awaitable[asyncio.Protocol]) -> None:
         refusal: ChannelOpenError | None = None
@@ -340,7 +344,9 @@ class Channel(Stream):
 
     def _flush(self) -> None:
         backlog = self._backlog
-        while backlog and self._send_window:
+        for _ in range(PACKETS_PER_TURN):
+            if not backlog or not self._send_window:
+                break
             chunk = backlog[0]
             size = min(len(chunk), self._send_window, self._send_packet_bytes)
             if size == len(chunk):
@@ -352,9 +358,21 @@ class Channel(Stream):
             self._send_window -= size
             header = UInt32(self._peer_number) + UInt32(size)
             self._to_peer(MSG_CHANNEL_DATA, header, chunk)
+        else:
+            self._flush_later()
         if not backlog and self._has_sent_fin and not self._has_sent_eof:
             self._send_eof()
         self.on_progress()
+
+    def _flush_later(self) -> None:
+        """Let others have their turn: a peer may want its packets as small as one octet."""
+        if not self._is_flushing_later:
+            self._is_flushing_later = True
+            self._loop.call_soon(self._flush_rest)
+
+    def _flush_rest(self) -> None:
+        self._is_flushing_later = False
+        self._flush()
 
     def _send_fin(self) -> None:
         if not self._backlog:

@@ -21,7 +21,7 @@ from asyncssh.misc import ChannelOpenError, ProtocolError
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from transport_lab import Recorder, Runner
 
-from vpn.ssh.channel import HIGH_BYTES, MAX_PACKET_BYTES, Channel
+from vpn.ssh.channel import HIGH_BYTES, MAX_PACKET_BYTES, PACKETS_PER_TURN, Channel
 from vpn.ssh.pressure import Pressure
 from vpn.ssh.window import INITIAL_BYTES, WindowBudget
 
@@ -183,6 +183,35 @@ def test_write_is_cut_into_packets_the_peer_takes(play: Callable) -> None:
         desk = await Desk().open(packet=4)
         desk.channel.write(b"abcdefghij")
         assert desk.paper.take() == [("data", b"abcd"), ("data", b"efgh"), ("data", b"ij")]
+
+    play(dialogue)
+
+
+@pytest.mark.parametrize("packet", [0, 1])
+def test_peer_of_tiny_packets_gets_them_in_turns(play: Callable, packet: int) -> None:
+    async def dialogue() -> None:
+        desk = await Desk().open(packet=packet)
+        desk.channel.write(bytes(PACKETS_PER_TURN))
+        desk.channel.write(bytes(PACKETS_PER_TURN * 2))
+        desk.channel.write_eof()
+        assert len(desk.paper.take()) == PACKETS_PER_TURN * 2
+        await asyncio.sleep(0)
+        assert desk.paper.names == ["data"] * PACKETS_PER_TURN + ["eof"]
+        await desk.settle()
+        assert desk.paper.names == []
+
+    play(dialogue)
+
+
+def test_closed_between_turns_sends_nothing_more(play: Callable) -> None:
+    async def dialogue() -> None:
+        desk = await Desk().open(packet=1)
+        desk.channel.write(bytes(PACKETS_PER_TURN + 1))
+        desk.channel.write_eof()
+        desk.hear(MSG_CHANNEL_CLOSE)
+        desk.paper.take()
+        await desk.settle()
+        assert desk.paper.names == []
 
     play(dialogue)
 
