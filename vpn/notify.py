@@ -50,8 +50,8 @@ class Notifier:
         if not self._address:
             return
         with (
+            suppress(OSError),  # without a descriptor left, too
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock,
-            suppress(OSError),
         ):
             sock.sendto("\n".join(lines).encode(), self._address)
 

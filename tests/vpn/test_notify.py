@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from descriptors import none_left
 
 from vpn import identity
 from vpn.notify import READY, Notifier, status, watchdog_s
@@ -56,6 +57,18 @@ def test_message_is_one_datagram_of_lines(manager: Manager) -> None:
 def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
     Notifier({}).send(READY)
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).send(READY)
+
+
+def test_without_a_descriptor_left_it_is_alive_all_the_same(manager: Manager) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "20000"})
+
+    async def turn() -> None:
+        with none_left():
+            notifier.keep_alive()
+            await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(manager.hears) == ["WATCHDOG=1"]
+
+    asyncio.run(turn())
 
 
 @pytest.mark.parametrize(

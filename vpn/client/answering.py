@@ -6,8 +6,11 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Final
 
 from vpn.client.questions import MAX_QUESTION, TIMEOUT_S
+
+_AGAIN_S: Final = 0.1
 
 
 class Answering:
@@ -25,7 +28,11 @@ class Answering:
         """Answer until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(self._listener)
+            try:
+                sock, _ = await loop.sock_accept(self._listener)
+            except OSError:  # no descriptor is left; who asks waits until there is one
+                await asyncio.sleep(_AGAIN_S)
+                continue
             task = asyncio.create_task(self._serve_one(sock))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
