@@ -117,10 +117,12 @@ def test_refused_or_killed_it_takes_no_name_away(lab: Lab, overlay: Overlay) -> 
     services.names(lab.target)
     bus.start(lab.app)
     resolved = Service(lab.app, RESOLVED, "refuse")
+    Service(lab.app, NETWORK_MANAGER, "refuse")
     overlay.up(overlay.serve())
-    (warning,) = overlay.status()["warnings"]
-    assert "does not let us" in warning
-    assert "InteractiveAuthorizationRequired" in warning
+    warnings = overlay.status()["warnings"]
+    for service, warning in zip(("systemd-resolved", "NetworkManager"), warnings, strict=True):
+        assert f"{service} does not let us" in warning
+        assert "InteractiveAuthorizationRequired" in warning
     assert methods(resolved) == ["SetLinkLLMNR", "RevertLink"]
     assert resolves(lab)
     (pid,) = announcers(lab)

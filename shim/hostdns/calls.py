@@ -30,7 +30,9 @@ DENIED: Final = (
     "org.freedesktop.DBus.Error.AccessDenied",
     "org.freedesktop.DBus.Error.AuthFailed",
     "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",
+    f"{NETWORK_MANAGER}.PermissionDenied",
 )
+UNKNOWN_DEVICE: Final = f"{NETWORK_MANAGER}.UnknownDevice"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,16 @@ from shim.hostdns import bus, calls
 from shim.hostdns.bus import Bus, CallError
 from shim.hostdns.calls import Call
 from shim.protocol import DEVICE
-from shim.protocol.hostdns import HOST_DNS, Announce, Names, Outcome, Told, Withdraw
+from shim.protocol.hostdns import (
+    ABSENT,
+    HOST_DNS,
+    Announce,
+    Answer,
+    Names,
+    Outcome,
+    Told,
+    Withdraw,
+)
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.sandbox import seccomp
 from shim.sandbox.stages import Profile, enter
@@ -82,21 +91,20 @@ class Host:
         """Have names asked through the link, and the link left alone."""
         self._system.give_until(time.monotonic() + PATIENCE_S)
         # First, so that it does not undo what comes then.
-        manager, error = self._with(calls.NETWORK_MANAGER, self._leave_alone)
+        manager = self._with(calls.NETWORK_MANAGER, self._leave_alone)
         self._is_announced = True
-        resolved, problem = self._with(calls.RESOLVED, self._set_up)
-        if resolved is not Outcome.DONE:
+        resolved = self._with(calls.RESOLVED, self._set_up)
+        if resolved.outcome is not Outcome.DONE:
             self.withdraw()
-        return Told(resolved, manager, (problem or error)[:_LONGEST_ERROR])
+        return Told(resolved, manager)
 
     def withdraw(self) -> Told:
         """Have all that forgotten."""
         if not self._is_announced:
-            return Told(Outcome.ABSENT, Outcome.ABSENT, "")
+            return Told(ABSENT, ABSENT)
         self._is_announced = False
         self._system.give_until(time.monotonic() + _LAST_PATIENCE_S)
-        outcome, error = self._with(calls.RESOLVED, self._revert)
-        return Told(outcome, Outcome.ABSENT, error[:_LONGEST_ERROR])
+        return Told(self._with(calls.RESOLVED, self._revert), ABSENT)
 
     def _set_up(self) -> None:
         self._make(calls.set_up(self._index, self._suffixes))
@@ -105,7 +113,12 @@ class Host:
         self._make(calls.revert(self._index))
 
     def _leave_alone(self) -> None:
-        (device,) = self._system.call(calls.find_device())
+        try:
+            (device,) = self._system.call(calls.find_device())
+        except CallError as error:
+            if str(error) == calls.UNKNOWN_DEVICE:
+                return  # what it does not know it leaves alone
+            raise
         self._system.call(calls.leave_alone(str(device)))
 
     def _make(self, wanted: Iterable[Call]) -> None:
@@ -116,19 +129,20 @@ class Host:
                 if not (call.may_lack and str(error) in calls.UNKNOWN):
                     raise
 
-    def _with(self, service: str, work: Callable[[], None]) -> tuple[Outcome, str]:
+    def _with(self, service: str, work: Callable[[], None]) -> Answer:
         try:
             if not self._system.has(service):
-                return Outcome.ABSENT, ""
+                return ABSENT
             work()
         except CallError as error:
             name = str(error)
-            return (Outcome.REFUSED if name in calls.DENIED else Outcome.FAILED), name
+            outcome = Outcome.REFUSED if name in calls.DENIED else Outcome.FAILED
+            return Answer(outcome, name[:_LONGEST_ERROR])
         except TimeoutError:
-            return Outcome.SILENT, ""
+            return Answer(Outcome.SILENT)
         except (OSError, ValueError) as error:
-            return Outcome.FAILED, str(error)
-        return Outcome.DONE, ""
+            return Answer(Outcome.FAILED, str(error)[:_LONGEST_ERROR])
+        return Answer(Outcome.DONE)
 
 
 def _answer(client: Link, host: Host) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar, Final
 
+import msgspec
+
 from shim.protocol.gate import MAX_NAME, MAX_SUFFIXES
 from shim.protocol.link import Message, role
 
@@ -45,14 +47,23 @@ class Withdraw(Message, frozen=True, tag="withdraw"):
 # host's DNS → client
 
 
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What came of it at one service. `error` is a name of D-Bus, or empty."""
+
+    outcome: Outcome
+    error: str = ""
+
+
+ABSENT: Final = Answer(Outcome.ABSENT)
+
+
 class Told(Message, frozen=True, tag="told"):
-    """What came of `Announce` or `Withdraw`. `error` is a name of D-Bus, or empty."""
+    """What came of `Announce` or `Withdraw`."""
 
-    SIZE: ClassVar[int] = 1024
+    SIZE: ClassVar[int] = 2048
 
-    resolved: Outcome
-    network_manager: Outcome
-    error: str
+    resolved: Answer
+    network_manager: Answer
 
 
 ToHostDns = Names | Announce | Withdraw

@@ -188,7 +188,7 @@ class Client:
             kill_switch=settings.kill_switch,
             lan=settings.lan,
             paused_s=self._paused_s,
-            resolved=self._host_dns.told.resolved.value,
+            resolved=self._host_dns.told.resolved.outcome.value,
             warnings=self._host_dns.warnings,
         )
 

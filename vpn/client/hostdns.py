@@ -11,19 +11,33 @@ import asyncio
 import socket
 from typing import Final
 
-from shim.protocol.hostdns import CLIENT_OF_HOST_DNS, Announce, Outcome, Told, Withdraw
+from shim.protocol.hostdns import (
+    ABSENT,
+    CLIENT_OF_HOST_DNS,
+    Announce,
+    Answer,
+    Outcome,
+    Told,
+    Withdraw,
+)
 from shim.protocol.link import Link, Message
 from vpn.client.link import AsyncLink, close_all
 
 START_PATIENCE_S: Final = 2.0
 
-_BESIDE: Final = "names are captured on their way to whatever resolver it asks"
-_WARNINGS: Final = {
+_RESOLVED: Final = {
     Outcome.REFUSED: "systemd-resolved does not let us set the resolver of our link",
     Outcome.SILENT: "systemd-resolved does not answer",
     Outcome.FAILED: "systemd-resolved has not taken the resolver of our link",
 }
-NOT_TOLD: Final = Told(Outcome.ABSENT, Outcome.ABSENT, "")
+_BESIDE_RESOLVED: Final = "names are captured on their way to whatever resolver it asks"
+_MANAGER: Final = {
+    Outcome.REFUSED: "NetworkManager does not let us have our device left alone",
+    Outcome.SILENT: "NetworkManager does not answer",
+    Outcome.FAILED: "NetworkManager has not been told to leave our device alone",
+}
+_BESIDE_MANAGER: Final = "name the device in unmanaged-devices if it interferes"
+NOT_TOLD: Final = Told(ABSENT, ABSENT)
 
 
 class HostDns:
@@ -42,11 +56,15 @@ class HostDns:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know."""
-        line = _WARNINGS.get(self.told.resolved)
-        if line is None:
-            return ()
-        error = f" ({self.told.error})" if self.told.error else ""
-        return (f"{line}{error}; {_BESIDE}",)
+        found = (
+            (_RESOLVED, self.told.resolved, _BESIDE_RESOLVED),
+            (_MANAGER, self.told.network_manager, _BESIDE_MANAGER),
+        )
+        return tuple(
+            f"{lines[one.outcome]}{f' ({one.error})' if one.error else ''}; {beside}"
+            for lines, one, beside in found
+            if one.outcome in lines
+        )
 
     async def announce(self) -> None:
         """Have the names of the tunnel asked through it; wait a while for that, and go on."""
@@ -56,7 +74,7 @@ class HostDns:
         try:
             await asyncio.wait_for(self._answered.wait(), START_PATIENCE_S)
         except TimeoutError:
-            self.told = Told(Outcome.SILENT, Outcome.SILENT, "")
+            self.told = Told(Answer(Outcome.SILENT), ABSENT)
 
     def pause(self, seconds: int) -> None:
         """Have names asked as without us for so long; 0 ends that now."""

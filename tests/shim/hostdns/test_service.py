@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from shim.hostdns.bus import CallError
 from shim.hostdns.calls import NETWORK_MANAGER, RESOLVED, Call
 from shim.hostdns.service import Host
-from shim.protocol.hostdns import Outcome, Told
+from shim.protocol.hostdns import ABSENT, Answer, Outcome, Told
 
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
@@ -41,13 +42,13 @@ def host(bus: FakeBus) -> Host:
 
 def test_nobody_is_there_and_nothing_is_done() -> None:
     bus = FakeBus()
-    assert host(bus).announce() == Told(Outcome.ABSENT, Outcome.ABSENT, "")
+    assert host(bus).announce() == Told(ABSENT, ABSENT)
     assert bus.methods == []
 
 
 def test_both_are_there_and_the_manager_comes_first() -> None:
     bus = FakeBus(RESOLVED, NETWORK_MANAGER)
-    assert host(bus).announce() == Told(Outcome.DONE, Outcome.DONE, "")
+    assert host(bus).announce() == Told(Answer(Outcome.DONE), Answer(Outcome.DONE))
     assert bus.methods[:2] == ["GetDeviceByIpIface", "Set"]
     assert bus.methods[-1] == "FlushCaches"
 
@@ -69,8 +70,28 @@ def test_what_went_wrong_is_told_and_nothing_stays(
             raise error
 
     bus = FakeBus(RESOLVED, answer=fail)
-    assert host(bus).announce() == Told(outcome, Outcome.ABSENT, text)
+    assert host(bus).announce() == Told(Answer(outcome, text), ABSENT)
     assert bus.methods[-1] == "RevertLink"
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "outcome"),
+    [
+        ("GetDeviceByIpIface", "UnknownDevice", Outcome.DONE),
+        ("GetDeviceByIpIface", "Failed", Outcome.FAILED),
+        ("Set", "PermissionDenied", Outcome.REFUSED),
+    ],
+)
+def test_manager_that_does_not_know_the_device_leaves_it_alone(
+    method: str, error: str, outcome: Outcome
+) -> None:
+    def fail(call: Call) -> None:
+        if call.method == method:
+            raise CallError(f"{NETWORK_MANAGER}.{error}")
+
+    told = host(FakeBus(RESOLVED, NETWORK_MANAGER, answer=fail)).announce()
+    assert told.network_manager.outcome is outcome
+    assert told.resolved == Answer(Outcome.DONE)
 
 
 def test_older_service_lacks_what_it_may_lack() -> None:
@@ -78,14 +99,16 @@ def test_older_service_lacks_what_it_may_lack() -> None:
         if call.may_lack:
             raise CallError(UNKNOWN)
 
-    assert host(FakeBus(RESOLVED, answer=answer)).announce().resolved is Outcome.DONE
+    assert host(FakeBus(RESOLVED, answer=answer)).announce().resolved.outcome is Outcome.DONE
 
 
 def test_error_of_any_length_fits_its_message() -> None:
     def fail(_: Call) -> None:
-        raise CallError("x" * 10_000)
+        raise CallError("\N{OGHAM LETTER BEITH}" * 10_000)
 
-    assert len(host(FakeBus(RESOLVED, answer=fail)).announce().error) < Told.SIZE
+    told = host(FakeBus(RESOLVED, NETWORK_MANAGER, answer=fail)).announce()
+    assert told.network_manager.error
+    assert len(msgspec.msgpack.encode(told)) <= Told.SIZE
 
 
 def test_withdrawn_once_and_not_before_it_was_announced() -> None:
@@ -94,6 +117,6 @@ def test_withdrawn_once_and_not_before_it_was_announced() -> None:
     one.withdraw()
     assert bus.methods == []
     one.announce()
-    assert one.withdraw().resolved is Outcome.DONE
+    assert one.withdraw().resolved.outcome is Outcome.DONE
     one.withdraw()
     assert bus.methods.count("RevertLink") == 1

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shim.protocol.hostdns import HOST_DNS, Announce, Outcome, Told, Withdraw
+from shim.protocol.hostdns import ABSENT, HOST_DNS, Announce, Answer, Outcome, Told, Withdraw
 from shim.protocol.link import Link, Message
 from vpn.client import hostdns
 from vpn.client.hostdns import HostDns
 
-DONE = Told(Outcome.DONE, Outcome.ABSENT, "")
+DONE = Told(Answer(Outcome.DONE), ABSENT)
 
 
 def play(dialogue: Callable[[HostDns, Link], Awaitable[None]]) -> None:
@@ -61,20 +61,22 @@ def test_answer_ends_the_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("answer", "words"),
     [
-        (Told(Outcome.REFUSED, Outcome.ABSENT, "org.example.No"), "does not let us set the"),
-        (Told(Outcome.SILENT, Outcome.ABSENT, ""), "does not answer"),
-        (Told(Outcome.FAILED, Outcome.ABSENT, "org.example.No"), "(org.example.No)"),
+        (Answer(Outcome.REFUSED, "org.example.No"), "does not let us"),
+        (Answer(Outcome.SILENT), "does not answer"),
+        (Answer(Outcome.FAILED, "org.example.No"), "(org.example.No)"),
     ],
 )
-def test_what_went_wrong_is_one_warning(told: Told, words: str) -> None:
+def test_what_went_wrong_is_one_warning(answer: Answer, words: str) -> None:
     async def dialogue(host: HostDns, service: Link) -> None:
-        service.send(told)
+        service.send(Told(answer, answer))
         await host.announce()
-        (line,) = host.warnings
-        assert words in line
-        assert "names are captured" in line
+        resolved, manager = host.warnings
+        for line in (resolved, manager):
+            assert words in line
+        assert "names are captured" in resolved
+        assert "unmanaged-devices" in manager
 
     play(dialogue)
 
@@ -84,7 +86,7 @@ def test_silence_delays_by_a_bound_and_is_made_good(monkeypatch: pytest.MonkeyPa
 
     async def dialogue(host: HostDns, service: Link) -> None:
         await host.announce()
-        assert host.told.resolved is Outcome.SILENT
+        assert host.told.resolved.outcome is Outcome.SILENT
         service.send(DONE)
         monkeypatch.undo()
         await host.announce()
