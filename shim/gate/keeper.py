@@ -15,12 +15,14 @@ whoever the network belongs to. The gate dies with the keeper, by the kernel's h
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import select
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -31,6 +33,7 @@ from shim import linux
 from shim.ending import end_after
 from shim.gate import process
 from shim.gate.flownet import FlowNetwork
+from shim.gate.process import Memory
 from shim.protocol.link import Link
 from shim.sandbox import seccomp
 from shim.sandbox.stages import Profile, enter
@@ -48,6 +51,8 @@ fork(3) blocks signals in musl, and in glibc from 2.41.
 
 PROFILE: Final = Profile(SYSCALLS | process.SYSCALLS, may_fork=True)
 """It can do all that the gate can, which puts itself under a narrower filter."""
+
+MACHINE_ID: Final = "/etc/machine-id"
 
 MAX_EARLY_DEATHS: Final = 5
 EARLY_S: Final = 0.5
@@ -72,27 +77,41 @@ class Given:
     capture: int
     flow: FlowNetwork
     client: Link
-    pool: int
+    pool: Memory
 
     @property
     def fds(self) -> set[int]:
         """All descriptors of it."""
-        own = {self.capture, self.flow.device, self.pool}
+        own = {self.capture, self.flow.device, self.pool.fd}
         return own | {self.flow.listener.fileno(), self.client.fileno()}
 
     def close(self) -> None:
         """Close all of them, in a process that has only passed them on."""
         self.flow.listener.close()
         self.client.close()
-        for fd in (self.capture, self.flow.device, self.pool):
+        for fd in (self.capture, self.flow.device, self.pool.fd):
             os.close(fd)
 
 
-def new_pool() -> int:
+def new_pool() -> Memory:
     """Return a memory file for the map of names; it never touches a disk (memfd_create(2))."""
     fd = os.memfd_create("overlay-vpn names", os.MFD_CLOEXEC)
     os.ftruncate(fd, buffer_size(process.SLOTS))
-    return fd
+    return Memory(fd, pool_key(MACHINE_ID))
+
+
+def pool_key(machine_id: str) -> bytes:
+    """Return what others cannot know and stays the same here: applications cache addresses.
+
+    The machine's id must not be told to anybody as it is (machine-id(5)). Without one the key
+    stays the same for as long as the keeper lives.
+    """
+    secret = b""
+    with suppress(OSError), open(machine_id, "rb") as file:
+        secret = file.read(64).strip()
+    if len(secret) != 32:  # as where it says that it is to be made yet
+        secret = os.urandom(32)
+    return hashlib.blake2b(b"overlay-vpn names", key=secret).digest()
 
 
 def run(given: Given, link: socket.socket, *, has_network: bool = True) -> NoReturn:

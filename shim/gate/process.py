@@ -6,6 +6,7 @@ import mmap
 import os
 import socket
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NoReturn
 
@@ -23,12 +24,17 @@ SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS
 SLOTS: Final = 65536
 """How many names can have an address at a time."""
 
-_POOL_KEY: Final = b"overlay-vpn"
-"""Fixed, so that a name has the same address after a restart: applications cache addresses."""
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where the map of names is, and the key by which names find their places in it."""
+
+    fd: int
+    key: bytes
 
 
 def run(
-    capture: int, flow: int, listener: socket.socket, client: Link, pool: int, generation: int
+    capture: int, flow: int, listener: socket.socket, client: Link, pool: Memory, generation: int
 ) -> NoReturn:
     """Be the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
 
@@ -42,7 +48,7 @@ def run(
     end_after(work, "gate")
 
 
-def _open_pool(memory: int) -> Pool:
-    mapped = memoryview(mmap.mmap(memory, buffer_size(SLOTS)))
-    os.close(memory)  # the mapping has a descriptor of its own
-    return Pool(mapped, IPv4Network(POOL4), IPv6Network(POOL6), _POOL_KEY, SLOTS)
+def _open_pool(memory: Memory) -> Pool:
+    mapped = memoryview(mmap.mmap(memory.fd, buffer_size(SLOTS)))
+    os.close(memory.fd)  # the mapping has a descriptor of its own
+    return Pool(mapped, IPv4Network(POOL4), IPv6Network(POOL6), memory.key, SLOTS)
