@@ -308,6 +308,29 @@ def test_run_through_a_server_and_up_unshare_is_the_same(
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "ENETUNREACH"
 
 
+SENDS = """
+import socket, sys
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.settimeout(5)
+one.connect((sys.argv[1], int(sys.argv[2])))
+one.send(b"x")
+try:
+    one.recv(1)
+except ConnectionRefusedError:
+    print("refused")
+"""
+
+
+def test_strict_tells_what_is_denied_from_what_a_plain_sshd_lacks(
+    lab: Lab, overlay: Overlay, runs: Runs
+) -> None:
+    options = [overlay.serve_ssh().target, "-i", str(overlay.identity), "--strict"]
+    argv = [sys.executable, "-c", SENDS, TARGET.v4, "9"]
+    for rules, status in (((), 0), (("--deny", f"{TARGET.v4}:9"), 125)):
+        done = runs(*argv, options=[*options, *rules], check=False)
+        assert (done.stdout, done.returncode) == ("refused\n", status)
+
+
 @DIRECT
 def test_command_sees_what_it_would_see_without_us(lab: Lab, runs: Runs) -> None:
     words = [sys.executable, "-c", SEEN, "an argument", "--", "", "--allow", "é"]

@@ -80,7 +80,6 @@ class Failed(_Message, frozen=True, tag="failed"):
     router: _Host
 
 
-FromClient = Request
 FromServer = Reply | Failed
 
 _NET, _HOST, _PROHIBITED = ({4: (3, 0), 6: (1, 0)}, {4: (3, 1), 6: (1, 3)}, {4: (3, 13), 6: (1, 1)})
@@ -91,6 +90,7 @@ _SAID_FOR: Final = {
     Failure.ENETUNREACH: _NET,
     Failure.UNAVAILABLE: _NET,
     Failure.POLICY: _PROHIBITED,
+    Failure.UNSUPPORTED: _PROHIBITED,
 }
 
 

@@ -36,6 +36,7 @@ _OUTCOMES: Final = {
     Failure.ENETUNREACH: reports.Outcome.UNREACHABLE,
     Failure.NXDOMAIN: reports.Outcome.UNREACHABLE,
     Failure.UNAVAILABLE: reports.Outcome.UNREACHABLE,
+    Failure.UNSUPPORTED: reports.Outcome.UNREACHABLE,
     Failure.ETIMEDOUT: reports.Outcome.TIMED_OUT,
     Failure.POLICY: reports.Outcome.DENIED,
 }

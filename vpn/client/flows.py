@@ -54,6 +54,7 @@ REASONS: Final = {
     Failure.NXDOMAIN: Reason.HOST_UNREACHABLE,
     Failure.POLICY: Reason.DENIED,
     Failure.UNAVAILABLE: Reason.NET_UNREACHABLE,
+    Failure.UNSUPPORTED: Reason.NET_UNREACHABLE,
 }
 """What an application is told. A name without an address is a host that cannot be reached."""
 

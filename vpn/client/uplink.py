@@ -90,7 +90,7 @@ class Uplink:
         """
         session = self._current()
         if not self.is_overlay_server:
-            raise OpenFailed(Failure.POLICY, "no such service")
+            raise OpenFailed(Failure.UNSUPPORTED)
         await session.open_service(host, port, protocol)
 
     async def close(self) -> None:

@@ -38,6 +38,7 @@ class Failure(Enum):
     NXDOMAIN = "NXDOMAIN"
     POLICY = "POLICY"
     UNAVAILABLE = "UNAVAILABLE"  # the session, the server's resources or its resolver
+    UNSUPPORTED = "UNSUPPORTED"  # by this kind of server
 
 
 # Order matters where one text contains another's words. Texts are compared in lower case.
@@ -90,6 +91,7 @@ _READABLE = {
     Failure.ETIMEDOUT: "connection timed out",
     Failure.NXDOMAIN: "name does not resolve",
     Failure.UNAVAILABLE: "the server cannot open it now",
+    Failure.UNSUPPORTED: "the server has no such service",
 }
 
 

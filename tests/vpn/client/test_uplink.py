@@ -185,7 +185,7 @@ def test_service_is_asked_of_our_own_server_and_of_no_other() -> None:
             uplink.is_overlay_server = False
             with pytest.raises(OpenFailed) as failed:
                 await uplink.open_service("echo", 7, asyncio.Protocol())
-            assert failed.value.failure is Failure.POLICY
+            assert failed.value.failure is Failure.UNSUPPORTED
             assert network.sessions[0].opened == ["echo"]
 
     play(dialogue)
