@@ -23,7 +23,6 @@ The node id is the raw public key in base32 (RFC 4648, section 6), lower case, w
 from __future__ import annotations
 
 import base64
-import binascii
 import errno
 import hashlib
 import os
@@ -116,31 +115,13 @@ def public_line_of(public: bytes) -> str:
     return f"{ALGORITHM} {base64.b64encode(_ssh_blob(public)).decode()}"
 
 
-def public_line_to_raw(line: str) -> bytes:
-    """Return the raw public key of a line `ssh-ed25519 AAAA… [comment]`.
-
-    Raises ConfigurationError where the line is not an Ed25519 public key.
-    """
-    fields = line.split()
-    if len(fields) < 2 or fields[0] != ALGORITHM:
-        raise ConfigurationError(f"not a public key line: expected `{ALGORITHM} AAAA…`")
-    try:
-        blob = base64.b64decode(fields[1], validate=True)
-    except binascii.Error as error:
-        raise ConfigurationError("the public key line is not base64; copy it whole") from error
-    raw = blob[-RAW_BYTES:]
-    if blob != _ssh_blob(raw):
-        raise ConfigurationError(f"the public key line holds no {ALGORITHM} key; copy it whole")
-    return raw
-
-
 def generate(path: str | os.PathLike[str]) -> Identity:
     """Make a new identity at `path` (mode 0600) and its public half at `path`.pub (0644).
 
     Raises ConfigurationError if either exists or cannot be written; then nothing is left behind.
     """
     secret_path = Path(path)
-    public_path = secret_path.with_name(secret_path.name + ".pub")
+    public_path = Path(f"{secret_path}.pub")
     for existing in (secret_path, public_path):
         if os.path.lexists(existing):
             raise _exists(existing)

@@ -9,7 +9,7 @@ from vpn.cli.run import RunCommand
 from vpn.errors import UsageError
 
 
-@click.command("enter", cls=RunCommand, options_metavar="-- CMD [ARG]...")
+@click.command("enter", cls=RunCommand)
 @click.argument("run_id", metavar="ID")
 @click.pass_context
 def command(context: click.Context, run_id: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vpn.cli.paths import IDENTITY
+from vpn.errors import ConfigurationError
 
 
 @click.command("keygen")
@@ -16,6 +17,11 @@ def command(path: Path) -> None:
     from vpn import identity
 
     if path == IDENTITY:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot make {path.parent}: {error.strerror}; name another place for the key"
+            ) from error
     made = identity.generate(path)
     click.echo(f"{path}\n{made.fingerprint}")

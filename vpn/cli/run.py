@@ -52,6 +52,10 @@ class RunCommand(click.Command):
             args = args[:end]
         return super().parse_args(ctx, args)
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the words of the usage line, which ends with the command."""
+        return [*super().collect_usage_pieces(ctx), "-- CMD [ARG]..."]
+
 
 def _rules(words: list[str]) -> list[Rule]:
     found = []
@@ -63,11 +67,7 @@ def _rules(words: list[str]) -> list[Rule]:
     return found
 
 
-@click.command(
-    "run",
-    cls=RunCommand,
-    options_metavar="[OPTIONS] -- CMD [ARG]...",
-)
+@click.command("run", cls=RunCommand)
 @click.argument("target", required=False)
 @click.option("--embedded", is_flag=True, help="Use a server of our own on this side; no TARGET.")
 @click.option(

@@ -85,7 +85,10 @@ def stop(timeout_s: float = 30.0) -> bool:
 
 def pause(seconds: int) -> bool:
     """Pause what runs in this network namespace; False if nothing did. Raises OverlayError."""
-    answer = _ask(questions.PAUSE + str(seconds).encode(), questions.TIMEOUT_S)
+    try:
+        answer = _ask(questions.PAUSE + str(seconds).encode(), questions.TIMEOUT_S)
+    except TimeoutError:
+        answer = b""
     if answer not in (None, questions.DONE):
         raise OverlayError(answer.decode(errors="replace") or "the client does not answer")
     return answer is not None

@@ -95,10 +95,11 @@ def of_server(name: str, unit: Unit, addresses: Iterable[str]) -> Iterator[str]:
 
 def _denied(unit: Unit, addresses: Iterable[str]) -> Iterator[str]:
     words = unit.words("IPAddressAllow")
-    allowed: list[IPv4Network | IPv6Network] = [
-        ip_network(net) for word in words for net in _SPECIAL.get(word, (word,))
-    ]
-    for text in addresses if allowed else ():
+    allowed: list[IPv4Network | IPv6Network] = []
+    for prefix in (net for word in words for net in _SPECIAL.get(word, (word,))):
+        with suppress(ValueError):  # systemd says that it is none, and goes on
+            allowed.append(ip_network(prefix, strict=False))
+    for text in addresses if words else ():
         address = ip_address(text.partition("%")[0])
         if not any(address in network for network in allowed):
             yield text
@@ -112,7 +113,7 @@ def _addresses(target: str) -> list[str]:
     try:
         host = parse_target(target).address.host
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except (OSError, UsageError):
+    except (OSError, UnicodeError, UsageError):
         return []
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from vpn.cli import main
@@ -75,6 +79,51 @@ def test_words_that_mean_nothing_are_a_usage_error(capsys: Capture, words: list[
 
 
 @pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (["run"], "overlay-vpn run [OPTIONS] [TARGET] -- CMD [ARG]..."),
+        (["enter"], "overlay-vpn enter [OPTIONS] ID -- CMD [ARG]..."),
+        (["up"], "overlay-vpn up [OPTIONS] TARGET"),
+    ],
+)
+def test_usage_has_the_words_in_their_order(capsys: Capture, words: list[str], usage: str) -> None:
+    assert run([*words, "--help"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"Usage: {usage}"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--kill-switch", "--route", "192.0.2.0/24"], "leave out --route"),
+        (["--lan", "block"], "add --kill-switch"),
+    ],
+)
+def test_up_that_contradicts_itself_is_a_usage_error(
+    capsys: Capture, words: list[str], hint: str
+) -> None:
+    assert run(["up", "host", *words]) == 2
+    said = capsys.readouterr().err
+    assert hint in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["", "/dev/null/key"])
+def test_key_that_cannot_be_written_is_a_matter_of_configuration(
+    capsys: Capture, path: str
+) -> None:
+    assert run(["keygen", path]) == 78
+    assert "cannot write key" in capsys.readouterr().err
+
+
+def test_place_of_the_key_that_cannot_be_made_is_a_matter_of_configuration() -> None:
+    argv = [sys.executable, "-m", "vpn.cli.main", "keygen"]
+    environment = os.environ | {"XDG_CONFIG_HOME": "/dev/null"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert done.stderr.startswith("overlay-vpn: cannot make /dev/null/overlay-vpn: ")
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["run"],
@@ -82,6 +131,7 @@ def test_words_that_mean_nothing_are_a_usage_error(capsys: Capture, words: list[
         ["run", "host", "--"],
         ["run", "--", "true"],
         ["run", "host", "--embedded", "--", "true"],
+        ["run", "--embedded", "--udp", "datagram", "--", "true"],
         ["run", "--embedded", "--allow", "", "--", "true"],
         ["run", "--embedded", "--publish", "x", "--", "true"],
         ["run", "--embedded", "--host", "x", "--", "true"],

@@ -82,10 +82,13 @@ def test_server_with_a_public_address_needs_a_drop_in() -> None:
     assert list(checks.of_server(NAME, unit, checks._addresses("ssh://alice@10.9.8.7"))) == []
     allowed = Unit(["IPAddressAllow=localhost 10.0.0.0/8", "IPAddressAllow=192.0.2.7"])
     assert list(checks.of_server(NAME, allowed, ["192.0.2.7"])) == []
+    loosely = Unit(["IPAddressAllow=192.0.2.7/24 nonsense"])
+    assert list(checks.of_server(NAME, loosely, ["192.0.2.9", "192.0.3.9"])) != []
+    assert list(checks.of_server(NAME, loosely, ["192.0.2.9"])) == []
     anywhere = Unit(["IPAddressAllow=10.0.0.0/8\nIPAddressAllow=any"])
     assert list(checks.of_server(NAME, anywhere, ["192.0.2.7", "2001:db8::7"])) == []
 
 
-@pytest.mark.parametrize("target", ["", "not a target", "quic://"])
+@pytest.mark.parametrize("target", ["", "not a target", "quic://", "a..b"])
 def test_target_that_says_no_server_is_left_to_the_client(target: str) -> None:
     assert checks._addresses(target) == []

@@ -459,6 +459,15 @@ def test_address_in_use_is_said(run: Run, transport: Transport) -> None:
     run(dialogue())
 
 
+@pytest.mark.parametrize("name", ["quic", "tcp"])
+def test_what_is_no_name_is_said(run: Run, name: str) -> None:
+    async def dialogue() -> None:
+        with pytest.raises(TransportError, match=r"cannot listen on .*not a host name"):
+            await TRANSPORTS[name]().listen(Listening(Address("a..b", 1), SEED), Recorder)
+
+    run(dialogue())
+
+
 def test_closed_listener_resets_its_streams_and_frees_its_address(
     run: Run, transport: Transport
 ) -> None:
