@@ -40,6 +40,7 @@ bench: setup
 	PYTHONPATH=netns-tests $(BIN)/python bench/path.py
 	PYTHONPATH=netns-tests $(BIN)/python bench/udp.py
 	PYTHONPATH=netns-tests $(BIN)/python bench/echo.py
+	$(BIN)/python bench/startup.py
 
 soak: setup
 	tools/netns-tests --soak

@@ -29,7 +29,6 @@ from shim.protocol import DEVICE
 
 SWITCH = ("--kill-switch", "--lan", "block")
 EVERY = {**PROBES, **BOUND}
-TUNNELLED = {name: probe for name, probe in EVERY.items() if name != ONLY_ROOT_CAN}
 LINK_LOCAL = ("multicast dns", "broadcast")
 
 

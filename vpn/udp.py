@@ -78,7 +78,6 @@ PORT_UNREACHABLE: Final = {4: (3, 3), 6: (1, 4)}
 HOST_UNREACHABLE: Final = {4: (3, 1), 6: (1, 3)}
 NET_UNREACHABLE: Final = {4: (3, 0), 6: (1, 0)}
 PROHIBITED: Final = {4: (3, 13), 6: (1, 1)}
-TOO_BIG: Final = {4: (3, 4), 6: (2, 0)}
 
 
 def encode(message: Send | Deliver | Undeliverable) -> bytes:

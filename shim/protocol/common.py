@@ -20,7 +20,6 @@ class Fault(StrEnum):
     BUSY = "busy"
     POLICY = "policy"
     NETLINK = "netlink"
-    LIMIT = "limit"
 
 
 class Missing(StrEnum):

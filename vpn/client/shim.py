@@ -145,8 +145,6 @@ def explain(failed: Failed) -> OverlayError:
             )
         case Fault.GATE:
             return OverlayError("the part that reads packets did not start; run it again")
-        case Fault.LIMIT:
-            return OverlayError(f"no socket could be opened{reason}")
 
 
 def _closed_by() -> str:
