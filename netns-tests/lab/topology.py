@@ -222,6 +222,7 @@ class Lab:
         passwd = [line for line in others if line.partition(":")[0] not in accounts]
         return {
             "resolv.conf": f"nameserver {nameserver}\n",
+            "machine-id": "6f7665726c61792d76706e2d6c616221\n",
             "hosts": "127.0.0.1 localhost\n::1 localhost\n",
             "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
             "passwd": "\n".join([*accounts.values(), *passwd, ""]),

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 It loads while the warden prepares. Then the warden, which alone decides what the client may, sends
-it one message with every descriptor that it is to hold. It opens the sockets by which it changes
-the network, gives away what it does not need, and only then reads the first byte of the client.
+it one message with every descriptor that it is to hold, also those by which it changes the network.
+It gives away what it does not need, and only then reads the first byte of the client.
 
 It holds no device, no directory and no way to any path. What it does is undone by the warden after
 its end; if the warden has ended first, by itself. It holds the lock as well, so that nobody else

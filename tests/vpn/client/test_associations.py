@@ -173,6 +173,8 @@ def test_denied_destination_is_a_closed_port_and_nothing_leaves() -> None:
     [
         (Failure.POLICY, 4, (3, 3)),
         (Failure.POLICY, 6, (1, 4)),
+        (Failure.UNSUPPORTED, 4, (3, 3)),
+        (Failure.UNSUPPORTED, 6, (1, 4)),
         (Failure.UNAVAILABLE, 4, (3, 0)),
         (Failure.UNAVAILABLE, 6, (1, 0)),
     ],

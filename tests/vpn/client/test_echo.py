@@ -144,6 +144,7 @@ def test_ping_that_nobody_answers_is_not_answered() -> None:
     ("failure", "said4", "said6"),
     [
         (Failure.POLICY, (3, 13), (1, 1)),
+        (Failure.UNSUPPORTED, (3, 13), (1, 1)),
         (Failure.UNAVAILABLE, (3, 0), (1, 0)),
     ],
 )
