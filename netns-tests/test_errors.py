@@ -163,12 +163,16 @@ def test_recover_while_up_is_refused_and_harmless(lab: Lab, overlay: Overlay) ->
     assert overlay.status()["state"] == "connected"
 
 
-def test_another_user_may_not_take_it_down(lab: Lab, overlay: Overlay) -> None:
+def test_another_user_may_not_see_open_or_end_it(lab: Lab, overlay: Overlay) -> None:
     if not lab.is_multi_user:
         pytest.skip("needs other users")
-    overlay.up(overlay.serve())
-    done = lab.app.run([PROGRAM, "down"], user=lab.service, check=False)
-    assert "another user" in line_of(done, 77)
+    overlay.up(overlay.serve(), "--kill-switch")
+    for words in (["status"], ["status", "--json"], ["pause", "--for", "1m"], ["down"]):
+        done = lab.app.run([PROGRAM, *words], user=lab.service, check=False)
+        assert "another user" in line_of(done, 77)
+        assert done.stdout == ""
+    found = overlay.status()
+    assert (found["state"], found["paused_s"]) == ("connected", 0)
     assert lab.app.run([PROGRAM, "down"], user=lab.alice).returncode == 0
     overlay.is_up = False
 

@@ -71,6 +71,10 @@ def test_complete_root_carries_a_session(lab: Lab, overlay: Overlay, rooted: Roo
     server = rooted.start()
     pin = server.says(r"--host-key (SHA256:[\w+/=]+)")[1]
     assert "Seccomp:\t2\n" in Path(f"/proc/{server.pid}/status").read_text()
+    key = (rooted.credentials / "identity").read_bytes().split(b"\n")[1]
+    told = [Path(f"/proc/{server.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+    assert b"/identity\0" in told[0]  # where the key is, but
+    assert key not in b"".join(told)
     found = [
         path
         for path in ("/etc/hosts", "/etc/passwd", "/etc/ssl", "/bin/sh", "/usr/bin/env")

@@ -31,6 +31,20 @@ def test_server_has_the_binds_that_it_is_given() -> None:
     assert unit.credentials == ["/etc/overlay-vpn/identity", "/etc/overlay-vpn/authorized_keys"]
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("overlay-vpn-server.service", "--key"), ("overlay-vpn-client@.service", "--identity")],
+)
+def test_keys_are_credentials(name: str, option: str) -> None:
+    settings = shipped(name).splitlines()
+    (start,) = (line for line in settings if line.startswith("ExecStart="))
+    path = start.partition(f" {option} ")[2].split()[0]
+    assert path.startswith("%d/")
+    credential = f"LoadCredential={path.removeprefix('%d/')}:/etc/overlay-vpn/"
+    assert [line for line in settings if line.startswith(credential)]
+    assert not [line for line in settings if line.startswith(("SetCredential", "Environment="))]
+
+
 def test_server_in_a_home_is_not_hidden_from_itself() -> None:
     text = render("overlay-vpn-server.service", "/home/a/bin/python", ["/home/a", "/etc/hosts"])
     assert ("/home/a", "/home/a") in Unit([text]).binds
