@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,17 @@ def test_permission_denied_by_sshd(run_one: Callable, keys: Keys, start_sshd: Ca
     run_one(dialogue())
 
 
+Greet = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def failure_at(greet: Greet, keys: Keys, **options: Any) -> str:
+    """What a login says at a server that only greets."""
+    async with await asyncio.start_server(greet, LOOPBACK, 0) as server:
+        address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
+        login = login_with(keys, trusting(address), **options)
+        return await failure_of(connect(TcpTransport(), address, login))
+
+
 @pytest.mark.parametrize(
     ("greeting", "text"),
     [
@@ -188,16 +199,9 @@ def test_what_is_no_ssh_server(run_one: Callable, keys: Keys, greeting: bytes, t
         writer.write(greeting)
         writer.close()
 
-    async def dialogue() -> None:
-        server = await asyncio.start_server(greet, LOOPBACK, 0)
-        async with server:
-            address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
-            login = login_with(keys, trusting(address))
-            line = await failure_of(connect(TcpTransport(), address, login))
-            assert line.startswith("TransportError: ")
-            assert text in line
-
-    run_one(dialogue())
+    line = run_one(failure_at(greet, keys))
+    assert line.startswith("TransportError: ")
+    assert text in line
 
 
 def kexinit(algorithm: bytes) -> bytes:
@@ -218,16 +222,9 @@ def test_server_whose_words_are_not_ascii(run_one: Callable, keys: Keys, greetin
         await reader.read()
         writer.close()
 
-    async def dialogue() -> None:
-        server = await asyncio.start_server(greet, LOOPBACK, 0)
-        async with server:
-            address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
-            login = login_with(keys, trusting(address))
-            line = await failure_of(connect(TcpTransport(), address, login))
-            assert line.startswith("TransportError: ")
-            assert "does not speak SSH" in line
-
-    run_one(dialogue())
+    line = run_one(failure_at(greet, keys))
+    assert line.startswith("TransportError: ")
+    assert "does not speak SSH" in line
 
 
 def test_server_that_is_silent(run_one: Callable, keys: Keys) -> None:
@@ -235,15 +232,7 @@ def test_server_that_is_silent(run_one: Callable, keys: Keys) -> None:
         await reader.read()
         writer.close()
 
-    async def dialogue() -> None:
-        server = await asyncio.start_server(wait, LOOPBACK, 0)
-        async with server:
-            address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
-            login = login_with(keys, trusting(address), timeout_s=0.2)
-            line = await failure_of(connect(TcpTransport(), address, login))
-            assert "did not finish the login in 0.2 s" in line
-
-    run_one(dialogue())
+    assert "did not finish the login in 0.2 s" in run_one(failure_at(wait, keys, timeout_s=0.2))
 
 
 def test_server_without_a_strong_algorithm(
