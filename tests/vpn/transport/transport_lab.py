@@ -41,7 +41,7 @@ class Runner:
 
     def __exit__(self, *arguments: object) -> None:
         self._runner.__exit__(*arguments)
-        assert self.errors == []
+        assert self.errors == [], self.errors
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(asyncio.wait_for(coroutine, TIMEOUT_S))
@@ -201,8 +201,8 @@ class Relay(asyncio.DatagramProtocol):
 
     async def rebind(self) -> None:
         """Go on from another source port, as a NAT does that lost its state."""
-        self._up.close()
-        self._up = await self._new_up()
+        old, self._up = self._up, await self._new_up()
+        old.close()
 
     async def _new_up(self) -> asyncio.DatagramTransport:
         relay = self
