@@ -163,7 +163,7 @@ def beyond(way: Way) -> Iterator[Host]:
 
 def hops(host: Host, to: str, *words: str) -> list[str]:
     """Who answers at each distance, `*` for nobody."""
-    argv = ["traceroute", "-n", "-q", "1", "-w", "3", "-m", "4", "-N", "1", *words, to]
+    argv = ["traceroute", "-n", "-q", "1", "-w", "8", "-m", "4", "-N", "1", *words, to]
     lines = host.run(argv, timeout=120).stdout.splitlines()[1:]
     return [line.split()[1] for line in lines]
 

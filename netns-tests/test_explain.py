@@ -78,7 +78,7 @@ class Asker:
                 assert said["route"][ours] == kernel.get(theirs, "")
             assert said["route"]["table"] == int(kernel.get("table", 254))
         before = self.packets_to(address)
-        tcp.outcome(self.host, address, port)
+        tcp.outcome(self.host, address, port, 3)
         assert (self.packets_to(address) > before) == (verdict == "direct")
         return said
 
@@ -295,6 +295,6 @@ def test_command_with_rules(lab: Lab, overlay: Overlay, zone: Program) -> None:
     assert asker.query("www.example.com")["path"]["is_virtual"]
     assert asker.dns()["mode"] == "remote"
     assert "no run 'none'" in runs.cli("route", "get", "a.b", "--run", "none", check=False).stderr
-    program.stop(signal.SIGTERM)
+    program.stop(signal.SIGTERM, 20)
     hosts = {one["host"] for one in json.loads(report.read_text())["contacts"]}
     assert hosts == {TARGET.v4, TARGET.v6, NOT_OURS, "www.example.com", "example.com"}

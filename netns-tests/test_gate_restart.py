@@ -91,7 +91,7 @@ def serve_of(overlay: Overlay, transport: str) -> Endpoint:
     return overlay.serve() if transport == "quic" else overlay.serve_ssh()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.lab(capture=False)
 @pytest.mark.parametrize(("transport", "size"), [("quic", 60_000_000), ("ssh", 400_000_000)])
 def test_transfer_completes_while_gates_are_killed(
@@ -159,7 +159,8 @@ def test_connection_that_was_opened_for_a_dead_gate_is_not_opened_again(
         before = wake_ups(pids.gate)
         near.setblocking(False)
         near.connect_ex(listener.getsockname())
-        until(lambda: wake_ups(pids.gate) > before, 15, "the gate to ask")
+        # It may have been awake while this was counted.
+        until(lambda: wake_ups(pids.gate) > before + 1, 15, "the gate to ask")
         os.kill(pids.gate, signal.SIGSTOP)
         os.kill(pids.client, signal.SIGCONT)
         far, _ = listener.accept()
@@ -220,7 +221,6 @@ def test_gates_that_die_again_and_again_are_the_end(lab: Lab, overlay: Overlay) 
     overlay.is_up = False
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.lab(capture=False)
 def test_transfer_of_a_command_completes_while_gates_are_killed(lab: Lab, overlay: Overlay) -> None:
     endpoint = overlay.serve()
@@ -228,7 +228,7 @@ def test_transfer_of_a_command_completes_while_gates_are_killed(lab: Lab, overla
     exchange = (sys.executable, tcp.__file__, "exchange", TARGET.v4, str(PORT), str(SIZE_OF_RUN))
     words = (PROGRAM, "run", endpoint.target, *endpoint.pin, "-i", str(overlay.identity))
     client = lab.app.popen([*words, "--", *exchange], user=lab.alice)
-    gates = Gates(until(lambda: keeper_of(client.pid), 10, "the keeper"))
+    gates = Gates(until(lambda: keeper_of(client.pid), 30, "the keeper"))
     killed = 0
     while client.is_alive:
         gates.kill()

@@ -59,6 +59,7 @@ def test_up_tells_resolved_and_network_manager_and_takes_it_back(
     bus.start(lab.app)
     resolved, manager = Service(lab.app, RESOLVED), Service(lab.app, NETWORK_MANAGER)
     overlay.up(overlay.serve())
+    until(lambda: methods(resolved)[-8:] == SET_UP, 15, "resolved to be told")
     index = lab.app.call(socket.if_nametoindex, "ovpn0")
     assert resolved.calls() == [
         *((method, [index, "no"]) for method in OFF),
@@ -72,15 +73,15 @@ def test_up_tells_resolved_and_network_manager_and_takes_it_back(
         ("GetDeviceByIpIface", ["ovpn0"]),
         ("Set", [device, "Managed", ["b", False]]),
     ]
-    assert overlay.status()["warnings"] == []
+    until(lambda: overlay.status()["warnings"] == [], 15, "no warning")
     assert resolves(lab)
     assert_announcer_has_no_rights(lab)
     overlay.cli("pause", "--for", "1h")
-    until(lambda: methods(resolved)[-1:] == ["RevertLink"], 5, "resolved to be told of the pause")
+    until(lambda: methods(resolved)[-1:] == ["RevertLink"], 15, "resolved to be told of the pause")
     overlay.cli("pause", "--for", "0s")
-    until(lambda: methods(resolved)[-8:] == SET_UP, 5, "resolved to be told of its end")
+    until(lambda: methods(resolved)[-8:] == SET_UP, 15, "resolved to be told of its end")
     overlay.down()
-    until(lambda: methods(resolved)[-1:] == ["RevertLink"], 5, "resolved to be told of the end")
+    until(lambda: methods(resolved)[-1:] == ["RevertLink"], 15, "resolved to be told of the end")
     assert resolved.calls()[-1] == ("RevertLink", [index])
 
 
@@ -106,11 +107,12 @@ def test_up_with_names_routes_their_domain_and_with_prefixes_none(
     overlay.down()
     assert resolved.calls() == []
     overlay.up(endpoint, "--route", "corp.example")
+    until(lambda: "SetLinkDNS" in methods(resolved), 15, "resolved to be told")
     domains = {name for name, is_route_only in dict(resolved.calls())["SetLinkDomains"][1]}
     reverse = {"18.198.in-addr.arpa", "19.198.in-addr.arpa"}
     assert domains == {"corp.example", *reverse, "0.0.0.0.0.0.e.6.0.7.6.7.f.6.d.f.ip6.arpa"}
     assert dict(resolved.calls())["SetLinkDefaultRoute"][1] is False
-    assert overlay.status()["warnings"] == []
+    until(lambda: overlay.status()["warnings"] == [], 15, "no warning")
 
 
 def test_refused_or_killed_it_takes_no_name_away(lab: Lab, overlay: Overlay) -> None:
@@ -119,6 +121,7 @@ def test_refused_or_killed_it_takes_no_name_away(lab: Lab, overlay: Overlay) -> 
     resolved = Service(lab.app, RESOLVED, "refuse")
     Service(lab.app, NETWORK_MANAGER, "refuse")
     overlay.up(overlay.serve())
+    until(lambda: len(overlay.status()["warnings"]) == 2, 15, "both refusals")
     warnings = overlay.status()["warnings"]
     for service, warning in zip(("systemd-resolved", "NetworkManager"), warnings, strict=True):
         assert f"{service} does not let us" in warning
@@ -127,7 +130,7 @@ def test_refused_or_killed_it_takes_no_name_away(lab: Lab, overlay: Overlay) -> 
     assert resolves(lab)
     (pid,) = announcers(lab)
     lab.app.run(["kill", "-KILL", str(pid)])
-    until(lambda: announcers(lab) == [], 5, "it to be gone")
+    until(lambda: announcers(lab) == [], 15, "it to be gone")
     assert resolves(lab)
     overlay.cli("pause", "--for", "1s")
     assert overlay.status()["state"] == "connected"

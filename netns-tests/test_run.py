@@ -510,7 +510,7 @@ def test_published_port_is_reachable_from_the_host(lab: Lab, runs: Runs) -> None
             stream.sendall(b"published")
             assert stream.recv(64) == b"published"
     assert tcp.outcome(lab.app, "127.0.0.1", 8080) == "ECONNREFUSED"
-    assert program.stop() == 128 + signal.SIGTERM
+    assert program.stop(timeout_s=20) == 128 + signal.SIGTERM
     until(lambda: tcp.outcome(lab.app, "127.0.0.1", 18080) == "ECONNREFUSED", 15, "the end")
 
 

@@ -388,7 +388,7 @@ def test_killed_part_leaves_the_command_without_network(lab: Lab, tunnel: Tunnel
         program.says("^works 0$")
         program.says("^in vain$")
         assert program.is_alive
-        assert program.stop() == 128 + signal.SIGTERM
+        assert program.stop(timeout_s=20) == 128 + signal.SIGTERM
         until(lambda: not alive(lab), 10, f"the end of everything without {victim}")
         assert program.stdout.partition("works 0\n")[2] == "in vain\n"
     assert tunnel.leaks() == []

@@ -122,8 +122,8 @@ def test_shim_and_client_work_within_the_limits_of_their_units(lab: Lab, overlay
     client = lab.app.popen([*IN_PROC, *alice, *within, *argv])
     client.says("^connected$", timeout_s=30)
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"
-    assert client.stop(timeout_s=15) == 0
+    assert client.stop(timeout_s=30) == 0
     shim.says("^ended 0$")
-    assert shim.stop() == 0
+    assert shim.stop(timeout_s=20) == 0
     policy.unlink()
     policy.parent.rmdir()

@@ -90,7 +90,7 @@ def test_complete_root_carries_a_session(lab: Lab, overlay: Overlay, rooted: Roo
     assert "NXDOMAIN" in lab.app.run(["dig", "nothing.example.com"]).stdout
     assert tcp.outcome(lab.app, TARGET.v6, CLOSED_PORT) == "ECONNREFUSED"
     overlay.down()
-    assert server.stop() == 0
+    assert server.stop(timeout_s=30) == 0
     assert found == ["/etc/hosts"]
     assert server.stderr == ""
 

@@ -42,7 +42,7 @@ def start(host: Host) -> Program:
     host.path("/run/dbus/lab.conf").write_text(_CONFIGURATION.lstrip())
     argv = ["dbus-daemon", "--nofork", "--nopidfile", "--config-file=/run/dbus/lab.conf"]
     program = host.popen(argv)
-    until(lambda: host.path(ADDRESS).exists(), 10, "the message bus")
+    until(lambda: host.path(ADDRESS).exists(), 30, "the message bus")
     return program
 
 

@@ -98,7 +98,7 @@ class Program:
         """Whether it has not ended yet."""
         return self.process.poll() is None
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         """Return the exit status. Raises CommandFailedError when it does not end; it is ended."""
         if not self._ends_within(timeout_s):
             self.stop()
@@ -115,7 +115,7 @@ class Program:
                 os.close(end)
         return True
 
-    def says(self, pattern: str, timeout_s: float = 10.0) -> re.Match[str]:
+    def says(self, pattern: str, timeout_s: float = 30.0) -> re.Match[str]:
         """Wait until it prints something that matches. Raises CommandFailedError."""
 
         def look() -> re.Match[str] | None:
@@ -231,6 +231,7 @@ class Host:
                 enter + words,
                 env={"PATH": PATH, "HOME": str(account.home), "USER": account.name}
                 | {"LOGNAME": account.name, "LC_ALL": "C.UTF-8", MARK: self._token}
+                | {"XDG_RUNTIME_DIR": str(account.home)}  # /tmp is of all labs
                 | dict(env or {}),
                 stdin=reading,
                 stdout=out,
@@ -249,7 +250,7 @@ class Host:
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
         check: bool = True,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end. Raises CommandFailedError (no end; with `check`, not 0).
 

@@ -319,7 +319,7 @@ def _reach(flow: int, address: str, port: int) -> str:
     if _libc.connect(flow, _AF_UNSPEC, len(_AF_UNSPEC)) != 0:
         return f"no disconnect: {os.strerror(ctypes.get_errno())}"
     with socket.socket(_IPV6_FREE, socket.SOCK_STREAM, 0, flow) as sock:
-        sock.settimeout(3)
+        sock.settimeout(10)
         try:
             sock.bind((f"::ffff:{SPOOFED[0]}", SPOOFED[1]))
             sock.connect((f"::ffff:{address}", port))

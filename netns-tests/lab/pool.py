@@ -34,7 +34,7 @@ class Pool:
             else:
                 lab.close()
 
-    def take_back(self, lab: Lab, timeout_s: float = 10.0) -> None:
+    def take_back(self, lab: Lab, timeout_s: float = 30.0) -> None:
         """Prove that a lab is clean, for whoever is next. Raises AssertionError."""
         lab.assert_clean(timeout_s)
         self._clean.add(lab)

@@ -160,6 +160,7 @@ def sshd(lab: Lab, host: Host, port: int = 22, extra: Sequence[str] = ()) -> Ssh
     (base / "config").write_text("\n".join([*lines, ""]))
     program = host.popen(["/usr/sbin/sshd", "-D", "-e", "-f", base / "config"])
     program.says(r"Server listening on 0\.0\.0\.0")
+    program.says(r"Server listening on ::")
     known = [*host.address, *(f"{n}.{DOMAIN}" for n, at in _PLACES.items() if at == host.address)]
     marks = ",".join(known if port == 22 else [f"[{one}]:{port}" for one in known])
     public = " ".join((base / "key.pub").read_text().split()[:2])
@@ -193,8 +194,9 @@ def throughput_mbit_s(
     def is_measured() -> bool:
         done = host.run(argv, check=False, timeout=seconds + 20)
         results.append(json.loads(done.stdout))
-        # The server may not have heard yet that the test before is over.
-        return "busy" not in results[-1].get("error", "")
+        # The server may not have heard yet that the test before is over, or listens anew.
+        said = results[-1].get("error", "")
+        return not any(word in said for word in ("busy", "refused", "reset"))
 
     until(is_measured, 10 + seconds, "the iperf3 server to be free")
     result = results[-1]
@@ -205,6 +207,6 @@ def throughput_mbit_s(
 
 def _wait_for_port(host: Host, port: int, program: Program) -> None:
     filters = ["ss", "-Htnl", "sport", "=", f":{port}"]
-    until(lambda: host.run(filters).stdout or not program.is_alive, 10, f"port {port}")
+    until(lambda: host.run(filters).stdout or not program.is_alive, 30, f"port {port}")
     if not program.is_alive:
         raise AssertionError(f"nothing on port {port}: {program}")

@@ -34,7 +34,7 @@ class Report(TypedDict):
     received_sha256: str
 
 
-def outcome(host: Host, address: str, port: int, timeout_s: float = 3.0) -> str:
+def outcome(host: Host, address: str, port: int, timeout_s: float = 15.0) -> str:
     """Connect and say how it ended: "connected", "timeout" or the errno's name.
 
     An ICMP error that comes back before connect(2) has let go of the socket, as it may on so

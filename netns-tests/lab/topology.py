@@ -181,7 +181,7 @@ class Lab:
                 found.append(f"elsewhere: process + {stray.pid} {stray.command}")
         return found
 
-    def assert_clean(self, timeout_s: float = 10.0) -> None:
+    def assert_clean(self, timeout_s: float = 30.0) -> None:
         """End the programs of the test and prove that nothing else is left on any host."""
         for host in self.hosts:
             host.stop_programs()

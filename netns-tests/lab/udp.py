@@ -47,7 +47,7 @@ def connect(host: Host, address: str, port: int) -> socket.socket:
     return sock
 
 
-def outcome(host: Host, address: str, port: int, timeout_s: float = 5.0) -> str:
+def outcome(host: Host, address: str, port: int, timeout_s: float = 15.0) -> str:
     """Send a datagram and say what came of it: "answered", "silence" or the errno's name."""
     try:
         with connect(host, address, port) as sock:

@@ -21,7 +21,7 @@ from dnslib.server import BaseResolver, DNSHandler, DNSServer, TCPServer, UDPSer
 
 from lab.pranks import PRANKS, Octets, prank
 
-SLOW_S = 0.5
+SLOW_S = 0.2
 MAX_UDP = 512
 
 
@@ -77,11 +77,15 @@ class Zone(BaseResolver):  # type: ignore[misc]
         reply.add_ar(*(record for record in found if record.rtype in addresses))
 
 
+class _Tcp(TCPServer):  # type: ignore[misc]
+    request_queue_size = 1024
+
+
 class _Udp6(UDPServer):  # type: ignore[misc]
     address_family = socket.AF_INET6
 
 
-class _Tcp6(TCPServer):  # type: ignore[misc]
+class _Tcp6(_Tcp):
     address_family = socket.AF_INET6
 
 
@@ -89,7 +93,7 @@ def main() -> None:
     """Serve until a signal ends the program."""
     zone = Zone(sys.stdin.read())
     for address in sys.argv[1:]:
-        for server in (_Udp6, _Tcp6) if ":" in address else (UDPServer, TCPServer):
+        for server in (_Udp6, _Tcp6) if ":" in address else (UDPServer, _Tcp):
             DNSServer(zone, address, 53, server=server, logger=_Silent()).start_thread()
     print("ready", flush=True)
     threading.Event().wait()
