@@ -124,7 +124,9 @@ class Side(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from it
         other = self.other
         if other.is_lost:
-            self.reset()
+            # Not now: uvloop takes the socket over after this, and would leave its number to be
+            # closed a second time.
+            asyncio.get_running_loop().call_soon(self.reset)
             return
         sock = transport.get_extra_info("socket")
         if sock is not None:

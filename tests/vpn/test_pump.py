@@ -213,11 +213,31 @@ def test_channel_lost_before_the_socket_comes(run: Callable) -> None:
         joined = Joined()
         await joined.bring_channel()
         joined.channel_end.transport.abort()
-        await asyncio.sleep(0.01)
+        while not joined.pump.far.is_lost:
+            await asyncio.sleep(0)
         await joined.bring_socket()
         with pytest.raises(ConnectionResetError):
             await joined.receive()
         await joined.done()
+
+    run(dialogue())
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_channel_lost_while_the_socket_comes(run: Callable, turns: int) -> None:
+    """The socket is closed once: by then its number may be another's."""
+
+    async def dialogue() -> None:
+        joined = Joined()
+        await joined.bring_channel()
+        joined.channel_end.transport.abort()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await joined.bring_socket()
+        with pytest.raises(ConnectionResetError):
+            await joined.receive()
+        await joined.done()
+        assert joined.flow.fileno() == -1
 
     run(dialogue())
 
