@@ -46,15 +46,20 @@ def v4_server(lab: Lab) -> Iterator[Host]:
 
 
 def assert_costs_nothing(lab: Lab) -> None:
+    assert any(costs_nothing(lab) for _ in range(3))  # the machine may have other things to do
+
+
+def costs_nothing(lab: Lab) -> bool:
     started_s = time.monotonic()
     assert tcp.outcome(lab.app, TARGET.v6, 80) == "ENETUNREACH"
     unreachable_s = time.monotonic() - started_s
     started_s = time.monotonic()
     assert tcp.outcome(lab.app, TARGET.v4, CLOSED_PORT) == "ECONNREFUSED"
-    assert unreachable_s < time.monotonic() - started_s + SLACK_S
+    refused_s = time.monotonic() - started_s
     done = lab.app.run([*HAPPY, f"http://{NAME}/"]).stdout.split()
     plain = lab.app.run([*HAPPY, "http://v4only.example.com/"]).stdout.split()
-    assert float(done[1]) < float(plain[1]) + SLACK_S
+    is_fast = float(done[1]) < float(plain[1]) + SLACK_S
+    return is_fast and unreachable_s < refused_s + SLACK_S
 
 
 @pytest.mark.fidelity(BLACKHOLE)

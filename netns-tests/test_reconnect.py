@@ -98,7 +98,7 @@ def assert_fails_fast(lab: Lab) -> None:
     for address in TARGET:
         started_s = time.monotonic()
         assert tcp.outcome(lab.app, address, ECHO_PORT) == "ENETUNREACH"
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 4
     answer = lab.app.run(["dig", "+noall", "+comments", "www.example.com"]).stdout
     assert "status: SERVFAIL" in answer
     assert "EDE: 23" in answer
@@ -131,7 +131,7 @@ def test_server_that_restarts(
 
     end(lab, endpoint)
     assert is_reset(stream, 5)
-    wait_for(overlay, "reconnecting", 3)
+    wait_for(overlay, "reconnecting", 15)
     assert_fails_fast(lab)
     until(lambda: overlay.status()["attempts"] >= 2, 15, "a second try")
     shown = overlay.cli("status", check=False)
@@ -171,7 +171,7 @@ def test_server_that_falls_silent(
         started_s = time.monotonic()
         assert is_reset(stream, DEAD_AFTER_S + 5)
         assert time.monotonic() - started_s < DEAD_AFTER_S + 3
-        wait_for(overlay, "reconnecting", 3)
+        wait_for(overlay, "reconnecting", 15)
         assert_fails_fast(lab)
     wait_for(overlay, "connected", 40)
     assert_works(lab)
@@ -189,9 +189,10 @@ def test_change_of_the_network_is_a_reason_to_ask_the_server(
         assert is_reset(stream, DEAD_AFTER_S)
         assert time.monotonic() - started_s < DEAD_AFTER_S - 3
     lab.app.run(["ip", "link", "del", "one"])
-    wait_for(overlay, "connected", 5)
+    wait_for(overlay, "connected", 20)
 
 
+@pytest.mark.timeout(300)
 def test_network_that_comes_back_is_used_at_once(lab: Lab, overlay: Overlay, echo: Program) -> None:
     """However long the next try was away."""
     endpoint = overlay.serve()
@@ -201,10 +202,10 @@ def test_network_that_comes_back_is_used_at_once(lab: Lab, overlay: Overlay, ech
     # What it says on the way out does not arrive: the silence is noticed.
     wait_for(overlay, "reconnecting", DEAD_AFTER_S + 5)
     assert_fails_fast(lab)
-    until(lambda: overlay.status()["retry_in_s"] >= 6, 60, "a long pause")
+    until(lambda: overlay.status()["retry_in_s"] >= 8, 150, "a long pause")
     endpoint = restart(lab, endpoint)
     lab.app.run(["ip", "-batch", "-"], stdin=_LINK_UP)
-    wait_for(overlay, "connected", 5)
+    wait_for(overlay, "connected", 7)
     assert_works(lab)
     assert leaks(lab.outer.packets(), [endpoint.flow]) == []
 
@@ -274,12 +275,12 @@ def test_taken_down_while_reconnecting(lab: Lab, overlay: Overlay) -> None:
     for word in ("between", "trying"):
         client = overlay.start(endpoint)
         end(lab, endpoint)
-        wait_for(overlay, "reconnecting", 5)
+        wait_for(overlay, "reconnecting", 15)
         if word == "trying":
             endpoint = restart(lab, endpoint)
             os.kill(endpoint.program.pid, signal.SIGSTOP)
         else:
-            until(lambda: overlay.status()["attempts"] >= 1, 10, "a try")
+            until(lambda: overlay.status()["attempts"] >= 1, 30, "a try")
         started_s = time.monotonic()
         if word == "trying":
             until(lambda: overlay.status()["retry_in_s"] == 0, 10, "a try")

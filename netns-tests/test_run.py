@@ -573,8 +573,8 @@ def test_list_and_enter(lab: Lab, runs: Runs, web: Web) -> None:
         env=runs.env,
     )
     inside.says("^in$")
-    second.stop()
-    assert inside.wait(3) == 128 + signal.SIGKILL
+    second.stop(timeout_s=20)
+    assert inside.wait(20) == 128 + signal.SIGKILL
     assert [run["pid"] for run in runs.list()] == [first.pid]
 
 

@@ -76,7 +76,7 @@ class Terminal:
     def says(self, pattern: str) -> re.Match[str]:
         """Wait until it says something that matches."""
         try:
-            found = until(lambda: re.search(pattern, self.said), 15, pattern)
+            found = until(lambda: re.search(pattern, self.said), 30, pattern)
         except TimeoutError as error:
             raise AssertionError(f"{error}; it said {self.said!r}") from None
         assert found is not None
@@ -193,7 +193,7 @@ def test_hang_up_ends_the_command(lab: Lab, runtime: Path) -> None:
     terminal = Terminal(lab, argv, runtime)
     pid = int(terminal.says(r"in (\d+)")[1])
     os.kill(terminal.process.pid, signal.SIGHUP)
-    assert terminal.process.wait(5) == 128 + signal.SIGHUP
+    assert terminal.process.wait(30) == 128 + signal.SIGHUP
     until(lambda: not Path(f"/proc/{pid}").exists(), 15, "the end of the command")
     terminal.close()
 
@@ -237,9 +237,9 @@ def test_interrupt_before_the_command_has_started(lab: Lab, runtime: Path) -> No
     options = ["--host-key", "SHA256:" + "A" * 43, "-i", key]
     argv = [PROGRAM, "run", f"alice@203.0.113.3:{PORT}", *options, "--", "touch", "ran"]
     terminal = Terminal(lab, argv, runtime)
-    until(lambda: list(runtime.glob("*/*")), 10, "its entry in the registry")
+    until(lambda: list(runtime.glob("*/*")), 30, "its entry in the registry")
     terminal.type("\x03")
-    assert terminal.process.wait(5) == 130
+    assert terminal.process.wait(30) == 130
     terminal.close()
     assert "Traceback" not in terminal.said
     until(lambda: not ours(lab) and not list(runtime.glob("*/*")), 15, "the end of everything")

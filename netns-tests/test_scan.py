@@ -26,7 +26,7 @@ FATES = {"succeeded": "open", "refused": "closed", "timed out": "filtered"}
 
 def scan(host: Host, address: str) -> dict[int, str]:
     """Return the fate of each port, as nc(1) tells it."""
-    argv = ["nc", "-nzv", "-w", "2", address, f"{PORTS[0]}-{PORTS[-1]}"]
+    argv = ["nc", "-nzv", "-w", "10", address, f"{PORTS[0]}-{PORTS[-1]}"]
     said = host.run(argv, check=False, timeout=240).stderr
     found = {}
     for line in said.splitlines():

@@ -137,7 +137,7 @@ def test_switch_stays_closed_when_all_are_killed_and_another_start_holds_it(
     kill(processes(shim).values())
     until(lambda: not client.is_alive, 20, "the end of the client")
     shim.says(r"(?s)started \d+.*ended -9.*started \d+")
-    assert overlay.status()["state"] == "blocked"
+    until(lambda: overlay.status()["state"] == "blocked", 15, "the switch without anybody")
     assert tcp.outcome(lab.app, TARGET.v4, 80) != "connected"
     client = up(lab, overlay, endpoint, "--kill-switch")
     assert tcp.outcome(lab.app, TARGET.v4, 80) == "connected"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, services, state, tcp, until
+from lab import Lab, kill, services, state, tcp, until
 from lab.addresses import TARGET
 from lab.overlay import PROGRAM, Endpoint, Overlay
 from lab.ways import Way
@@ -320,9 +320,9 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
             os.kill(program.pid, signal.SIGTERM)  # in the middle of going down
         pid = find(program.pid, victim)
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+            kill([pid])
         if pid is None or victim == "gate":  # of which there would soon be another
-            os.kill(program.pid, signal.SIGKILL)
+            kill([program.pid])
         until(
             lambda: is_over(lab, left),
             gone_within_s(took),

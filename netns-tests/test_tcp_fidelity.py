@@ -71,10 +71,14 @@ def test_connect_to_filtered_stays_unanswered(way: Way, family: int) -> None:
 
 @FAMILIES
 def test_closed_port_is_refused_at_once(way: Way, family: int) -> None:
-    rounds = [timed(way.app, TARGET[family], CLOSED_PORT) for _ in range(5)]
-    assert {outcome for outcome, _ in rounds} == {"ECONNREFUSED"}
     beside = min(timed(way.lab.server, TARGET[family], CLOSED_PORT)[1] for _ in range(3))
-    assert min(elapsed for _, elapsed in rounds) < beside + SLACK_S
+
+    def is_at_once() -> bool:
+        outcome, elapsed = timed(way.app, TARGET[family], CLOSED_PORT)
+        assert outcome == "ECONNREFUSED"
+        return elapsed < beside + SLACK_S
+
+    until(is_at_once, 15, "a refusal that takes no longer than beside the tunnel")
 
 
 @pytest.mark.fidelity("connect-first (SYN held)")

@@ -108,7 +108,7 @@ def test_up_status_says_so_and_down_takes_it_down(lab: Lab, overlay: Overlay, we
     assert overlay.status() == {**overlay.status(), "schema": 1, "state": "down"}
     assert overlay.cli("status", check=False).returncode == 1
     overlay.up(overlay.serve())
-    lab.app.run(["curl", "--silent", "--fail", "http://www.example.com/"])
+    lab.app.run(["curl", "-4", "--silent", "--fail", "http://www.example.com/"])
     status = overlay.status()
     assert (status["schema"], status["state"], status["transport"]) == (1, "connected", "quic")
     assert status["flows_opened"] == 1

@@ -49,7 +49,7 @@ def outcome(host: Host, address: str, port: int, timeout_s: float = 15.0) -> str
     return "connected"
 
 
-def connect(host: Host, address: str, port: int, timeout_s: float = 10.0) -> socket.socket:
+def connect(host: Host, address: str, port: int, timeout_s: float = 30.0) -> socket.socket:
     """Return a socket of `host`, connected. Raises OSError."""
     return host.call(socket.create_connection, (address, port), timeout_s)
 
@@ -58,7 +58,7 @@ def listen(host: Host, address: str, port: int = 0) -> socket.socket:
     """Return a listening socket of `host`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = host.call(socket.create_server, (address, port), family=family)
-    listener.settimeout(10)
+    listener.settimeout(60)
     return listener
 
 
@@ -67,7 +67,7 @@ def pair(client: Host, server: Host, address: str) -> tuple[socket.socket, socke
     with listen(server, address) as listener:
         near = connect(client, address, listener.getsockname()[1])
         far, _ = listener.accept()
-    far.settimeout(10)
+    far.settimeout(30)
     return near, far
 
 

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "transport"))
 
-from transport_lab import LOOPS, Recorder, Runner
+from transport_lab import LOOPS, Recorder, Runner, until
 
 from vpn.pump import Pump
 from vpn.transport.memory import memory_pair
@@ -213,8 +213,7 @@ def test_channel_lost_before_the_socket_comes(run: Callable) -> None:
         joined = Joined()
         await joined.bring_channel()
         joined.channel_end.transport.abort()
-        while not joined.pump.far.is_lost:
-            await asyncio.sleep(0)
+        await until(lambda: joined.pump.far.is_lost)
         await joined.bring_socket()
         with pytest.raises(ConnectionResetError):
             await joined.receive()

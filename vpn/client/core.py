@@ -42,7 +42,7 @@ from vpn.transport.base import OuterSockets
 DNS_PORT: Final = 53
 
 _DRAIN_S: Final = 10.0
-_STANDSTILL_S: Final = 1.0
+_STANDSTILL_S: Final = 3.0
 _STEPS: Final = 100
 
 

@@ -52,8 +52,11 @@ def test_filter_lets_libc_block_signals_around_a_fork() -> None:
     """As glibc does from 2.41; the one here may be older."""
     keeper = os.fork()
     if keeper == 0:
-        prctl.set_no_new_privs(1)
-        filters.install(seccomp.assemble(PROFILE.syscalls))
-        signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        os._exit(0)
+        try:
+            prctl.set_no_new_privs(1)
+            filters.install(seccomp.assemble(PROFILE.syscalls))
+            signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            os._exit(0)
+        finally:
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1]) == 0

@@ -40,7 +40,7 @@ def test_draining_lets_flows_end_and_nobody_in(run: Callable, keys: Keys) -> Non
             login = login_with(keys, trusting(server.address))
             session = await connect(used, server.address, login)
             reader, writer, _ = await flow_to(session, port)
-            closing = asyncio.create_task(server.close(drain_s=10.0))
+            closing = asyncio.create_task(server.close(drain_s=60.0))
             await asyncio.sleep(0.05)
             with pytest.raises(OpenFailed) as failed:
                 await session.open(LOOPBACK, port)
@@ -51,7 +51,7 @@ def test_draining_lets_flows_end_and_nobody_in(run: Callable, keys: Keys) -> Non
             assert await reader.readexactly(10) == b"still open"
             writer.close()
             await writer.wait_closed()
-            await asyncio.wait_for(closing, 2.0)
+            await asyncio.wait_for(closing, 15.0)
             assert await session.closed == "the server closed the session"
 
     run(dialogue())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ssh_lab import Keys, session_of
-from transport_lab import Recorder
+from transport_lab import Recorder, until
 
 from dns import framing, search, upstream
 from dns.codes import RCode
@@ -174,6 +174,7 @@ def test_too_many_questions_wait(run: Callable) -> None:
         query = upstream.build_query(7, "both.example", A)
         for _ in range(MAX_PENDING * 2):
             asked.send(query)
+        await until(lambda: asked.names.asked >= MAX_PENDING)
         await asyncio.sleep(0.05)
         assert asked.names.asked == MAX_PENDING
         asked.names.gate.set()
@@ -217,11 +218,13 @@ def test_asker_who_does_not_read_is_not_worked_for(run: Callable) -> None:
         asked.asker.transport.pause_reading()
         asked.send(*[upstream.build_query(7, "both.example", A)] * many)
         asked.asker.transport.write_eof()
+        await until(lambda: asked.names.asked > MAX_PENDING)
         begun = -1
         while asked.names.asked > begun:
             begun = asked.names.asked
-            await asyncio.sleep(0.1)
-        assert MAX_PENDING < begun < many
+            for _ in range(500):
+                await asyncio.sleep(0)
+        assert begun < many
         asked.asker.transport.resume_reading()
         assert len(await asked.answers(many)) == many
         await asked.asker.until_fact("eof")
@@ -252,10 +255,9 @@ def test_gone_while_working_stops_the_work(run: Callable) -> None:
         await asked.asker.until_fact("made")
         asked.names.gate.clear()
         asked.send(upstream.build_query(7, "both.example", A))
-        await asyncio.sleep(0.02)
+        await until(lambda: bool(asked.resolver._pending))
         asked.asker.transport.abort()
-        await asyncio.sleep(0.02)
-        assert not asked.resolver._pending
+        await until(lambda: not asked.resolver._pending)
 
     run(dialogue())
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-import getpass
 import os
+import pwd
 import socket
 import subprocess
 import time
@@ -29,6 +29,11 @@ from vpn.transport.tcp import TcpTransport
 SSHD = "/usr/sbin/sshd"
 IDENTITY = Identity(SEED)
 LOOPBACK = "127.0.0.1"
+
+
+def user_name() -> str:
+    """Who we are, whatever the environment says."""
+    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 class Keys:
@@ -74,7 +79,7 @@ def trusting(address: Address, **changes: Any) -> HostKeys:
 
 def login_with(keys: Keys, host_keys: HostKeys, **changes: Any) -> client.Login:
     arguments: dict[str, Any] = {
-        "user": getpass.getuser(),
+        "user": user_name(),
         "host_keys": host_keys,
         "identities": (keys.path,),
         "timeout_s": 5.0,

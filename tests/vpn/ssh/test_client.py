@@ -260,11 +260,12 @@ def test_nobody_listens(run_one: Callable, keys: Keys) -> None:
 
 def test_login_cancelled_leaves_nothing(run: Callable, keys: Keys) -> None:
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
         await reader.read()
         writer.close()
         gone.set()
 
-    gone = asyncio.Event()
+    came, gone = asyncio.Event(), asyncio.Event()
 
     async def dialogue() -> None:
         server = await asyncio.start_server(wait, LOOPBACK, 0)
@@ -272,7 +273,7 @@ def test_login_cancelled_leaves_nothing(run: Callable, keys: Keys) -> None:
             address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
             login = login_with(keys, trusting(address))
             connecting = asyncio.create_task(connect(TcpTransport(), address, login))
-            await asyncio.sleep(0.1)
+            await came.wait()
             connecting.cancel()
             await gone.wait()
             with pytest.raises(asyncio.CancelledError):

@@ -1,7 +1,6 @@
 """OpenSSH at the other end: a stock sshd for our client, ssh(1) for our server."""
 
 import asyncio
-import getpass
 import hashlib
 import os
 import socket
@@ -21,6 +20,7 @@ from ssh_lab import (
     login_with,
     our_server,
     session_with_sshd,
+    user_name,
 )
 from transport_lab import free_port
 
@@ -183,7 +183,7 @@ def test_options_mean_what_they_mean_to_sshd(
         try:
             async with asyncssh.connect(
                 address.host, address.port, known_hosts=None, config=None,
-                username=getpass.getuser(), client_keys=[str(keys.path)], agent_path=None,
+                username=user_name(), client_keys=[str(keys.path)], agent_path=None,
             ) as connection:  # fmt: skip
                 try:
                     await connection.open_connection(LOOPBACK, port)

@@ -59,15 +59,22 @@ def race(*attempts: Attempt) -> Coroutine[Any, Any, Connection]:
     return dial.race(list(attempts))
 
 
+@pytest.fixture
+def long_delay(monkeypatch: pytest.MonkeyPatch, _short_delay: None) -> None:
+    monkeypatch.setattr(dial, "ATTEMPT_DELAY_S", 30.0)
+
+
+@pytest.mark.usefixtures("long_delay")
 def test_first_success_wins_and_later_ones_never_begin(run: Run) -> None:
     first, second = Attempt(0), Attempt(0)
     assert run(race(first, second)) is first.connection
     assert not second.has_begun
 
 
+@pytest.mark.usefixtures("long_delay")
 def test_failure_starts_the_next_at_once(run: Run) -> None:
     first, second = Attempt(0, failing(errno.ECONNREFUSED)), Attempt(0)
-    assert run(asyncio.wait_for(race(first, second), 0.04)) is second.connection
+    assert run(asyncio.wait_for(race(first, second), 5)) is second.connection
 
 
 def test_slow_attempt_is_overtaken_and_cancelled(run: Run) -> None:
@@ -87,6 +94,7 @@ def test_second_winner_of_one_moment_is_closed(run: Run) -> None:
     assert not winner.is_closed
 
 
+@pytest.mark.usefixtures("long_delay")
 def test_refusal_of_the_identity_ends_the_race(run: Run) -> None:
     first, second = Attempt(0, AuthenticationError("wrong key")), Attempt(0)
     with pytest.raises(AuthenticationError):

@@ -26,6 +26,7 @@ from transport_lab import (
     listening,
     relayed_pair,
     seeded_harm,
+    until,
 )
 
 from vpn.errors import AuthenticationError, TransportError
@@ -41,6 +42,8 @@ from vpn.transport.quic_stream import QuicStream
 Run = Callable[[Any], Any]
 
 QUICK = Liveness(ping_interval_s=0.05, dead_after_s=0.3)
+STEADY = Liveness(ping_interval_s=0.1, dead_after_s=2.0)
+"""For those who live on: a busy machine may be silent for a second."""
 
 
 def noise(seed: int, count: int) -> bytes:
@@ -49,12 +52,6 @@ def noise(seed: int, count: int) -> bytes:
 
 def digest(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    """Wait for a condition that nobody announces."""
-    while not is_true():  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
 
 
 # Liveness.
@@ -70,15 +67,15 @@ def test_silence_ends_both_sides_with_a_timeout(run: Run) -> None:
             for end in pair.ends:
                 await end.until_fact("lost")
                 assert isinstance(end.error, TimeoutError)
-            assert QUICK.dead_after_s / 2 < time.monotonic() - began < 2
+            assert QUICK.dead_after_s / 2 < time.monotonic() - began < 10
 
     run(dialogue())
 
 
 def test_pings_keep_a_quiet_connection_alive(run: Run) -> None:
     async def dialogue() -> None:
-        async with relayed_pair(QuicTransport(QUICK)) as (pair, _):
-            await asyncio.sleep(3 * QUICK.dead_after_s)
+        async with relayed_pair(QuicTransport(STEADY)) as (pair, _):
+            await asyncio.sleep(1.25 * STEADY.dead_after_s)
             pair.client.transport.write(b"still here")
             await pair.server.until_bytes(10)
             assert pair.client.facts == pair.server.facts == ["made"]
@@ -101,7 +98,7 @@ def test_one_silent_direction_is_enough_to_be_dead(run: Run) -> None:
 
 def test_close_that_was_lost_is_told_again(run: Run) -> None:
     async def dialogue() -> None:
-        liveness = Liveness(ping_interval_s=0.01, dead_after_s=5)
+        liveness = Liveness(ping_interval_s=0.01, dead_after_s=20)
         async with relayed_pair(QuicTransport(liveness)) as (pair, relay):
             lost: list[bytes] = []
 
@@ -113,7 +110,7 @@ def test_close_that_was_lost_is_told_again(run: Run) -> None:
 
             relay.harm = lose_one
             pair.server.transport.abort()
-            await asyncio.wait_for(pair.client.until_fact("lost"), 1)
+            await asyncio.wait_for(pair.client.until_fact("lost"), 10)
             assert isinstance(pair.client.error, ConnectionResetError)
             assert lost
 
@@ -122,7 +119,7 @@ def test_close_that_was_lost_is_told_again(run: Run) -> None:
 
 def test_handshake_without_a_stream_is_given_up(run: Run) -> None:
     async def dialogue() -> None:
-        transport = QuicTransport(QUICK)
+        transport = QuicTransport(STEADY)
         async with listening(transport) as (listener, accepted):
             assert isinstance(listener, QuicListener)
             client = await handshaken_client(dialing(listener.address))
@@ -491,7 +488,7 @@ def test_flood_of_handshakes_is_bounded_and_passes(
     monkeypatch.setattr(quic_listener, "MAX_HALF_OPEN", 2)
 
     async def dialogue() -> None:
-        transport = QuicTransport(QUICK)
+        transport = QuicTransport(STEADY)
         async with listening(transport) as (listener, accepted):
             assert isinstance(listener, QuicListener)
             idle = [await handshaken_client(dialing(listener.address)) for _ in range(2)]

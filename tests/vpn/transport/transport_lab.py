@@ -47,6 +47,12 @@ class Runner:
         return self._runner.run(asyncio.wait_for(coroutine, TIMEOUT_S))
 
 
+async def until(is_true: Callable[[], bool]) -> None:
+    """Wait for a condition that nobody announces."""
+    while not is_true():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
 class Recorder(asyncio.Protocol):
     """Remembers what it was told."""
 
