@@ -34,6 +34,7 @@ PURE = [
     ROOT / "vpn/client/reconnect.py",
     ROOT / "vpn/client/verdict.py",
     ROOT / "vpn/echo.py",
+    ROOT / "vpn/fields.py",
     ROOT / "vpn/frames.py",
     ROOT / "vpn/policy.py",
     ROOT / "vpn/printing.py",

@@ -15,21 +15,18 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from vpn import frames
+from vpn.fields import MAX_HOST, Host, Octet
 from vpn.frames import Frames
 from vpn.ssh.failure import Failure
 
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
 
-_MAX_NAME: Final = 253
-_MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * _MAX_NAME
+_MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * MAX_HOST
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-_Octet = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 _Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Hops = Annotated[int, msgspec.Meta(ge=1, le=0xFF)]
-_Host = Annotated[str, msgspec.Meta(max_length=_MAX_NAME, pattern=r"^[!-~]*\Z")]
-"""As many octets as characters: ASCII without spaces, as `dns.names.to_text` has it."""
 _Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 
@@ -45,7 +42,7 @@ class Request(_Message, frozen=True, tag="request"):
 
     query: _Number
     family: Literal[4, 6]
-    host: _Host
+    host: Host
     hop_limit: _Hops
     may_fragment: bool
     sequence: _Word
@@ -60,8 +57,8 @@ class Reply(_Message, frozen=True, tag="reply"):
 
     query: _Number
     sequence: _Word
-    hop_limit: _Octet
-    source: _Host
+    hop_limit: Octet
+    source: Host
     payload: _Payload
 
 
@@ -74,10 +71,10 @@ class Failed(_Message, frozen=True, tag="failed"):
 
     query: _Number
     sequence: _Word
-    kind: _Octet
-    code: _Octet
+    kind: Octet
+    code: Octet
     mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-    router: _Host
+    router: Host
 
 
 FromServer = Reply | Failed

@@ -14,16 +14,14 @@ from typing import Annotated, Final
 
 import msgspec
 
+from vpn.fields import MAX_HOST, Host, Octet
+
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 768, RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
 
-_MAX_NAME: Final = 253
-MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * _MAX_NAME + 64
+MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * MAX_HOST + 64
 
-_Octet = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
-_Host = Annotated[str, msgspec.Meta(max_length=_MAX_NAME, pattern=r"^[!-~]*\Z")]
-"""As many octets as characters: ASCII without spaces, as `dns.names.to_text` has it."""
 _Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 
@@ -37,7 +35,7 @@ class Send(_Message, frozen=True, tag=0):
     Without `may_fragment` it is to arrive whole or not at all (RFC 791, DF).
     """
 
-    host: _Host
+    host: Host
     port: _Port
     hop_limit: Annotated[int, msgspec.Meta(ge=1, le=0xFF)]
     may_fragment: bool
@@ -47,7 +45,7 @@ class Send(_Message, frozen=True, tag=0):
 class Deliver(_Message, frozen=True, tag=0):
     """A datagram has come. `host` is a name, if its sender was last sent to under that name."""
 
-    host: _Host
+    host: Host
     port: _Port
     payload: _Payload
 
@@ -59,12 +57,12 @@ class Undeliverable(_Message, frozen=True, tag=1):
     has sent it: empty for the server itself, `host` for the destination, else an address.
     """
 
-    host: _Host
+    host: Host
     port: _Port
-    kind: _Octet
-    code: _Octet
+    kind: Octet
+    code: Octet
     mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-    router: _Host
+    router: Host
 
 
 FromServer = Deliver | Undeliverable
