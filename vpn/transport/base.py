@@ -186,5 +186,8 @@ async def resolve(
 ) -> list[tuple[socket.AddressFamily, SocketAddress]]:
     """Return the socket addresses of a server in the order of getaddrinfo(3). Raises OSError."""
     loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(address.host, address.port, type=kind)
+    try:
+        infos = await loop.getaddrinfo(address.host, address.port, type=kind)
+    except UnicodeError as error:  # of the IDNA codec: RFC 1035, section 2.3.4
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
     return [(family, sockaddr) for family, _, _, _, sockaddr in infos]

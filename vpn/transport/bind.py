@@ -36,10 +36,6 @@ async def bound_socket(address: Address, kind: socket.SocketKind) -> socket.sock
             if address.host != ANY_IPV6 or error.errno != errno.EAFNOSUPPORT:
                 raise
             return await _bound(Address(ANY_IPV4, address.port), kind)
-    except UnicodeError as error:  # of the IDNA codec: RFC 1035, section 2.3.4
-        raise TransportError(
-            f"cannot listen on {address}: not a host name; check the spelling"
-        ) from error
     except OSError as error:
         hint = HINTS.get(error.errno or 0, "check the address")
         raise TransportError(f"cannot listen on {address}: {in_words(error)}; {hint}") from error

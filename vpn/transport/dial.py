@@ -58,10 +58,6 @@ async def dial(
         async with asyncio.timeout(dialing.timeout_s) as deadline:
             found = await (dialing.resolve or resolve)(dialing.address, kind)
             return await race([partial(attempt, family, name) for family, name in found])
-    except UnicodeError as error:  # of the IDNA codec: RFC 1035, section 2.3.4
-        raise TransportError(
-            f"cannot reach {dialing.address}: not a host name; check the spelling"
-        ) from error
     except OSError as error:  # TimeoutError is one, too
         if deadline.expired():
             raise TransportError(
