@@ -81,8 +81,7 @@ def test_command_hears_it_too(lab: Lab, v4_server: Host, overlay: Overlay, web: 
     endpoint = overlay.serve()
     script = f"dig +short {NAME} AAAA; nc -vz {TARGET.v6} 80 2>&1; curl -sS http://{NAME}/"
     words = [endpoint.target, *endpoint.pin, "-i", overlay.identity, "--", "sh", "-c", script]
-    runtime = {"XDG_RUNTIME_DIR": str(lab.alice.home)}
-    done = lab.app.run([PROGRAM, "run", *words], user=lab.alice, env=runtime)
+    done = lab.app.run([PROGRAM, "run", *words], user=lab.alice)
     said, page = done.stdout.splitlines()
     assert re.search("Network is unreachable", said)
     assert f"{page}\n" == PAGE

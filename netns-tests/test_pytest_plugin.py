@@ -41,9 +41,9 @@ class Project:
         """Run pytest as alice would in a shell, and return whatever came of it."""
         words = [*before, PYTEST, "-p", "no:cacheprovider", f"--rootdir={self.root}"]
         words += [str(self.root / word) if word.endswith(".py") else word for word in arguments]
-        home = {"XDG_RUNTIME_DIR": str(self.lab.alice.home), "PYTHONDONTWRITEBYTECODE": "1"}
+        clean = {"PYTHONDONTWRITEBYTECODE": "1"}
         return self.lab.app.run(
-            words, user=self.lab.alice, env=home | (env or {}), check=False, timeout=100
+            words, user=self.lab.alice, env=clean | (env or {}), check=False, timeout=100
         )
 
     def contacts(self) -> dict[str, Any]:
@@ -82,8 +82,7 @@ def test_whole_run_embedded_passes_and_says_where_it_was(project: Project) -> No
 def test_whole_run_through_a_target(project: Project, overlay: Overlay) -> None:
     endpoint = overlay.serve()
     known = [PROGRAM, "run", endpoint.target, "--accept-new", "--", "true"]
-    home = {"XDG_RUNTIME_DIR": str(project.lab.alice.home)}
-    project.lab.app.run(known, user=project.lab.alice, env=home)
+    project.lab.app.run(known, user=project.lab.alice)
     done = project.pytest("--overlay-vpn", endpoint.target, "check_client.py")
     assert done.returncode == 0, tail(done)
     assert f"run {endpoint.target}" in done.stdout

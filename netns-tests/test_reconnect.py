@@ -93,12 +93,16 @@ def assert_works(lab: Lab) -> None:
     assert "status: NXDOMAIN" in missing
 
 
+def fails_within_s(lab: Lab, address: str) -> float:
+    started_s = time.monotonic()
+    assert tcp.outcome(lab.app, address, ECHO_PORT) == "ENETUNREACH"
+    return time.monotonic() - started_s
+
+
 def assert_fails_fast(lab: Lab) -> None:
     """Without a session a flow is unreachable at once, and a name a failure that says why."""
     for address in TARGET:
-        started_s = time.monotonic()
-        assert tcp.outcome(lab.app, address, ECHO_PORT) == "ENETUNREACH"
-        assert time.monotonic() - started_s < 4
+        assert any(fails_within_s(lab, address) < 2 for _ in range(3))  # see `tcp.outcome`
     answer = lab.app.run(["dig", "+noall", "+comments", "www.example.com"]).stdout
     assert "status: SERVFAIL" in answer
     assert "EDE: 23" in answer

@@ -142,9 +142,8 @@ def test_address_that_a_rule_denies_is_prohibited(lab: Lab, overlay: Overlay) ->
     words = [endpoint.target, *endpoint.pin, "-i", overlay.identity]
     words += [word for address in TARGET for word in ("--deny", address)]
     script = f"{{ nc -vz {TARGET.v4} {CLOSED_PORT}; nc -vz {TARGET.v6} {CLOSED_PORT}; }} 2>&1"
-    runtime = {"XDG_RUNTIME_DIR": str(lab.alice.home)}
     argv = [PROGRAM, "run", *words, "--", "sh", "-c", script]
-    done = lab.app.run(argv, user=lab.alice, env=runtime, check=False)
+    done = lab.app.run(argv, user=lab.alice, check=False)
     first, second = done.stdout.splitlines()
     assert "No route to host" in first
     assert "Permission denied" in second

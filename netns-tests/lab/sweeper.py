@@ -39,13 +39,8 @@ def _scan(mark: bytes) -> Iterator[Member]:
         if entry.name.isdigit():
             with suppress(OSError):
                 net, mnt = (os.readlink(entry / "ns" / kind) for kind in ("net", "mnt"))
-                command = (
-                    (entry / "cmdline")
-                    .read_bytes()
-                    .replace(b"\0", b" ")
-                    .decode(errors="replace")
-                    .strip()
-                )
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                command = words.decode(errors="replace").strip()
                 is_marked = mark in (entry / "environ").read_bytes().split(b"\0")
                 yield Member(int(entry.name), net, mnt, command, is_marked)
 
