@@ -1,16 +1,8 @@
-"""What is said to people, some of it in others' words, and how columns are made."""
+"""What is printed that others have said, and how columns are made. Pure."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-
-
-def say(line: str) -> None:
-    """Say one line to the user or the log. What nobody can be told, as on a full disk, is lost."""
-    with suppress(OSError):
-        print(f"overlay-vpn: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:

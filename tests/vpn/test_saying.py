@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vpn.printing import say
+from vpn.saying import say
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_words_of_others_are_one_line_and_do_nothing_to_a_terminal(
 
 @pytest.mark.parametrize(("words", "said"), [("say('x')", "on\n"), ("print('x', file=f)", "")])
 def test_full_disk_is_no_reason_to_fail(words: str, said: str) -> None:
-    lines = ("import sys", "from vpn.printing import say", "f = sys.stderr", words, "print('on')")
+    lines = ("import sys", "from vpn.saying import say", "f = sys.stderr", words, "print('on')")
     with open("/dev/full", "w") as full:
         argv = [sys.executable, "-c", "\n".join(lines)]
         assert subprocess.run(argv, stdout=subprocess.PIPE, stderr=full, text=True).stdout == said

@@ -17,7 +17,7 @@ from vpn.capture.filters import Filter
 from vpn.capture.sinks import File, Lines, Sink
 from vpn.client import asking
 from vpn.errors import OverlayError, UsageError
-from vpn.printing import say
+from vpn.saying import say
 
 
 @click.command("capture")

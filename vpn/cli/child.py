@@ -18,13 +18,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
 import prctl
 
 from vpn.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, enter
+from vpn.saying import say
 
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
@@ -120,8 +120,7 @@ def _execute(argv: tuple[str, ...], extra: Mapping[str, str]) -> NoReturn:
 
 
 def _fail(line: str, status: int) -> NoReturn:
-    sys.stderr.write(f"overlay-vpn: {line}\n")
-    sys.stderr.flush()
+    say(line)
     os._exit(status)
 
 

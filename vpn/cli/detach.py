@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from vpn.errors import Exit, OverlayError
-from vpn.printing import say
+from vpn.saying import say
 
 
 class _Outcome(msgspec.Struct):

@@ -15,7 +15,7 @@ from typing import Final
 import click
 
 from vpn.errors import Exit, OverlayError
-from vpn.printing import say
+from vpn.saying import say
 
 _OURS: Final = 125
 

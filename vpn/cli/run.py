@@ -26,7 +26,7 @@ from vpn.client import messages
 from vpn.errors import OverlayError, UsageError
 from vpn.local import parse_publication
 from vpn.policy import Action, Policy, Rule, parse_rule
-from vpn.printing import say
+from vpn.saying import say
 from vpn.target import Target, parse_target
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from vpn.errors import Exit, NotPermittedError
-from vpn.printing import say
+from vpn.saying import say
 
 if TYPE_CHECKING:
     from vpn.service.installer import Place

@@ -36,7 +36,7 @@ from shim.protocol.common import Missing
 from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.monitor import CLIENT_OF_MONITOR
-from vpn import printing
+from vpn import saying
 from vpn.client import sandbox
 from vpn.client.control import State, Status
 from vpn.client.controlled import ControlServer
@@ -308,5 +308,5 @@ async def run(
 
 def say(line: str) -> None:
     """Say what happened: to the user or to the log, and to the service manager."""
-    printing.say(line)
+    saying.say(line)
     Notifier().send(status(line))

@@ -41,9 +41,9 @@ from vpn.client.resolver import FarResolver
 from vpn.client.uplink import Connect, Uplink
 from vpn.errors import OverlayError
 from vpn.local import Publication
-from vpn.printing import say
 from vpn.pump import Pump
 from vpn.report import Report, encode
+from vpn.saying import say
 from vpn.server.app import Server
 from vpn.ssh import client as ssh
 from vpn.target import Target
