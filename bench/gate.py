@@ -41,7 +41,7 @@ def start_shim() -> tuple[int, Link, Link]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     warden = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-B", "-m", "shim.warden"],
+        [sys.executable, "-I", "-B", "-m", "shim.launcher"],
         {"PATH": os.defpath},
         file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
     )

@@ -32,8 +32,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv6Address
 
-from dns import answer
+from dns import response
 from dns.codes import IN, ExtendedError, RCode, RRType
+from dns.disposition import ADDRESSES, HIDDEN, Path, path_of, special_as
 from dns.message import Malformed, Query, parse_query
 from dns.names import (
     FIXED_ADDRESSES,
@@ -45,7 +46,6 @@ from dns.names import (
     reverse_address,
     to_text,
 )
-from dns.paths import ADDRESSES, HIDDEN, Path, path_of, special_as
 from dns.pool import Pool
 from dns.upstream import Outcome, read_answer
 
@@ -113,7 +113,7 @@ class Resolver:
         if query is None:
             return Ignore()
         if isinstance(query, Malformed):
-            return Reply(answer.malformed(query))
+            return Reply(response.malformed(query))
         name = fold(query.labels)
         pooled = self._pool_address(query.qtype, name)
         path = path_of(
@@ -150,12 +150,12 @@ class Resolver:
                 return _unsupported(query, "nobody there can be asked for this type")
             case Outcome.REFUSED:
                 why, text = ExtendedError.BLOCKED, "by a rule of the far end"
-                return Reply(answer.error(query, RCode.REFUSED, why, text))
+                return Reply(response.error(query, RCode.REFUSED, why, text))
             case Outcome.FAILED:
                 return _failed(query)
             case Outcome.UNREACHABLE:
                 why, text = ExtendedError.NETWORK_ERROR, "the far end cannot be asked now"
-                return Reply(answer.error(query, RCode.SERVFAIL, why, text))
+                return Reply(response.error(query, RCode.SERVFAIL, why, text))
 
     def _on_answered(self, lookup: Lookup, outcome: Outcome, message: bytes, now: float) -> Reply:
         query = lookup.query
@@ -164,38 +164,38 @@ class Resolver:
                 case Outcome.FOUND:
                     return self._reply_virtual(query, lookup.name, lookup.over_tcp, now)
                 case Outcome.NX_DOMAIN:
-                    return Reply(answer.nx_domain(query))
+                    return Reply(response.nx_domain(query))
                 case _:
-                    return Reply(answer.no_data(query))
+                    return Reply(response.no_data(query))
         far = read_answer(message, 0, lookup.name, lookup.rtype)
         if far.outcome is not outcome:
             return _failed(query)
-        return Reply(answer.far(query, far, over_tcp=lookup.over_tcp))
+        return Reply(response.far(query, far, over_tcp=lookup.over_tcp))
 
     def _reply_here(self, query: Query, name: Labels, over_tcp: bool, now: float) -> Reply:
         if query.qtype in HIDDEN:
-            return Reply(answer.no_data(query))
+            return Reply(response.no_data(query))
         if query.qtype == RRType.ANY:
-            return Reply(answer.any_type(query))
+            return Reply(response.any_type(query))
         if query.qtype not in ADDRESSES:
             return _unsupported(query, "only addresses are known here")
         host = host_name(name)
         if host is None:
-            return Reply(answer.no_data(query))
+            return Reply(response.no_data(query))
         return self._reply_virtual(query, host, over_tcp, now)
 
     def _reply_virtual(self, query: Query, host: str, over_tcp: bool, now: float) -> Reply:
         addresses = self._pool.assign(host, now)
         if addresses is None:
             text = "no virtual address is free"
-            return Reply(answer.error(query, RCode.SERVFAIL, ExtendedError.OTHER, text))
-        return Reply(answer.addresses(query, addresses, over_tcp=over_tcp))
+            return Reply(response.error(query, RCode.SERVFAIL, ExtendedError.OTHER, text))
+        return Reply(response.addresses(query, addresses, over_tcp=over_tcp))
 
     def _reply_pointer(self, query: Query, address: IPv4Address | IPv6Address) -> Reply:
         name = self._pool.name_of(address)
         if name is None:
-            return Reply(answer.nx_domain(query))
-        return Reply(answer.pointer(query, from_text(name)))
+            return Reply(response.nx_domain(query))
+        return Reply(response.pointer(query, from_text(name)))
 
     def _pool_address(self, qtype: int, name: Labels) -> IPv4Address | IPv6Address | None:
         if qtype != RRType.PTR:
@@ -207,17 +207,17 @@ class Resolver:
 def _reply_special(query: Query, special: SpecialUse, over_tcp: bool) -> Reply:
     match special:
         case SpecialUse.LOOPBACK | SpecialUse.IPV4_ONLY:
-            return Reply(answer.addresses(query, FIXED_ADDRESSES[special], over_tcp=over_tcp))
+            return Reply(response.addresses(query, FIXED_ADDRESSES[special], over_tcp=over_tcp))
         case SpecialUse.DISCOVERY:
-            return Reply(answer.no_data(query))
+            return Reply(response.no_data(query))
         case SpecialUse.NO_SUCH_NAME | SpecialUse.MULTICAST | SpecialUse.CANARY:
-            return Reply(answer.nx_domain(query))
+            return Reply(response.nx_domain(query))
 
 
 def _failed(query: Query) -> Reply:
     why, text = ExtendedError.NO_REACHABLE_AUTHORITY, "no answer from the far end"
-    return Reply(answer.error(query, RCode.SERVFAIL, why, text))
+    return Reply(response.error(query, RCode.SERVFAIL, why, text))
 
 
 def _unsupported(query: Query, text: str) -> Reply:
-    return Reply(answer.error(query, RCode.NOTIMP, ExtendedError.NOT_SUPPORTED, text))
+    return Reply(response.error(query, RCode.NOTIMP, ExtendedError.NOT_SUPPORTED, text))

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from dns.codes import IN, RRType
+from dns.disposition import ADDRESSES
 from dns.names import from_text, to_wire
-from dns.paths import ADDRESSES
 from dns.records import Record
 from dns.upstream import Answer, Outcome
 

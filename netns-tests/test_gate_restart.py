@@ -28,7 +28,7 @@ KILLS = 50
 MAY_GROW = 4 << 20
 SIZE_OF_RUN = 60_000_000
 LIVED_S = 0.6
-"""A gate that has lived so long is no early death (shim/gate/keeper.py)."""
+"""A gate that has lived so long is no early death (shim/gate/process/supervisor.py)."""
 
 QUICK = 4
 """So many gates in a row may die young."""
@@ -50,7 +50,7 @@ class Gates:
     @property
     def is_over(self) -> bool:
         """Whether there will be no other gate."""
-        return not runs(self.keeper, "shim.gate") and not runs(self.keeper, "shim.unshare")
+        return not runs(self.keeper, "shim.gate") and not runs(self.keeper, "shim.namespace")
 
     def kill(self) -> None:
         """Kill the gate; returns when there is another one, or no keeper any more."""
@@ -242,6 +242,6 @@ def keeper_of(run: int) -> int:
     for client in children(run):
         for namespace in children(client):
             for keeper in children(namespace):
-                if runs(namespace, "shim.unshare") and children(keeper):
+                if runs(namespace, "shim.namespace") and children(keeper):
                     return keeper
     return 0

@@ -46,7 +46,7 @@ def methods(service: Service) -> list[str]:
 
 
 def announcers(lab: Lab) -> list[int]:
-    return [one.pid for one in lab.app.processes() if "shim.hostdns" in one.command]
+    return [one.pid for one in lab.app.processes() if "shim.resolved" in one.command]
 
 
 @pytest.mark.fidelity(

@@ -87,7 +87,7 @@ def test_detector_sees_code_run_as_root(lab: Lab, plants: Plants) -> None:
     assert plants.ran_as_root() >= {"hostile msgspec 0"}
     run(lab, plants, PYTHON, "-c", "", PYTHONPATH=plants.environment["PYTHONPATH"])
     assert plants.ran_as_root() >= {"hostile sitecustomize 0"}
-    run(lab, plants, PYTHON, "-m", "shim.warden")
+    run(lab, plants, PYTHON, "-m", "shim.launcher")
     assert plants.ran_as_root() >= {"hostile shim 0"}
     outside = f"{sys.base_prefix}/bin/{VERSION}"  # a virtual environment has no user site
     run(lab, plants, outside, "-c", "", HOME=str(lab.alice.home))
@@ -105,11 +105,15 @@ def test_up_and_recover_as_root_run_no_plant(lab: Lab, overlay: Overlay, plants:
     assert plants.ran() == set()
 
 
-@pytest.mark.parametrize("module", ["shim.warden", "shim.monitor", "shim.gate", "shim.recover"])
+@pytest.mark.parametrize(
+    "module", ["shim.launcher", "shim.monitor", "shim.gate", "shim.launcher.recover"]
+)
 def test_privileged_programs_run_no_plant(lab: Lab, plants: Plants, module: str) -> None:
     """As the client and systemd start them; they end for want of a link, after their imports."""
     argv = (PYTHON, "-I", "-B", "-m", module)
-    assert run(lab, plants, *argv, **plants.environment) == (0 if module == "shim.recover" else 1)
+    assert run(lab, plants, *argv, **plants.environment) == (
+        0 if module == "shim.launcher.recover" else 1
+    )
     assert plants.ran() == set()
 
 

@@ -163,7 +163,7 @@ class Family:
                     if stat[0] != "Z":
                         words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                         self.all[pid], parents[pid] = words, int(stat[1])
-        of_shim = [pid for pid, words in self.all.items() if "shim.unshare" in words]
+        of_shim = [pid for pid, words in self.all.items() if "shim.namespace" in words]
         (self.shim,) = (pid for pid in of_shim if parents[pid] not in of_shim)
         (self.keeper,) = (pid for pid in of_shim if parents[pid] == self.shim)
         (self.gate,) = (pid for pid in of_shim if parents[pid] == self.keeper)

@@ -273,7 +273,7 @@ def test_many_runs_leave_nothing(lab: Lab, runtime: Path, many: int) -> None:
         env={"XDG_RUNTIME_DIR": str(runtime)},
     )
     one.says("^in$")
-    assert any("shim.unshare" in words for words in ours(lab).values())
+    assert any("shim.namespace" in words for words in ours(lab).values())
     one.stop()
     home = sorted(lab.alice.home.rglob("*"))
     script = f"seq {many} | xargs -P 8 -I N {PROGRAM} run --embedded -- sh -c 'echo done N'"

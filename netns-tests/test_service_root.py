@@ -21,8 +21,8 @@ from lab.addresses import CLOSED_PORT, TARGET
 from lab.capture import Flow
 from lab.host import Program
 from lab.overlay import PORT, PROGRAM, Endpoint, Overlay
-from vpn.service import closure
-from vpn.service.installer import Place
+from vpn.systemd import closure
+from vpn.systemd.installer import Place
 
 NAME = "overlay-vpn-server.service"
 BIND = re.compile(r"^BindReadOnlyPaths=(.+)\n", re.MULTILINE)

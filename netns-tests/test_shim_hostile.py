@@ -27,8 +27,8 @@ from lab import Lab, Program, state, until
 from lab.addresses import APP, TARGET
 from lab.extremes import encodings, kinds, noise
 from lab.overlay import Overlay
-from shim.gate.loop import Gate
-from shim.gate.names import Names
+from shim.gate.io.loop import Gate
+from shim.gate.resolver import Names
 from shim.monitor.plan import EVERYTHING, Change
 from shim.monitor.service import TABLE, Phase, Service
 from shim.protocol import POOL4, POOL6, VERSION

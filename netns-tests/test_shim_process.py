@@ -232,7 +232,7 @@ def test_modules_of_the_monitor_are_its_own(lab: Lab) -> None:
     monitor = loaded("shim.monitor.__main__")
     assert "pyroute2" in monitor
     assert not monitor & {*HEAVY, "vpn", "click", "rich", "dns", "dnslib"}
-    foreign = ("shim.gate", "shim.protocol.gate", "shim.warden", "shim.interfaces")
+    foreign = ("shim.gate", "shim.protocol.gate", "shim.launcher", "shim.netlink.links")
     assert not {name for name in monitor if name.startswith(foreign)}
     gate = loaded("shim.gate.__main__")
     assert "dnslib" in gate
@@ -367,7 +367,7 @@ def _duration_of_up(overlay: Overlay, endpoint: Endpoint, *options: str) -> floa
 
 def find(client: int, victim: str) -> int | None:
     """The process of an instance that may not be complete."""
-    warden = next((pid for pid in children(client) if runs(pid, "shim.warden")), None)
+    warden = next((pid for pid in children(client) if runs(pid, "shim.launcher")), None)
     below = [] if warden is None else children(warden)
     monitor = next((pid for pid in below if runs(pid, "shim.monitor")), None)
     keeper = next((pid for pid in below if runs(pid, "shim.gate")), None)

@@ -59,13 +59,13 @@ FILTER = re.compile(
     r"SECCOMP_MODE_FILTER, (\{|0x)"
 )  # and not NULL, which asks whether there are any
 FIRST = {
-    "shim.warden": "warden",
+    "shim.launcher": "warden",
     "shim.monitor": "monitor",
     "shim.gate": "keeper",
-    "shim.unshare": "namespace",
-    "shim.hostdns": "hostdns",
+    "shim.namespace": "namespace",
+    "shim.resolved": "hostdns",
 }
-SECOND = {"shim.unshare": "keeper"}
+SECOND = {"shim.namespace": "keeper"}
 """Who a process is when it installs a filter: the one that was run, or a fork of it."""
 
 
@@ -206,7 +206,7 @@ def test_call_that_is_not_declared_is_seen(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.write_text(
         """\
-1 execve("python", ["python", "-I", "-B", "-m", "shim.warden"], 0x0 /* 2 vars */) = 0
+1 execve("python", ["python", "-I", "-B", "-m", "shim.launcher"], 0x0 /* 2 vars */) = 0
 1 clone(child_stack=NULL, flags=SIGCHLD <unfinished ...>
 2 execve("python", ["python", "-I", "-B", "-m", "shim.monitor"], 0x0 /* 2 vars */) = 0
 2 prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {len=69, filter=0x0}) = 0

@@ -50,7 +50,7 @@ FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
 
 def gate_of(way: Way) -> int:
     """Return the process id of the gate of a way: the last one of its line of processes."""
-    module = "shim.unshare" if way.is_run else "shim.gate"
+    module = "shim.namespace" if way.is_run else "shim.gate"
     pids = [client_of(way)]
     for pid in pids:
         pids += children(pid)
@@ -65,7 +65,7 @@ def client_of(way: Way) -> int:
     pids = [os.getpid()]
     for pid in pids:
         pids += children(pid)
-        if any(runs(child, "shim.unshare") for child in children(pid)):
+        if any(runs(child, "shim.namespace") for child in children(pid)):
             return pid
     raise AssertionError("no client")
 

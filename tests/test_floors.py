@@ -19,30 +19,30 @@ PURE = [
     ROOT / "shim/gate/associations.py",
     ROOT / "shim/gate/echo.py",
     ROOT / "shim/gate/flows.py",
-    ROOT / "shim/gate/fragments.py",
-    ROOT / "shim/gate/names.py",
-    ROOT / "shim/gate/packet.py",
-    ROOT / "shim/gate/udp.py",
+    ROOT / "shim/gate/wire/reassembly.py",
+    ROOT / "shim/gate/resolver.py",
+    ROOT / "shim/gate/wire/packet.py",
+    ROOT / "shim/gate/wire/udp.py",
     ROOT / "shim/monitor/plan.py",
-    ROOT / "shim/warden/guard.py",
+    ROOT / "shim/launcher/kill_switch.py",
     ROOT / "vpn/capture/filters.py",
     ROOT / "vpn/capture/headers.py",
     ROOT / "vpn/capture/pcapng.py",
     ROOT / "vpn/capture/text.py",
-    ROOT / "vpn/client/explained.py",
+    ROOT / "vpn/control/messages.py",
     ROOT / "vpn/client/listing.py",
-    ROOT / "vpn/client/reconnect.py",
-    ROOT / "vpn/client/verdict.py",
-    ROOT / "vpn/echo.py",
-    ROOT / "vpn/fields.py",
-    ROOT / "vpn/frames.py",
-    ROOT / "vpn/policy.py",
-    ROOT / "vpn/printing.py",
-    ROOT / "vpn/report.py",
-    ROOT / "vpn/routing.py",
-    ROOT / "vpn/server/peers.py",
-    ROOT / "vpn/target.py",
-    ROOT / "vpn/udp.py",
+    ROOT / "vpn/client/session/backoff.py",
+    ROOT / "vpn/control/verdict.py",
+    ROOT / "vpn/protocol/echo.py",
+    ROOT / "vpn/protocol/fields.py",
+    ROOT / "vpn/protocol/framing.py",
+    ROOT / "vpn/policy/rules.py",
+    ROOT / "vpn/text.py",
+    ROOT / "vpn/policy/report.py",
+    ROOT / "vpn/linux/routing.py",
+    ROOT / "vpn/server/services/udp_peers.py",
+    ROOT / "vpn/config/target.py",
+    ROOT / "vpn/protocol/udp.py",
 ]
 IMPURE = {"asyncio", "os", "random", "secrets", "select", "socket", "subprocess", "time"}
 
@@ -108,7 +108,7 @@ def test_product_never_imports_scapy(package: str) -> None:
 def test_pyroute2_is_in_two_files() -> None:
     """In that of what the monitor changes, and in that of what it does not, and does not load."""
     users = [path for path in sources("shim") + sources("vpn") if "pyroute2" in roots(path)]
-    assert users == [ROOT / "shim/interfaces.py", ROOT / "shim/monitor/netlink.py"]
+    assert users == [ROOT / "shim/netlink/links.py", ROOT / "shim/netlink/rules.py"]
 
 
 @pytest.mark.parametrize("path", PURE, ids=str)
@@ -124,7 +124,7 @@ def test_shim_runs_no_command_but_keeper_and_monitor(path: Path) -> None:
         if isinstance(node, ast.Attribute)
     }
     runs = called & {"execv", "execve", "system", "popen", "Popen", "posix_spawn"}
-    assert runs == ({"posix_spawn"} if path == ROOT / "shim/warden/children.py" else set())
+    assert runs == ({"posix_spawn"} if path == ROOT / "shim/launcher/children.py" else set())
     assert "subprocess" not in roots(path)
 
 
@@ -134,7 +134,7 @@ def test_importing_the_client_starts_no_program() -> None:
 import sys
 sys.addaudithook(lambda event, _: event == "subprocess.Popen" and print("ran a program"))
 {}
-import vpn.cli.main, vpn.client.app, vpn.server.app, vpn.identity
+import vpn.cli.main, vpn.client.up, vpn.server.app, vpn.identity
 """
 
     def said(more: str) -> str:

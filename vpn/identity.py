@@ -45,7 +45,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from vpn.errors import ConfigurationError
-from vpn.private import is_open_to_others
+from vpn.linux.secret_files import is_open_to_others
 from vpn.ssh import asyncssh
 
 ALGORITHM = "ssh-ed25519"  # RFC 8709, section 4

@@ -32,7 +32,7 @@ from lab.topology import Lab
 
 SOCKET = "/run/overlay-vpn/shim.sock"
 POLICY = "/etc/overlay-vpn/shim.toml"
-MONITOR = (sys.executable, "-I", "-B", "-m", "shim.warden")
+MONITOR = (sys.executable, "-I", "-B", "-m", "shim.launcher")
 SERVICE_UID = 61101
 
 _NETLINK_NETFILTER = 12

@@ -25,7 +25,8 @@ from typing import Any
 import msgspec
 
 from lab.extremes import encodings, kinds
-from shim.protocol import VERSION, datagram
+from shim.protocol import VERSION
+from shim.protocol import datagrams as datagram
 from shim.protocol.common import Hello
 from shim.protocol.gate import (
     CLIENT_OF_GATE,
@@ -67,7 +68,7 @@ class Client:
         self.monitor, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-B", "-m", "shim.warden"],
+            [sys.executable, "-I", "-B", "-m", "shim.launcher"],
             {"PATH": "/usr/sbin:/usr/bin"},
             file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
         )

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from vpn.service.units import Unit
+from vpn.systemd.units import Unit
 
 _ALLOW: Final = 0x7FFF0000  # seccomp.h: SCMP_ACT_ALLOW
 _ERRNO: Final = 0x00050000  # SCMP_ACT_ERRNO

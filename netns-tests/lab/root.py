@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from lab.limits import SystemCalls
-from vpn.service.units import Unit
+from vpn.systemd.units import Unit
 
 CREDENTIALS = "/run/credentials/overlay-vpn-server.service"
 

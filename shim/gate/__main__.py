@@ -2,7 +2,8 @@
 
 It is started before a byte of the client is read, so that the code that reads packets is loaded
 into no process that keeps a privilege. It makes nothing: when the warden has made the devices and
-the flow namespace, and gives them to it, it becomes the keeper (`keeper.py`), without a privilege.
+the flow namespace, and gives them to it, it becomes the keeper (`process/supervisor.py`), without a
+privilege.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from shim.ending import end_after
-from shim.gate import keeper
-from shim.gate.flownet import FlowNetwork
+from shim.exit import end_after
+from shim.gate.process import supervisor
+from shim.gate.process.flow_namespace import FlowNetwork
 from shim.protocol.gate import GATE
-from shim.protocol.keeper import KEEPER, Keep, Keeping
+from shim.protocol.gate_supervisor import KEEPER, Keep, Keeping
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 
 WARDEN_FD: Final = 3
@@ -33,9 +34,9 @@ def main() -> int:
         match warden.receive():
             case Keep(is_flow_namespace), (capture, device, listener):
                 flow = FlowNetwork(device, socket.socket(fileno=listener))
-                given = keeper.Given(capture, flow, client, keeper.new_pool())
+                given = supervisor.Given(capture, flow, client, supervisor.new_pool())
                 warden.send(Keeping())
-                keeper.run(given, sock, has_network=not is_flow_namespace)
+                supervisor.run(given, sock, has_network=not is_flow_namespace)
     return 0
 
 

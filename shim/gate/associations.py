@@ -35,11 +35,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final, Literal, Protocol
 
-from shim.gate import packet, udp
-from shim.gate.packet import Packet, Unreachable
-from shim.gate.tun import NO_OFFLOAD
+from shim.gate.wire import packet, udp
+from shim.gate.wire.packet import Packet, Unreachable
+from shim.gate.wire.tun import NO_OFFLOAD
 from shim.protocol import GATEWAY4, GATEWAY6
-from shim.protocol.datagram import (
+from shim.protocol.datagrams import (
     MAX_ASSOCIATIONS,
     MAX_PAYLOAD,
     Deliver,

@@ -30,11 +30,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from shim.gate import packet
 from shim.gate.flows import Names
-from shim.gate.packet import Packet, Unreachable
+from shim.gate.wire import packet
+from shim.gate.wire.packet import Packet, Unreachable
 from shim.protocol import GATEWAY4, GATEWAY6
-from shim.protocol.datagram import Ping, Pong, Unanswered
+from shim.protocol.datagrams import Ping, Pong, Unanswered
 from shim.protocol.gate import first_number
 
 IDLE_S: Final = 60.0

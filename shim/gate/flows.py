@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from shim.gate.packet import FlowKey, Packet, destination_of
+from shim.gate.wire.packet import FlowKey, Packet, destination_of
 from shim.protocol.gate import DropReason, Reason, first_number
 
 HOLD_TIMEOUT_S: Final = 127.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from shim.ending import end_after
+from shim.exit import end_after
 from shim.monitor import process
 
 WARDEN_FD: Final = 3

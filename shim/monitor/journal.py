@@ -26,8 +26,8 @@ from typing import Final
 
 import msgspec
 
-from shim.monitor.netlink import Netlink
 from shim.monitor.plan import Change, Guard
+from shim.netlink.rules import Netlink
 
 SYSCALLS_TO_RECORD: Final = frozenset({"lseek", "pwrite64"})
 SYSCALLS_TO_UNDO: Final = frozenset({"ftruncate", "pread64"})

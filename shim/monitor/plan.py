@@ -31,8 +31,8 @@ With the kill switch nothing depends on the source: an address of its own takes 
 Instead of the routes in main only the private ranges are looked up there, and only if the local
 network is allowed, or for what comes out of the TUN for a container; so a route that a hostile
 network has announced is a way to nowhere but itself.
-Our table ends with "unreachable", which stays when the device goes. `shim.warden.guard` has the
-filter that holds for sockets that are bound to a device, and for whatever else the rules do not
+Our table ends with "unreachable", which stays when the device goes. `shim.launcher.kill_switch` has
+the filter that holds for sockets that are bound to a device, and for whatever else the rules do not
 see.
 """
 
@@ -69,7 +69,10 @@ DHCP: Final[dict[Family, tuple[int, int]]] = {4: (68, 67), 6: (546, 547)}
 
 
 class Guard(msgspec.Struct, frozen=True, tag="guard"):
-    """The filter of `shim.warden.guard`, in nftables tables of this name; `lan` stays reachable."""
+    """The filter of `shim.launcher.kill_switch`, in nftables tables of this name.
+
+    `lan` stays reachable.
+    """
 
     name: str
     lan: bool

@@ -21,12 +21,12 @@ from ipaddress import ip_network
 from typing import Final
 
 from shim.monitor import journal as journals
-from shim.monitor import netlink as routing
 from shim.monitor import service as serving
+from shim.netlink import rules as routing
 from shim.protocol import link as links
+from shim.protocol.launcher import MONITOR_OF_WARDEN, Serve
 from shim.protocol.link import Link, LinkClosedError
 from shim.protocol.monitor import MONITOR
-from shim.protocol.warden import MONITOR_OF_WARDEN, Serve
 from shim.sandbox.stages import NET_ADMIN, Profile, enter
 
 PROFILE: Final = Profile(

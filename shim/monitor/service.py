@@ -27,10 +27,11 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 from shim.monitor.journal import Journal
-from shim.monitor.netlink import FAMILIES, Netlink
 from shim.monitor.plan import Change, Family, Guard, Network, Rule, changes, is_allowed
+from shim.netlink.rules import FAMILIES, Netlink
 from shim.protocol import DEVICE, MARK, VERSION
 from shim.protocol.common import Failed, Fault, Hello, Missing
+from shim.protocol.launcher import NETNS_COOKIE
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from shim.protocol.monitor import (
     MAX_PAUSE_S,
@@ -43,7 +44,6 @@ from shim.protocol.monitor import (
     Paused,
     Welcome,
 )
-from shim.protocol.warden import NETNS_COOKIE
 
 C = TypeVar("C", bound=Change)
 
@@ -86,7 +86,7 @@ class Service:
     control: socket.socket
     """Given to the client: where it answers the command line."""
     netns: bytes
-    """The network that is changed; see `shim.protocol.warden.Serve`."""
+    """The network that is changed; see `shim.protocol.launcher.Serve`."""
     missing: tuple[Missing, ...]
     phase: Phase = Phase.NEW
     _paused_until_s: float | None = None

@@ -187,7 +187,7 @@ class PoolState(Message, frozen=True, tag="pool-state"):
 class Configure(Message, frozen=True, tag="configure"):
     """How names are answered. `suffixes` empty means that every name is ours.
 
-    Carries the gate's end of the link for datagrams (`shim.protocol.datagram`), which replaces
+    Carries the gate's end of the link for datagrams (`shim.protocol.datagrams`), which replaces
     the one before.
     """
 

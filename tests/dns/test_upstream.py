@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dns import answer
+from dns import response
 from dns.codes import ExtendedError, RCode
 from dns.message import Query, parse_query
 from dns.names import parse_text, to_text, to_wire
@@ -151,20 +151,22 @@ def test_any_records_give_an_outcome(octets: bytes, count: int) -> None:
 
 BUILDERS: list[tuple[Callable[[Query], bytes], Outcome]] = [
     (
-        lambda query: answer.addresses(query, [ip_address("192.0.2.1")], over_tcp=True, ttl_s=60),
+        lambda query: response.addresses(query, [ip_address("192.0.2.1")], over_tcp=True, ttl_s=60),
         Outcome.FOUND,
     ),
     (
-        lambda query: answer.addresses(query, [ip_address("2001:db8::1")], over_tcp=True, ttl_s=60),
+        lambda query: response.addresses(
+            query, [ip_address("2001:db8::1")], over_tcp=True, ttl_s=60
+        ),
         Outcome.NO_DATA,
     ),
-    (answer.nx_domain, Outcome.NX_DOMAIN),
+    (response.nx_domain, Outcome.NX_DOMAIN),
     (
-        lambda query: answer.error(query, RCode.REFUSED, ExtendedError.BLOCKED, "rule"),
+        lambda query: response.error(query, RCode.REFUSED, ExtendedError.BLOCKED, "rule"),
         Outcome.REFUSED,
     ),
     (
-        lambda query: answer.error(query, RCode.SERVFAIL, ExtendedError.OTHER, "no"),
+        lambda query: response.error(query, RCode.SERVFAIL, ExtendedError.OTHER, "no"),
         Outcome.FAILED,
     ),
 ]

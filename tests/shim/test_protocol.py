@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.protocol import VERSION, datagram
+from shim.protocol import VERSION, datagrams
 from shim.protocol.common import Failed, Fault, Hello
 from shim.protocol.gate import (
     CLIENT_OF_GATE,
@@ -35,6 +35,7 @@ from shim.protocol.gate import (
     Outcome,
     ToGate,
 )
+from shim.protocol.handover import pair
 from shim.protocol.link import Link, LinkClosedError, Role, ViolationError
 from shim.protocol.monitor import (
     CLIENT_OF_MONITOR,
@@ -46,7 +47,6 @@ from shim.protocol.monitor import (
     ToMonitor,
     Welcome,
 )
-from shim.protocol.passed import pair
 
 KEY = bytes(12)
 
@@ -204,11 +204,11 @@ def test_largest_messages_between_client_and_gate_fit_their_sizes() -> None:
 
 def test_largest_messages_about_datagrams_fit_their_sizes() -> None:
     largest, name = 2**63, "n" * MAX_NAME
-    payload = bytes(datagram.MAX_PAYLOAD)
+    payload = bytes(datagrams.MAX_PAYLOAD)
     messages = [
-        datagram.Send(largest, 6, name, 65535, 255, True, payload),
-        datagram.Deliver(largest, name, 65535, payload),
-        datagram.Undeliverable(largest, name, 65535, 255, 255, 0xFFFFFFFF, name),
+        datagrams.Send(largest, 6, name, 65535, 255, True, payload),
+        datagrams.Deliver(largest, name, 65535, payload),
+        datagrams.Undeliverable(largest, name, 65535, 255, 255, 0xFFFFFFFF, name),
     ]
     for message in messages:
         assert len(msgspec.msgpack.encode(message)) <= message.SIZE
@@ -219,7 +219,7 @@ def test_largest_messages_about_datagrams_fit_their_sizes() -> None:
     [
         ["deliver", 1, "192.0.2.1", 0, b""],
         ["deliver", 1, "192.0.2.1", 65536, b""],
-        ["deliver", 1, "192.0.2.1", 53, bytes(datagram.MAX_PAYLOAD + 1)],
+        ["deliver", 1, "192.0.2.1", 53, bytes(datagrams.MAX_PAYLOAD + 1)],
         ["deliver", 1, "n" * 254, 53, b""],
         ["undeliverable", 1, "192.0.2.1", 53, 256, 3, 0, ""],
         ["undeliverable", 1, "192.0.2.1", 53, 3, -1, 0, ""],
@@ -228,7 +228,7 @@ def test_largest_messages_about_datagrams_fit_their_sizes() -> None:
 )
 def test_gate_receives_what_is_no_message_about_a_datagram(packet: list[object]) -> None:
     with pytest.raises(msgspec.MsgspecError):
-        datagram.GATE.decoder.decode(msgspec.msgpack.encode(packet))
+        datagrams.GATE.decoder.decode(msgspec.msgpack.encode(packet))
 
 
 def test_every_role_has_room_for_the_descriptors_of_its_types() -> None:
@@ -238,14 +238,14 @@ def test_every_role_has_room_for_the_descriptors_of_its_types() -> None:
 
 @given(st.binary(min_size=1, max_size=256))
 def test_random_bytes_are_a_message_or_a_violation(packet: bytes) -> None:
-    for role in (MONITOR, GATE, CLIENT_OF_GATE, datagram.GATE):
+    for role in (MONITOR, GATE, CLIENT_OF_GATE, datagrams.GATE):
         raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = Link(other, role)
         raw.send(packet)
         try:
             received = link.receive()
             assert received is not None
-            assert isinstance(received[0], typing.get_args(ToMonitor | ToGate | datagram.ToGate))
+            assert isinstance(received[0], typing.get_args(ToMonitor | ToGate | datagrams.ToGate))
         except ViolationError:
             pass
         finally:

@@ -12,7 +12,7 @@ from shim.protocol.tap import SNAP_BYTES, Copied
 from vpn.capture import pcapng, text
 from vpn.capture.headers import Headers
 from vpn.errors import OverlayError
-from vpn.printing import printable
+from vpn.text import printable
 
 
 class Sink(Protocol):

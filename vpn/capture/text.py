@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from vpn.capture.headers import ICMP, ICMPV6, TCP, UDP, Headers
-from vpn.printing import endpoint
+from vpn.text import endpoint
 
 _PROTOCOLS: Final = {TCP: "TCP", UDP: "UDP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 _FLAGS: Final = "FSRP.UEW"

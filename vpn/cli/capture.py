@@ -16,8 +16,8 @@ from vpn.capture import filters, headers
 from vpn.capture.filters import Filter
 from vpn.capture.sinks import File, Lines, Sink
 from vpn.client import asking
+from vpn.console import say
 from vpn.errors import OverlayError, UsageError
-from vpn.saying import say
 
 
 @click.command("capture")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from vpn.console import say
 from vpn.errors import Exit, OverlayError
-from vpn.saying import say
 
 
 class _Outcome(msgspec.Struct):

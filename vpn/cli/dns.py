@@ -14,11 +14,12 @@ from dns.names import Labels, parse_text, to_text
 from dns.reply import Reply
 from dns.wire import WireError
 from shim.protocol import GATEWAY4
-from vpn.client import asking, runtime, stub
-from vpn.client.explained import DnsStatus, NameWay
-from vpn.client.verdict import way_text
+from vpn.client import asking
+from vpn.control import dns_query, runs
+from vpn.control.messages import DnsStatus, NameWay
+from vpn.control.verdict import way_text
 from vpn.errors import Exit, UsageError
-from vpn.printing import printable
+from vpn.text import printable
 
 NO_SUCH_NAME: Final = 3
 NO_SUCH_RECORD: Final = 4
@@ -99,14 +100,14 @@ def ask(labels: Labels, rtype: int, run_id: str | None) -> Answer:
     server = GATEWAY4
     if run_id is None:
         # A resolver on this machine would say what it has kept: then the tunnel's is asked itself.
-        configured = stub.server_of()
-        if way.way in ("outside", "forwarded") or not stub.is_loopback(configured):
+        configured = dns_query.server_of()
+        if way.way in ("outside", "forwarded") or not dns_query.is_loopback(configured):
             server = configured
     else:
-        runtime.enter_network(run_id)
+        runs.enter_network(run_id)
     started_s, over_tcp, reply, why = time.monotonic(), False, None, ""
     try:
-        reply, over_tcp = stub.ask(server, labels, rtype)
+        reply, over_tcp = dns_query.ask(server, labels, rtype)
     except TimeoutError:
         why = "no answer in time"
     except WireError as error:

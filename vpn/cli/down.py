@@ -8,7 +8,7 @@ import signal
 import click
 
 from vpn.cli import recover
-from vpn.client import control
+from vpn.control import client as control
 from vpn.errors import NotPermittedError, OverlayError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from vpn.cli import child
 from vpn.cli.run import RunCommand
+from vpn.client import run_command
 from vpn.errors import UsageError
 
 
@@ -17,10 +17,10 @@ def command(context: click.Context, run_id: str) -> int:
 
     It ends with that run. The exit status is the command's; 125 if it was not started.
     """
-    from vpn.client import runtime
+    from vpn.control import runs
 
     words: tuple[str, ...] = context.meta.get("command", ())
     if not words:
         raise UsageError("there is no command; write it behind --, as in: enter ID -- CMD")
-    spaces = runtime.namespaces(run_id)
-    return child.run(words, spaces, {"OVERLAY_VPN_ID": run_id})
+    spaces = runs.namespaces(run_id)
+    return run_command.run(words, spaces, {"OVERLAY_VPN_ID": run_id})

@@ -7,7 +7,7 @@ import click
 from vpn.client import asking
 from vpn.client.listing import FlowList, FlowStatus
 from vpn.errors import UsageError
-from vpn.printing import columns, endpoint
+from vpn.text import columns, endpoint
 
 _HEAD = ("ID", "PROTO", "SOURCE", "DESTINATION", "STATE", "UP", "DOWN", "AGE", "IDLE", "EXIT")
 

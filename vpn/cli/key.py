@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vpn.cli.paths import IDENTITY
+from vpn.config.paths import IDENTITY
 
 
 @click.group("key")
@@ -20,7 +20,7 @@ def command() -> None:
 def show(path: Path, as_json: bool) -> None:
     """Print the node id, fingerprint and known_hosts line of the key at PATH."""
     from vpn import identity
-    from vpn.target import QUIC_PORT
+    from vpn.config.target import QUIC_PORT
 
     key = identity.load(path)
     line = key.known_hosts_line("HOST", QUIC_PORT)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vpn.cli.paths import IDENTITY
+from vpn.config.paths import IDENTITY
 from vpn.errors import ConfigurationError
 
 

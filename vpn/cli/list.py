@@ -12,7 +12,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(as_json: bool) -> None:
     """List the runs of this user: id, process, age in seconds, target, command."""
-    from vpn.client import runtime
+    from vpn.control import runs as runtime
 
     runs = runtime.all_runs()
     if as_json:

@@ -14,8 +14,8 @@ from typing import Final
 
 import click
 
+from vpn.console import say
 from vpn.errors import Exit, OverlayError
-from vpn.saying import say
 
 _OURS: Final = 125
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vpn.config.forwards import parse_host
 from vpn.errors import UsageError
-from vpn.local import parse_host
 
 if TYPE_CHECKING:
-    from vpn.cli.caller import Caller
-    from vpn.ssh.client import Login
-    from vpn.target import Target
+    from vpn.config.target import Target
+    from vpn.linux.privileges import Caller
+    from vpn.ssh.session.client import Login
 
 
 _UDP = {"auto": None, "datagram": True, "stream": False}
@@ -41,7 +41,8 @@ class Access:
 
     def login(self, target: Target, who: Caller) -> Login:
         """Return how to log in; reads known_hosts. Raises ConfigurationError, UsageError."""
-        from vpn.ssh import client, known_hosts
+        from vpn.ssh.session import client
+        from vpn.ssh.trust import known_hosts
 
         return client.Login(
             user=target.user or who.name,

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from shim.protocol.monitor import MAX_PAUSE_S
-from vpn.client import control
+from vpn.control import client as control
 from vpn.errors import OverlayError
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}

@@ -8,10 +8,12 @@ import click
 
 from dns.names import FIXED_ADDRESSES, from_text, special_use
 from shim.protocol import MARK
-from vpn import rtnetlink
-from vpn.client import asking, control, runtime
-from vpn.client.explained import Fate, NameWay
-from vpn.client.verdict import (
+from vpn.client import asking
+from vpn.config.forwards import address_of, parse_destination
+from vpn.control import client as control
+from vpn.control import runs
+from vpn.control.messages import Fate, NameWay
+from vpn.control.verdict import (
     Explanation,
     RouteText,
     Verdict,
@@ -20,9 +22,9 @@ from vpn.client.verdict import (
     route_text,
     way_text,
 )
-from vpn.local import address_of, parse_destination
-from vpn.printing import endpoint, printable
-from vpn.routing import Packet, rule_of
+from vpn.linux import rtnetlink
+from vpn.linux.routing import Packet, rule_of
+from vpn.text import endpoint, printable
 
 
 @click.group("route")
@@ -57,7 +59,7 @@ def explain(host: str, port: int, run_id: str | None) -> Explanation:
     if fate.way is not None and not fate.way.is_virtual:
         fates = {address: _fate(address, port, run_id) for address in addresses}
     if run_id is not None:
-        runtime.enter_network(run_id)
+        runs.enter_network(run_id)
     verdicts = [_verdict(one, port, fates.get(one, fate)) for one in addresses]
     if not addresses:
         word, why = nameless(fate)

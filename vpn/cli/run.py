@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from vpn import members
-from vpn.cli import caller, child, shim
 from vpn.cli.options import Access, access
-from vpn.client import messages
+from vpn.client import messages, run_command
+from vpn.client.shim import start
+from vpn.config.forwards import parse_publication
+from vpn.config.target import Target, parse_target
+from vpn.console import say
 from vpn.errors import OverlayError, UsageError
-from vpn.local import parse_publication
-from vpn.policy import Action, Policy, Rule, parse_rule
-from vpn.saying import say
-from vpn.target import Target, parse_target
+from vpn.linux import namespace_processes, privileges
+from vpn.policy.rules import Action, Policy, Rule, parse_rule
 
 if TYPE_CHECKING:
     from vpn.client.run import Settings
@@ -126,11 +126,11 @@ def command(
     path = None if report is None else report.absolute()
 
     def settings() -> Settings:
-        from vpn.client.egress import Limits
+        from vpn.client.flows.egress import Limits
         from vpn.client.run import Settings
 
         limits = Limits(policy, access.hosts, host_loopback)
-        login = None if parsed is None else access.login(parsed, caller.find(os.environ))
+        login = None if parsed is None else access.login(parsed, privileges.find(os.environ))
         return Settings(
             run_id,
             parent,
@@ -173,11 +173,11 @@ def _run(
         "OVERLAY_VPN_ID": run_id,
         "OVERLAY_VPN_TARGET": "embedded" if target is None else str(target.address),
     }
-    status = child.run(words, (fds[0], fds[1], fds[2]), about, ready.search)
+    status = run_command.run(words, (fds[0], fds[1], fds[2]), about, ready.search)
     with suppress(OSError):
         ours.send(b"%d" % status)
     done, _ = messages.receive(ours)
-    members.end(network)
+    namespace_processes.end(network)
     os.waitpid(client, 0)
     if not isinstance(done, messages.Done):
         return status
@@ -190,16 +190,16 @@ def _serve(settings: Callable[[], Settings], parent: socket.socket, *, mask_bus:
     """Be the client: in a session of its own, out of the terminal's reach."""
     try:
         os.setsid()
-        caller.allow_many_files()
+        privileges.allow_many_files()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
         link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         setting = {_MASK_BUS: "1"} if mask_bus else {}
-        namespace = shim.spawn("shim.unshare", {_LINK: theirs.fileno()}, setting)
+        namespace = start.spawn("shim.namespace", {_LINK: theirs.fileno()}, setting)
         theirs.close()
-        caller.lock()
+        privileges.lock()
         parent.setblocking(False)
 
         import uvloop

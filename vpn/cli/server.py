@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vpn.cli import caller
-from vpn.cli.paths import AUTHORIZED_KEYS, IDENTITY
-from vpn.target import QUIC_PORT, parse_listen
+from vpn.config.paths import AUTHORIZED_KEYS, IDENTITY
+from vpn.config.target import QUIC_PORT, parse_listen
+from vpn.linux import privileges
 from vpn.transport.base import Address
 
 if TYPE_CHECKING:
@@ -49,20 +49,20 @@ def command(listen: str, key: Path, authorized_keys: Path) -> None:
     import uvloop
 
     from vpn import identity
-    from vpn.server import startup
+    from vpn.server import preflight
 
-    caller.allow_many_files()
+    privileges.allow_many_files()
     address = parse_listen(listen)
-    startup.check()
+    preflight.check()
     loaded = identity.load(key)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(loaded, address, authorized_keys))
 
 
 async def _serve(key: Identity, address: Address, authorized_keys: Path) -> None:
-    from vpn.notify import READY, STOPPING, Notifier, status
     from vpn.server.app import Server
-    from vpn.ssh.authorized_files import AuthorizedFiles
+    from vpn.ssh.login.authorized_files import AuthorizedFiles
+    from vpn.systemd.notify import READY, STOPPING, Notifier, status
     from vpn.transport.base import Listening, load
 
     notifier = Notifier()

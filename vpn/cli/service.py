@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from vpn.console import say
 from vpn.errors import Exit, NotPermittedError
-from vpn.saying import say
 
 if TYPE_CHECKING:
-    from vpn.service.installer import Place
+    from vpn.systemd.installer import Place
 
 _KINDS: Final = ("server", "shim", "client")
 _NEXT: Final = {
@@ -59,7 +59,7 @@ def install(kind: str, root: Path) -> None:
 
     A unit that was changed is never overwritten: changes belong into drop-ins.
     """
-    from vpn.service import installer
+    from vpn.systemd import installer
 
     written = installer.install(_place(root), _files(kind))
     for path in written:
@@ -73,7 +73,7 @@ def install(kind: str, root: Path) -> None:
 @_root
 def uninstall(kind: str, root: Path) -> None:
     """Remove the units that 'install' has written, and nothing else."""
-    from vpn.service import installer
+    from vpn.systemd import installer
 
     for path in installer.uninstall(_place(root), installer.paths(kind)):
         click.echo(f"removed {path}")
@@ -84,8 +84,8 @@ def uninstall(kind: str, root: Path) -> None:
 @_root
 def check(kind: str, root: Path) -> int:
     """Name what an installed unit lacks, such as a bind that its root needs."""
-    from vpn.service import checks
-    from vpn.service.installer import Place
+    from vpn.systemd import checks
+    from vpn.systemd.installer import Place
 
     found = checks.problems(Place(root), kind)
     for line in found:
@@ -94,7 +94,7 @@ def check(kind: str, root: Path) -> int:
 
 
 def _place(root: Path) -> Place:
-    from vpn.service.installer import Place
+    from vpn.systemd.installer import Place
 
     if root == Path("/") and os.geteuid() != 0:
         raise NotPermittedError("units belong to root; run it with sudo")
@@ -102,7 +102,7 @@ def _place(root: Path) -> Place:
 
 
 def _files(kind: str) -> dict[Path, str]:
-    from vpn.service import closure, installer
+    from vpn.systemd import closure, installer
 
     binds = closure.binds_for(closure.needs()) if kind == "server" else []
     return installer.files(kind, closure.interpreter(), binds)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from vpn.client import control
+from vpn.control import client as control
 from vpn.errors import Exit
-from vpn.printing import printable
+from vpn.text import printable
 
 
 @click.command("status")

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import click
 
 from shim.protocol.gate import MAX_SUFFIXES
-from vpn.cli import caller, detach, shim
+from vpn.cli import detach
 from vpn.cli.options import Access, access
+from vpn.client.shim import start
+from vpn.config.target import parse_routes, parse_target
 from vpn.errors import UsageError
-from vpn.target import parse_routes, parse_target
+from vpn.linux import privileges
 
 if TYPE_CHECKING:
-    from vpn.client.app import Settings
+    from vpn.client.up import Settings
 
 
 @click.command("up")
@@ -65,11 +67,11 @@ def command(
         raise UsageError("--lan says what the kill switch does; add --kill-switch")
     if len(chosen.suffixes) + len(access.hosts) > MAX_SUFFIXES:
         raise UsageError(f"too many names with --route and --host: at most {MAX_SUFFIXES}")
-    who = caller.find(os.environ)
+    who = privileges.find(os.environ)
     names = chosen.names(access.hosts)
 
     def settings() -> Settings:
-        from vpn.client.app import Settings
+        from vpn.client.up import Settings
 
         login = access.login(parsed, who)
         return Settings(
@@ -92,23 +94,23 @@ def command(
 
 
 def _run(
-    who: caller.Caller,
+    who: privileges.Caller,
     names: tuple[str, ...] | None,
     settings: Callable[[], Settings],
     ready: Callable[[], None],
     log: Path | None = None,
 ) -> None:
     # They start while this process imports what it needs.
-    ours, monitor = shim.monitor()
-    host, announcer = (None, None) if names is None else shim.host_dns(names)
+    ours, monitor = start.monitor()
+    host, announcer = (None, None) if names is None else start.host_dns(names)
 
     try:
         import uvloop
 
-        from vpn.client import app, sandbox
+        from vpn.client import sandbox, up
 
-        caller.become(who)
-        caller.allow_many_files()
+        privileges.become(who)
+        privileges.allow_many_files()
         os.chdir("/")
         chosen = settings()
         output = None if log is None else detach.open_log(log)
@@ -120,7 +122,7 @@ def _run(
                 detach.redirect(output)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(app.run(chosen, ours, host, missing, on_ready))
+            runner.run(up.run(chosen, ours, host, missing, on_ready))
     finally:
         for link, child in ((host, announcer), (ours, monitor)):
             with contextlib.suppress(OSError):

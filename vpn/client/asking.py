@@ -12,12 +12,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from shim.protocol.handover import adopt
 from shim.protocol.link import Link, ViolationError
-from shim.protocol.passed import adopt
 from shim.protocol.tap import TAP
-from vpn.client import control, listing, questions, runtime
-from vpn.client.explained import MAX_BYTES, DnsStatus, Fate, NameWay
+from vpn.client import listing, questions
 from vpn.client.listing import FlowStatus
+from vpn.control import client as control
+from vpn.control import runs
+from vpn.control.messages import MAX_BYTES, DnsStatus, Fate, NameWay
 from vpn.errors import OverlayError
 
 MAX_FLOWS: Final = 65536
@@ -122,7 +124,7 @@ def _ask(run_id: str | None, question: bytes) -> socket.socket:
     """Return a connection on which a question has been asked. Raises OverlayError."""
     if len(question) > questions.MAX_QUESTION:
         raise OverlayError("there is no flow of such an id; see 'overlay-vpn flows'")
-    sock = control.connect(questions.TIMEOUT_S) if run_id is None else runtime.connect(run_id)
+    sock = control.connect(questions.TIMEOUT_S) if run_id is None else runs.connect(run_id)
     if sock is None:
         raise OverlayError("overlay-vpn is not up here; see 'overlay-vpn status'")
     try:

@@ -1,7 +1,7 @@
 """Says what a client would do, and why: the far side of `dns status`, `dns query`, `route get`.
 
-Nothing is decided here. Each answer is made of what those say who decide: `dns.paths` as the gate
-does, the rules and static names of `egress`, the pool of the gate, the session. So a question
+Nothing is decided here. Each answer is made of what those say who decide: `dns.disposition` as the
+gate does, the rules and static names of `egress`, the pool of the gate, the session. So a question
 about a name may be asked of the far end, as an application's would be; it counts in no report.
 """
 
@@ -15,17 +15,17 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final
 
 from dns.codes import RRType
+from dns.disposition import ADDRESSES, Path, path_of
 from dns.names import fold, from_text, parse_text, reverse_address, to_text
-from dns.paths import ADDRESSES, Path, path_of
 from dns.upstream import Outcome
 from shim.protocol import GATEWAY4, GATEWAY6, POOL4, POOL6
 from shim.protocol.gate import Configure, PoolState
-from vpn.client.egress import Egress
-from vpn.client.explained import DnsStatus, Fate, NameWay, Pool, Way
-from vpn.client.poolstate import PoolQuestions
-from vpn.client.uplink import Uplink
-from vpn.local import address_of
-from vpn.printing import endpoint
+from vpn.client.flows.egress import Egress
+from vpn.client.names.pool_query import PoolQuestions
+from vpn.client.session.renewing import Uplink
+from vpn.config.forwards import address_of
+from vpn.control.messages import DnsStatus, Fate, NameWay, Pool, Way
+from vpn.text import endpoint
 
 FAR_TIMEOUT_S: Final = 5.0
 _POOL: Final = (IPv4Network(POOL4), IPv6Network(POOL6))

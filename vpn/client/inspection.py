@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from vpn.client import listing
-from vpn.client.captures import Captures
 from vpn.client.listing import FlowStatus
+from vpn.client.packet_tap import Captures
 from vpn.client.questions import BUSY, CAPTURE, DONE, FLOWS, KILL, NO_FLOW, NOT_UP, TIMEOUT_S
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ status, or it is gone, killed; either way whatever is left in the namespace is e
 
 The session and the namespace are made at the same time, and both must be there before the command
 may start: there is no moment at which it runs with another network. A session that ends is
-renewed (`uplink.py`); where that is in vain the command goes on, with no network at all.
+renewed (`session/renewing.py`); where that is in vain the command goes on, with no network at all.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ import msgspec
 from shim.protocol.gate import Configure
 from shim.protocol.link import Link
 from shim.protocol.namespace import CLIENT_OF_NAMESPACE
-from vpn import members
-from vpn.client import embedded, inspection, runtime, sandbox
+from vpn import embedded
+from vpn.client import inspection, sandbox
 from vpn.client.answering import Answering, question_of
-from vpn.client.core import Core, resolver_for
-from vpn.client.egress import Egress, Limits
 from vpn.client.explain import Explainer, Surroundings, asked_of
+from vpn.client.flows.egress import Egress, Limits
 from vpn.client.messages import Done, Ready, send
-from vpn.client.namespace import Namespace
-from vpn.client.resolver import FarResolver
-from vpn.client.uplink import Connect, Uplink
+from vpn.client.names.far_resolver import FarResolver
+from vpn.client.session.renewing import Connect, Uplink
+from vpn.client.shim.namespace import Namespace
+from vpn.client.tunnel import Core, resolver_for
+from vpn.config.forwards import Publication
+from vpn.config.target import Target
+from vpn.console import say
+from vpn.control import runs
 from vpn.errors import OverlayError
-from vpn.local import Publication
-from vpn.pump import Pump
-from vpn.report import Report, encode
-from vpn.saying import say
+from vpn.linux import namespace_processes
+from vpn.policy.report import Report, encode
 from vpn.server.app import Server
-from vpn.ssh import client as ssh
-from vpn.target import Target
+from vpn.ssh.session import client as ssh
 from vpn.transport import base
+from vpn.transport.pump import Pump
 
 _EXIT_PACKET: Final = 16
 _KILLED: Final = 128 + 9
@@ -80,7 +82,7 @@ class Settings:
 async def run(settings: Settings, shim: socket.socket, parent: socket.socket) -> None:
     """Serve a command until it ends. Raises OverlayError if it must not start."""
     namespace = Namespace(Link(shim, CLIENT_OF_NAMESPACE))
-    listener, path = runtime.listen(settings.id)
+    listener, path = runs.listen(settings.id)
     server: Server | None = None
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -115,7 +117,7 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         started = time.time()
         loop.remove_reader(parent)
         target = "embedded" if settings.target is None else str(settings.target.address)
-        about = runtime.Run(settings.id, settings.pid, target, settings.command, started)
+        about = runs.Run(settings.id, settings.pid, target, settings.command, started)
         serving = Answering(listener, partial(_answer, about, spaces, core))
         answering = asyncio.create_task(serving.serve())
         send(parent, Ready("", search), spaces)
@@ -127,7 +129,7 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         answering.cancel()
         for each in published:
             each.close()
-        await loop.run_in_executor(None, members.end, spaces[2])
+        await loop.run_in_executor(None, namespace_processes.end, spaces[2])
         await core.drain()
         core.abort()
         problem = _write_report(settings, report, started, status)
@@ -194,13 +196,13 @@ async def _keep(uplink: Uplink) -> None:
 
 
 async def _answer(
-    about: runtime.Run, spaces: tuple[int, int, int], core: Core, sock: socket.socket
+    about: runs.Run, spaces: tuple[int, int, int], core: Core, sock: socket.socket
 ) -> None:
     """Answer `list`, `enter` and `flows`; the directory of the socket keeps others out."""
     question = await question_of(sock)
-    if question == runtime.STATUS:
+    if question == runs.STATUS:
         await asyncio.get_running_loop().sock_sendall(sock, msgspec.json.encode(about))
-    elif question == runtime.ENTER:
+    elif question == runs.ENTER:
         socket.send_fds(sock, [b"enter"], spaces)
     else:
         await inspection.answer(sock, question, core)

@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 The client is the user, and reads what a server sends. It has no capability and no way to one
-(`vpn.cli.caller`). With Landlock it gives away, for good, what else a user may do and it need not:
+(`vpn.linux.privileges`). With Landlock it gives away, for good, what else a user may do and it need
+not:
 
 - it runs no program at all (a shared object that is loaded is read, not run);
 - it reads the interpreter, libraries, what resolves names, and the user's keys and known hosts;
@@ -39,7 +40,7 @@ from typing import TYPE_CHECKING, Final
 from shim.protocol.common import Missing
 
 if TYPE_CHECKING:
-    from vpn.ssh.client import Login
+    from vpn.ssh.session.client import Login
 
 _WRITE_FILE: Final = 1 << 1
 _READ_FILE: Final = 1 << 2

@@ -6,18 +6,18 @@ import asyncio
 from functools import partial
 
 from vpn.identity import Identity
-from vpn.pump import Pump
-from vpn.server import services
+from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, Caller
 from vpn.server.dial import Dialer
-from vpn.server.echo import EchoService
-from vpn.server.lookups import Lookups
-from vpn.server.recursive import Recursive
-from vpn.server.resolver import ResolverProtocol
-from vpn.server.udp import UdpService
-from vpn.ssh.authorized_files import Authorized
-from vpn.ssh.server import Gatekeeper
-from vpn.ssh.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, Caller
+from vpn.server.services import table
+from vpn.server.services.echo import EchoService
+from vpn.server.services.getaddrinfo import Lookups
+from vpn.server.services.resolver import ResolverProtocol
+from vpn.server.services.system_resolvers import Recursive
+from vpn.server.services.udp import UdpService
+from vpn.ssh.login.authorized_files import Authorized
+from vpn.ssh.session.server import Gatekeeper
 from vpn.transport.base import Address, Listener, Listening, Transport
+from vpn.transport.pump import Pump
 
 
 class Server:
@@ -28,7 +28,7 @@ class Server:
         recursive = Recursive()
         lookups = Lookups(self._dialer.resolve_routed, recursive)
         self._udp = UdpService(self._dialer.resolve)
-        self._services: services.Handlers = {
+        self._services: table.Handlers = {
             RESOLVER: lambda _: ResolverProtocol(lookups.resolve, recursive),
             ECHO: EchoService(self._dialer.resolve).protocol,
             UDP[4]: partial(self._udp.protocol, 4),
@@ -76,8 +76,8 @@ class Server:
         self._dialer.close()
 
     async def _open_flow(self, caller: Caller, host: str, port: int) -> asyncio.Protocol:
-        if services.is_reserved(host):
-            return services.protocol_for(self._services, caller, host, port)
+        if table.is_reserved(host):
+            return table.protocol_for(self._services, caller, host, port)
         sock = await self._dialer.connect(host, port)
         pump = Pump()
         await pump.attach(sock)

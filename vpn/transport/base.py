@@ -14,7 +14,7 @@ Invariants, held by `tests/vpn/transport/test_conformance.py` for every transpor
 - `abort()` becomes `connection_lost(ConnectionResetError)` at the peer, never a clean end;
 - back-pressure: `pause_writing()` is called once more than `HIGH_WATER` bytes wait that could not
   be sent yet. What is sent and not acknowledged is bounded by the peer's receive window (the
-  kernel's for TCP, `quic_config.WINDOW_BYTES` for QUIC), so a peer that calls `pause_reading()`
+  kernel's for TCP, `quic.config.WINDOW_BYTES` for QUIC), so a peer that calls `pause_reading()`
   stops the sender with bounded memory. The mark is low because everything behind it is delay
   for what is written next: 256 KiB are 0.1 s at 20 Mbit/s;
 - a peer that falls silent is noticed (`connection_lost(TimeoutError)`) where the transport

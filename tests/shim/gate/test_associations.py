@@ -15,11 +15,12 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet as Layers
 from scapy.packet import Raw
 
-from shim.gate import associations, packet
+from shim.gate import associations
 from shim.gate.associations import MAX_NAMES, ONE_WAY_S, TWO_WAY_S, Answer, Associations
-from shim.gate.tun import NO_OFFLOAD
+from shim.gate.wire import packet
+from shim.gate.wire.tun import NO_OFFLOAD
 from shim.protocol import DEVICE4, DEVICE6, GATEWAY4, GATEWAY6
-from shim.protocol.datagram import Deliver, Forget, Send, Undeliverable
+from shim.protocol.datagrams import Deliver, Forget, Send, Undeliverable
 from shim.protocol.gate import first_number
 
 FAR4, FAR6 = "203.0.113.7", "2001:db8::7"

@@ -18,12 +18,12 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
-from shim.gate import packet
 from shim.gate.echo import IDLE_S, Echo
-from shim.gate.packet import Packet
-from shim.gate.tun import NO_OFFLOAD
+from shim.gate.wire import packet
+from shim.gate.wire.packet import Packet
+from shim.gate.wire.tun import NO_OFFLOAD
 from shim.protocol import GATEWAY4, GATEWAY6
-from shim.protocol.datagram import Ping, Pong, Unanswered
+from shim.protocol.datagrams import Ping, Pong, Unanswered
 from shim.protocol.gate import first_number
 
 APP4, FAR4, VIRTUAL4, UNMAPPED4 = "198.18.0.2", "203.0.113.7", "198.18.5.5", "198.18.9.9"

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from scapy.layers.inet import IP, TCP
 
-from shim.gate import packet
 from shim.gate.flows import (
     ACCEPT_TIMEOUT_S,
     HOLD_TIMEOUT_S,
@@ -21,8 +20,9 @@ from shim.gate.flows import (
     Reject,
     Release,
 )
-from shim.gate.packet import Packet
-from shim.gate.tun import NO_OFFLOAD
+from shim.gate.wire import packet
+from shim.gate.wire.packet import Packet
+from shim.gate.wire.tun import NO_OFFLOAD
 from shim.protocol.gate import DropReason, Reason, first_number
 
 VIRTUAL = ip_address("198.18.0.77").packed

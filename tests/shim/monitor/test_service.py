@@ -17,6 +17,7 @@ from shim import protocol
 from shim.monitor.plan import EVERYTHING, Change, Guard, Network, Rule, changes
 from shim.monitor.service import Service
 from shim.protocol.common import Failed, Fault, Hello, Missing
+from shim.protocol.handover import pair
 from shim.protocol.link import LinkClosedError, Message
 from shim.protocol.monitor import (
     CLIENT_OF_MONITOR,
@@ -31,7 +32,6 @@ from shim.protocol.monitor import (
     Prefix,
     Welcome,
 )
-from shim.protocol.passed import pair
 
 ALL = tuple(map(ip_network, EVERYTHING))
 NET = Prefix(bytes([10, 0, 0, 0]), 8)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from shim.gate import keeper
-from shim.gate import process as gate
-from shim.hostdns import service as hostdns
+from shim.gate.process import gate, supervisor
+from shim.launcher import process as warden
 from shim.monitor import process as monitor
+from shim.namespace import __main__ as namespace
+from shim.resolved import service as hostdns
 from shim.sandbox import seccomp
-from shim.unshare import __main__ as namespace
-from shim.warden import process as warden
 
 DECLARED = {
     "warden": warden.SYSCALLS,
     "monitor": monitor.PROFILE.syscalls,
-    "keeper": keeper.PROFILE.syscalls,
+    "keeper": supervisor.PROFILE.syscalls,
     "gate": gate.SYSCALLS,
     "hostdns": hostdns.SYSCALLS,
     "namespace": namespace.PROFILE.syscalls,

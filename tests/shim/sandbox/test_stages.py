@@ -133,12 +133,12 @@ tried(os.kill, os.getppid(), 0)
 def test_error_under_the_filter_is_one_line() -> None:
     done = child("""
 import prctl
-from shim.gate import keeper, process
+from shim.gate.process import gate, supervisor
 from shim.protocol.gate import GATE
 from shim.protocol.link import Link
 prctl.set_no_new_privs(1)
 ours, theirs = socket.socketpair()
-process.run(theirs.fileno(), -1, socket.socket(), Link(ours, GATE), keeper.new_pool(), 1)
+gate.run(theirs.fileno(), -1, socket.socket(), Link(ours, GATE), supervisor.new_pool(), 1)
 """)
     assert done.returncode == 1
     assert done.stderr.startswith("overlay-vpn gate: ")

@@ -9,7 +9,7 @@ from dns.reply import Reply
 from vpn.cli import dns
 from vpn.cli.dns import Answer, outcome_of
 from vpn.cli.main import run
-from vpn.client.explained import DnsStatus, NameWay, Pool
+from vpn.control.messages import DnsStatus, NameWay, Pool
 
 A, CNAME, ANY = 1, 5, 255
 

@@ -53,7 +53,7 @@ def test_short_verb_imports_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("verb", ["status", "down", "flows"])
 def test_who_only_asks_needs_no_event_loop(verb: str) -> None:
-    elsewhere = "from shim.protocol import places; places.RUN_DIRECTORY = '/nonexistent'"
+    elsewhere = "from shim.protocol import paths; paths.RUN_DIRECTORY = '/nonexistent'"
     names = imported(f"{elsewhere}\nfrom vpn.cli import main; main.run([{verb!r}])")
     assert names & {*HEAVY, "asyncio", "ssl"} == set()
 

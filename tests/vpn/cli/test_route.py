@@ -6,8 +6,8 @@ import pytest
 
 from vpn.cli import route
 from vpn.cli.main import run
-from vpn.client.explained import NameWay
-from vpn.client.verdict import Explanation, RouteText, RuleText, Verdict
+from vpn.control.messages import NameWay
+from vpn.control.verdict import Explanation, RouteText, RuleText, Verdict
 
 ROUTE = RouteText(
     table=7200,

@@ -9,21 +9,21 @@ from typing import cast
 
 import pytest
 
-from dns import answer, framing
+from dns import framing, response
 from dns.message import Query, parse_query
 from dns.pool import Pool, buffer_size
-from shim.gate.names import Names
+from shim.gate.resolver import Names
 from shim.protocol import GATEWAY4, POOL4, POOL6
 from shim.protocol.gate import Configure, PoolWanted
 from shim.protocol.link import Message
-from vpn.client.egress import Egress, Limits
 from vpn.client.explain import Explainer, Surroundings, asked_of
-from vpn.client.poolstate import PoolQuestions
-from vpn.client.resolver import FarResolver
-from vpn.client.uplink import Uplink
-from vpn.policy import Action, Policy, parse_rule
-from vpn.report import Report
-from vpn.ssh.client import Session
+from vpn.client.flows.egress import Egress, Limits
+from vpn.client.names.far_resolver import FarResolver
+from vpn.client.names.pool_query import PoolQuestions
+from vpn.client.session.renewing import Uplink
+from vpn.policy.report import Report
+from vpn.policy.rules import Action, Policy, parse_rule
+from vpn.ssh.session.client import Session
 
 A, PTR, MX, AAAA = 1, 12, 15, 28
 SERVER = "198.51.100.2"
@@ -85,9 +85,11 @@ async def far_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             query = parse_query(await reader.readexactly(length))
             assert isinstance(query, Query)
             if query.labels[0] == b"v4only":
-                found = answer.addresses(query, [IPv4Address("192.0.2.9")], over_tcp=True, ttl_s=60)
+                found = response.addresses(
+                    query, [IPv4Address("192.0.2.9")], over_tcp=True, ttl_s=60
+                )
             else:
-                found = answer.nx_domain(query)
+                found = response.nx_domain(query)
             writer.write(framing.frame(found))
     except asyncio.IncompleteReadError:
         writer.close()

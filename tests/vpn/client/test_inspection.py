@@ -12,14 +12,14 @@ import msgspec
 import pytest
 
 from shim.protocol.gate import GATE, Copy
+from shim.protocol.handover import adopt
 from shim.protocol.link import Link, LinkClosedError, Message
-from shim.protocol.passed import adopt
 from shim.protocol.tap import TAP
 from vpn.client import asking, inspection, listing, questions
-from vpn.client.captures import Captures
 from vpn.client.explain import Explainer
-from vpn.client.explained import DnsStatus, Fate, NameWay
 from vpn.client.listing import FlowStatus
+from vpn.client.packet_tap import Captures
+from vpn.control.messages import DnsStatus, Fate, NameWay
 from vpn.errors import NotPermittedError, OverlayError
 
 FLOW = FlowStatus(

@@ -9,16 +9,16 @@ from pathlib import Path
 from shim.protocol.common import Missing
 from vpn.cli.status import _text
 from vpn.client import sandbox
-from vpn.client.control import Status
+from vpn.control.client import Status
 
 PRELUDE = """
 import errno, os, socket, sys, threading
 from pathlib import Path
 import prctl
 from vpn.client import sandbox
-from vpn.ssh.client import Login
-from vpn.ssh.hostkeys import HostKeys
-from vpn.ssh.known_hosts import add
+from vpn.ssh.session.client import Login
+from vpn.ssh.trust.host_keys import HostKeys
+from vpn.ssh.trust.known_hosts import add
 
 home = Path(sys.argv[1])
 os.environ["HOME"] = str(home)

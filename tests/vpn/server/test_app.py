@@ -10,8 +10,8 @@ from transport_lab import SEED
 
 from vpn.errors import TransportError
 from vpn.server.app import Server
-from vpn.ssh.authorized_files import AuthorizedFiles
-from vpn.ssh.failure import Failure, OpenFailed
+from vpn.ssh.login.authorized_files import AuthorizedFiles
+from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.transport.base import Address, Listening
 from vpn.transport.tcp import TcpTransport
 

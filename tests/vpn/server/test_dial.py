@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transport_lab import free_port
 
 from vpn.server.dial import Dialer, interleave, most_telling
-from vpn.ssh.failure import Failure, OpenFailed
+from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.transport import dial
 
 V4, V6 = socket.AF_INET, socket.AF_INET6

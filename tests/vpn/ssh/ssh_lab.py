@@ -17,13 +17,14 @@ import asyncssh
 from transport_lab import SEED, free_port
 
 from vpn.identity import Identity
-from vpn.pump import Pump
 from vpn.server.app import Server
-from vpn.ssh import client, known_hosts
-from vpn.ssh.authorized_files import AuthorizedFiles
-from vpn.ssh.hostkeys import HostKeys
+from vpn.ssh.login.authorized_files import AuthorizedFiles
+from vpn.ssh.session import client
+from vpn.ssh.trust import known_hosts
+from vpn.ssh.trust.host_keys import HostKeys
 from vpn.transport.base import Address, Dialing, Listening, PlainSockets, Transport
 from vpn.transport.memory import MemoryTransport
+from vpn.transport.pump import Pump
 from vpn.transport.tcp import TcpTransport
 
 SSHD = "/usr/sbin/sshd"

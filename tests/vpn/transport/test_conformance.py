@@ -27,7 +27,7 @@ from transport_lab import (
 from vpn.errors import AuthenticationError, TransportError
 from vpn.transport import base, dial
 from vpn.transport.base import HIGH_WATER, Address, Listening, Transport
-from vpn.transport.quic_config import WINDOW_BYTES
+from vpn.transport.quic.config import WINDOW_BYTES
 
 Run = Callable[[Any], Any]
 

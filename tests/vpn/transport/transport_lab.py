@@ -12,7 +12,7 @@ import uvloop
 
 from vpn.transport.base import Address, Dialing, Listener, Listening, PlainSockets, Transport
 from vpn.transport.memory import MemoryTransport
-from vpn.transport.quic import QuicTransport
+from vpn.transport.quic.transport import QuicTransport
 from vpn.transport.tcp import TcpTransport
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -1,0 +1,1 @@
+"""Packets as octets: headers, UDP, fragments and the virtio-net header of the TUN."""

@@ -1,0 +1,89 @@
+"""Starts the keeper of the gate and the monitor; the only programs that the shim runs.
+
+The warden keeps neither the devices, nor the code that reads packets, nor the one that reads what
+the client says. Of each of the two it knows one link. Nothing of what they are started with comes
+from the client.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import Final
+
+from shim.protocol.gate_supervisor import WARDEN_OF_KEEPER, Keep, Keeping
+from shim.protocol.launcher import MONITOR_OF_WARDEN, Serve
+from shim.protocol.link import Link, LinkClosedError, ViolationError
+
+_TIMEOUT_S: Final = 10.0
+_ARGUMENTS: Final = ("-I", "-B", "-m")
+_ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+def _spawn(module: str, *socks: socket.socket) -> int:
+    """Start a module, whose descriptors from 3 on are these. Raises OSError."""
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *_ARGUMENTS, module],
+        _ENVIRONMENT,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, sock.fileno(), number) for number, sock in enumerate(socks, 3)
+        ],
+    )
+
+
+class Keeper:
+    """The keeper, seen from outside. `gate` is the client's end of its link to the gate."""
+
+    def __init__(self) -> None:
+        """Start it. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.gate, at_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, at_gate:
+            self.pid = _spawn("shim.gate", theirs, at_gate)
+        self._link = Link(ours, WARDEN_OF_KEEPER)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when the keeper has ended."""
+        return self._link.fileno()
+
+    def keep(self, keep: Keep, *fds: int) -> bool:
+        """Give it what a gate needs. Returns whether it keeps that from now on."""
+        with suppress(LinkClosedError, ViolationError):
+            self._link.send(keep, fds)
+            select.select([self._link], [], [], _TIMEOUT_S)
+            match self._link.receive():
+                case Keeping(), _:
+                    return True
+        return False
+
+
+class Monitor:
+    """The monitor, seen from outside. It waits, and ends with our end of its link."""
+
+    def __init__(self) -> None:
+        """Start it. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.pid = _spawn("shim.monitor", theirs)
+        self._link = Link(ours, MONITOR_OF_WARDEN)
+
+    def fileno(self) -> int:
+        """Return the descriptor whose end tells it that we have ended."""
+        return self._link.fileno()
+
+    def serve(self, serve: Serve, *fds: int) -> None:
+        """Have it serve a client. If it has ended, whoever waits for it will know."""
+        with suppress(LinkClosedError):
+            self._link.send(serve, fds)
+
+
+def end(*children: Keeper | Monitor) -> None:
+    """End them, while that is allowed, and return when what they held is gone."""
+    for child in children:
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)

@@ -1,0 +1,248 @@
+"""The composition root of the privileged side of `up`.
+
+Theory of operation
+-------------------
+In this order, in one thread:
+
+ 0. with the privileges of the caller: start the monitor and the keeper of the gate, the only
+    programs that are run (`__main__.py`);
+ 1. as a service: undo what a killed instance left, and wait for a client that the policy admits,
+    before a byte of anybody is read;
+ 2. lock the state directory, undo what a killed instance left;
+ 3. make the devices and the flow namespace, give them to the keeper; give the capture TUN its
+    addresses and routes, in the network of the machine (`host_network.py`);
+ 4. give the monitor all that it needs: from then on it, and nobody else, reads what the client
+    says;
+ 5. drop everything but CAP_NET_ADMIN. The monitor does the same and becomes a user that owns
+    nothing; the keeper drops everything.
+
+The warden then waits for the monitor, and undoes everything. Ending in order and being killed are
+the same path. If the warden dies first, the monitor undoes instead. The monitor ends when the
+keeper does, and the keeper when the monitor does or when the warden dies. So each of them may be
+killed at any moment; and if all are, a service is started again (systemd.service(5), Restart=).
+Whoever wants the end tells the keeper (SIGTERM). As a service all are told at once; neither of
+those two who undo listens, or each might leave it to the other.
+Meanwhile whoever else connects is told that we are busy, and is not read.
+
+With the kill switch undoing is what the user asks for: it happens when the client has said `Down`,
+and otherwise the rules and the filter stay, held by the kernel alone, until the next `up`, `down`
+or `recover`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+from ipaddress import ip_address
+from typing import Final
+
+from shim import linux, protocol
+from shim.gate.process import flow_namespace
+from shim.gate.wire import tun
+from shim.launcher import access, children, kill_switch, recover
+from shim.launcher import host_network as machines
+from shim.launcher import state_directory as files
+from shim.launcher.children import Keeper, Monitor
+from shim.launcher.host_network import Machine
+from shim.launcher.state_directory import BusyError, State
+from shim.monitor import journal
+from shim.monitor.plan import TABLE, Family
+from shim.monitor.process import PROFILE as MONITOR_PROFILE
+from shim.netlink import rules as routing
+from shim.netlink.links import Interfaces
+from shim.netlink.rules import Netlink
+from shim.protocol.common import Failed, Fault
+from shim.protocol.gate_supervisor import Keep
+from shim.protocol.launcher import Serve
+from shim.sandbox import seccomp
+from shim.sandbox.stages import NET_ADMIN, Profile, enter
+
+SYSCALLS: Final = (
+    routing.SYSCALLS
+    | journal.SYSCALLS_TO_UNDO
+    | files.SYSCALLS_TO_REMOVE
+    | access.SYSCALLS
+    | machines.SYSCALLS
+    | {"poll", "wait4"}
+)
+
+_FIRST_QUESTION_S: Final = 5.0
+_EX_CONFIG: Final = 78
+
+_NO_IPV6: Final = (errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+"""How the kernel says that IPv6 is switched off on a device, or not there at all."""
+
+
+class _RefusedError(Exception):
+    def __init__(self, fault: Fault, error: int = 0) -> None:
+        super().__init__(fault)
+        self.message = Failed(fault, error)
+
+
+def main(
+    link: socket.socket, keeper: Keeper, monitor: Monitor, machine: Machine, *, is_service: bool
+) -> int:
+    """Have the client of the link served, or one that connects to it; leave nothing behind.
+
+    Returns the exit status if nobody is served.
+    """
+    machine.forget()
+    if is_service:
+        recover.undo(machine, keep_kill_switch=True)
+    try:
+        admitted = access.admit(link)
+    except access.PolicyError as error:
+        children.end(monitor, keeper)
+        print(f"overlay-vpn: {error}", file=sys.stderr)
+        return _EX_CONFIG
+    if admitted is None:
+        children.end(monitor, keeper)
+        return 0
+    try:
+        state = _begin(admitted, keeper, monitor, machine)
+    except _RefusedError as refused:
+        children.end(monitor, keeper)
+        _answer(admitted.client, refused.message)
+        os._exit(0)  # the netlink library would complain of its end
+    state.set_owner(keeper.pid)
+    others = admitted.others
+    ended = os.pidfd_open(monitor.pid)
+    kept = {0, 1, 2, monitor.fileno(), ended}
+    kept |= state.fds | machine.fds | ({others.fileno()} if others else set())
+    linux.close_all_but(kept)
+    netlink = Netlink(machine.route, machine.netfilter)
+    profile = Profile(
+        SYSCALLS, frozenset({NET_ADMIN}), is_nobody=False, directories=state.directories
+    )
+    enter(profile, seccomp.assemble(SYSCALLS))
+    if others:
+        _turn_away(others, ended)
+    os._exit(_undo(state, machine, netlink, monitor, keeper))
+
+
+def _answer(client: socket.socket, refusal: Failed) -> None:
+    """Refuse when the client has asked for something, whatever that is."""
+    select.select([client], [], [], _FIRST_QUESTION_S)
+    access.refuse(client, refusal)
+
+
+def _begin(admitted: access.Admitted, keeper: Keeper, monitor: Monitor, machine: Machine) -> State:
+    """Make what is to be made while it is allowed, and give it to the monitor."""
+    try:
+        state = State(machine.netns)
+    except BusyError:
+        raise _RefusedError(Fault.BUSY) from None
+    except OSError as error:
+        raise _RefusedError(Fault.NOT_PERMITTED, error.errno or 0) from error
+    try:
+        families, control = _make_network(state, keeper, machine)
+    except _RefusedError:
+        if not state.journal.is_guarded:
+            state.remove()
+        raise
+    filters = (kill_switch.chains(lan=False), kill_switch.chains(lan=True))
+    program = seccomp.assemble(MONITOR_PROFILE.syscalls)
+    given = (admitted.client, keeper.gate, control, state.journal, state.lock, keeper)
+    fds = [one if isinstance(one, int) else one.fileno() for one in given]
+    fds += [machine.route, machine.netfilter]
+    # From here on we are told to end by the end of the keeper.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monitor.serve(Serve(families, admitted.policy.routes, machine.cookie, filters, program), *fds)
+    return state
+
+
+def _make_network(
+    state: State, keeper: Keeper, machine: Machine
+) -> tuple[tuple[Family, ...], socket.socket]:
+    try:
+        if not state.journal.is_guarded:
+            state.journal.undo(Netlink(machine.route, machine.netfilter))
+    except OSError as error:
+        raise _RefusedError(Fault.NETLINK, error.errno or 0) from error
+    _make_devices(keeper, has_flow_namespace=machine.is_elsewhere)
+    try:
+        if machine.is_elsewhere:
+            Interfaces().move(protocol.DEVICE, machine.netns)
+        return _set_up(Interfaces(machine.route)), state.listen()
+    except OSError as error:
+        raise _RefusedError(Fault.NETLINK, error.errno or 0) from error
+
+
+def _make_devices(keeper: Keeper, *, has_flow_namespace: bool) -> None:
+    """Make both devices here, the flow namespace if there is none, and give them to the keeper."""
+    try:
+        flow = flow_namespace.build(is_here=has_flow_namespace)
+        capture = tun.create(protocol.DEVICE)
+    except OSError as error:
+        raise _RefusedError(_fault_of(error), error.errno or 0) from error
+    fds = (capture, flow.device, flow.listener.fileno())
+    is_kept = keeper.keep(Keep(has_flow_namespace), *fds)
+    os.close(capture)
+    os.close(flow.device)
+    flow.listener.close()
+    if not is_kept:
+        raise _RefusedError(Fault.GATE)
+
+
+def _fault_of(error: OSError) -> Fault:
+    if isinstance(error, PermissionError):
+        return Fault.NOT_PERMITTED
+    return Fault.NO_TUN if isinstance(error, FileNotFoundError) else Fault.NO_NAMESPACE
+
+
+def _set_up(interfaces: Interfaces) -> tuple[Family, ...]:
+    """Give the capture TUN its addresses and routes; returns the families that the kernel has."""
+    interfaces.prepare(protocol.DEVICE)
+    families: list[Family] = []
+    wanted: tuple[tuple[Family, str], ...] = ((4, protocol.DEVICE4), (6, protocol.DEVICE6))
+    for family, address in wanted:
+        try:
+            index = interfaces.set_up(protocol.DEVICE, (ip_address(address),))
+            interfaces.add_default(index, TABLE, ip_address(address))
+        except OSError as error:
+            if family == 6 and error.errno in _NO_IPV6:
+                continue
+            raise
+        families.append(family)
+    interfaces.close()
+    return tuple(families)
+
+
+def _turn_away(others: socket.socket, ended: int) -> None:
+    """Tell whoever connects that we are busy, until the monitor has ended."""
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.register(others, select.POLLIN)
+    while ended not in dict(poll.poll()):
+        try:
+            access.refuse(others.accept()[0], Failed(Fault.BUSY, 0))
+        except OSError:
+            poll.unregister(others)  # without a descriptor left it would be ready for ever
+
+
+def _undo(
+    state: State, machine: Machine, netlink: Netlink, monitor: Monitor, keeper: Keeper
+) -> int:
+    """Wait for the end of the others; undo, unless the kill switch says that it is no end.
+
+    Whoever waits for our end looks at the state directory. So that goes last: after the devices,
+    which end with the keeper. Returns our exit status.
+    """
+    status = os.waitstatus_to_exitcode(os.waitpid(monitor.pid, 0)[1])
+    machine.forget()
+    try:
+        is_over = state.journal.undo_after(status, netlink)
+    except OSError as error:
+        print(
+            f"overlay-vpn: routing rules remain ({error}); run 'overlay-vpn recover' as root",
+            file=sys.stderr,
+        )
+        return 1
+    os.waitpid(keeper.pid, 0)
+    if is_over:
+        state.remove()
+    return 0

@@ -1,0 +1,215 @@
+"""What may leave: rules first, static names next, and what became of it in the report."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from dns.disposition import Path
+from dns.upstream import read_answer
+from shim.protocol import GATEWAY4
+from shim.protocol.gate import LookedUp, Lookup, Outcome
+from vpn.client.flows.egress import Egress, Limits
+from vpn.client.names.far_resolver import FarResolver
+from vpn.policy.report import Report
+from vpn.policy.rules import Action, Policy, parse_rule
+from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.transport.pump import Pump
+
+A, PTR, MX, AAAA = 1, 12, 15, 28
+
+
+async def never() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    raise AssertionError("the far end is asked")
+
+
+class Session:
+    """Opens everything, or nothing."""
+
+    def __init__(self, failure: Failure | None = None) -> None:
+        self.failure = failure
+        self.opened: list[tuple[str, int]] = []
+
+    async def open(self, host: str, port: int) -> Pump:
+        self.opened.append((host, port))
+        if self.failure is not None:
+            raise OpenFailed(self.failure)
+        return Pump()
+
+    has_datagrams = False
+
+    async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
+        self.opened.append((host, port))
+        if self.failure is not None:
+            raise OpenFailed(self.failure)
+
+
+def rules(*texts: str) -> Policy:
+    """Rules as on the command line: `+name` allows, `-name` denies."""
+    actions = {"+": Action.ALLOW, "-": Action.DENY}
+    return Policy([parse_rule(actions[text[0]], text[1:]) for text in texts])
+
+
+def open_flow(egress: Egress, host: str, port: int) -> Failure | None:
+    async def dialogue() -> Failure | None:
+        try:
+            await egress.open(host, port)
+        except OpenFailed as failed:
+            return failed.failure
+        return None
+
+    return asyncio.run(dialogue())
+
+
+def hear(egress: Egress, name: str, rtype: int) -> LookedUp:
+    async def dialogue() -> LookedUp:
+        return await egress.ask(Lookup(7, name, rtype))
+
+    return asyncio.run(dialogue())
+
+
+def ask(egress: Egress, name: str, rtype: int = A) -> Outcome:
+    return hear(egress, name, rtype).outcome
+
+
+def test_without_rules_everything_is_opened_by_name() -> None:
+    session = Session()
+    assert open_flow(Egress(session, None, Limits()), "www.example.com", 443) is None
+    assert session.opened == [("www.example.com", 443)]
+
+
+def test_denied_is_never_asked_of_the_session() -> None:
+    session, report = Session(), Report()
+    egress = Egress(session, None, Limits(rules("-*.example.com")), report)
+    assert open_flow(egress, "www.example.com", 443) is Failure.POLICY
+    assert ask(egress, "www.example.com") is Outcome.REFUSED
+    assert session.opened == []
+    assert report.has_denied
+
+
+def test_allowed_port_lets_the_name_be_resolved_but_no_other_port() -> None:
+    session = Session()
+    egress = Egress(session, None, Limits(rules("+www.example.com:443")))
+    assert ask(egress, "www.example.com") is Outcome.FOUND
+    assert open_flow(egress, "www.example.com", 443) is None
+    assert open_flow(egress, "www.example.com", 80) is Failure.POLICY
+
+
+def test_static_name_goes_to_its_address_and_port() -> None:
+    session = Session()
+    limits = Limits(hosts={"db.example": ("10.0.0.5", 5432), "web.example": ("10.0.0.6", 0)})
+    egress = Egress(session, None, limits)
+    assert open_flow(egress, "db.example", 1) is None
+    assert open_flow(egress, "web.example", 80) is None
+    assert session.opened == [("10.0.0.5", 5432), ("10.0.0.6", 80)]
+
+
+STATIC = Limits(hosts={"db.example": ("10.0.0.5", 5432)})
+
+
+def test_static_name_is_answered_here_and_so_is_its_address() -> None:
+    egress = Egress(Session(), FarResolver(never), STATIC)
+    assert hear(egress, "db.example", A) == LookedUp(7, Outcome.FOUND, b"")
+    assert ask(egress, "db.example", AAAA) is Outcome.FOUND
+    assert ask(egress, "db.example", MX) is Outcome.NO_DATA
+    back = hear(egress, "5.0.0.10.in-addr.arpa", PTR)
+    assert back.outcome is Outcome.FOUND
+    (record,) = read_answer(back.message, 0, "5.0.0.10.in-addr.arpa", PTR).records
+    assert record.data == b"\x02db\x07example\0"
+
+
+def test_without_anybody_to_ask_other_types_are_not_known() -> None:
+    egress = Egress(Session(), None, Limits())
+    assert ask(egress, "www.example", AAAA) is Outcome.FOUND
+    assert hear(egress, "www.example", MX) == LookedUp(7, Outcome.UNSUPPORTED, b"")
+
+
+def test_rules_hold_for_every_type_and_every_name() -> None:
+    report = Report()
+    egress = Egress(Session(), None, Limits(rules("+*.example.com")), report)
+    for name in ("www.example.com", "_ldap._tcp.example.com", "my\\032printer.example.com"):
+        assert ask(egress, name, MX) is Outcome.UNSUPPORTED
+    for name in ("example.com", "www.example", "5.0.0.10.in-addr.arpa", "a\\046example.com", "."):
+        assert ask(egress, name, MX) is Outcome.REFUSED
+    assert report.has_denied
+
+
+def test_text_that_is_no_name_has_failed() -> None:
+    assert ask(Egress(Session(), None, Limits()), "a..b", MX) is Outcome.FAILED
+
+
+def test_way_to_an_answer_is_known() -> None:
+    assert Egress(Session(), None, Limits()).path_of("www.example", A) is Path.VIRTUAL
+    egress = Egress(Session(), FarResolver(never), STATIC)
+    assert egress.path_of("www.example", A) is Path.FAR
+    assert egress.path_of("db.example", A) is Path.STATIC
+    assert egress.path_of("5.0.0.10.in-addr.arpa", PTR) is Path.STATIC
+
+
+def test_loopback_of_this_machine_is_refused_unless_asked_for() -> None:
+    assert open_flow(Egress(Session(), None, Limits()), GATEWAY4, 80) is Failure.ECONNREFUSED
+
+
+def test_loopback_of_this_machine_is_reached_when_asked_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        async def dialogue() -> None:
+            egress = Egress(Session(), None, Limits(host_loopback=True))
+            pump = await egress.open(GATEWAY4, port)
+            accepted, _ = await asyncio.to_thread(listener.accept)
+            accepted.close()
+            pump.abort()
+            await asyncio.sleep(0)
+
+        asyncio.run(dialogue())
+
+
+@pytest.mark.parametrize("failure", [each for each in Failure if each is not Failure.POLICY])
+def test_failure_of_the_far_end_is_reported_and_passed_on(failure: Failure) -> None:
+    report = Report()
+    egress = Egress(Session(failure), None, Limits(), report)
+    assert open_flow(egress, "www.example.com", 443) is failure
+    (contact,) = report.document(start=0, end=1, target="t", command=(), exit_status=0).contacts
+    assert contact.outcomes["opened"] == 0
+    assert sum(contact.outcomes.values()) == 1
+    assert not report.has_denied
+
+
+def test_datagrams_are_judged_by_the_rules_of_connections_and_reported() -> None:
+    report = Report()
+    hosts = {"db.example": ("10.0.0.5", 5432), "web.example": ("10.0.0.6", 0)}
+    limits = Limits(policy=rules("+db.example", "+web.example:53"), hosts=hosts)
+    egress = Egress(Session(), None, limits, report)
+    assert egress.admit_datagrams("db.example", 7) == ("10.0.0.5", 5432)
+    egress.on_datagrams("db.example", 7, None)
+    egress.on_datagram_bytes("db.example", 7, 100, 1000)
+    assert egress.admit_datagrams("web.example", 53) == ("10.0.0.6", 53)
+    with pytest.raises(OpenFailed, match="POLICY"):
+        egress.admit_datagrams("web.example", 54)
+    found = report.document(start=0, end=1, target="t", command=(), exit_status=0).contacts
+    assert [(one.host, one.allowed, one.bytes_down) for one in found] == [
+        ("db.example", True, 1000),
+        ("web.example", False, 0),
+        ("web.example", True, 0),
+    ]
+
+
+def test_datagrams_do_not_reach_the_loopback_of_this_machine() -> None:
+    limits = Limits(hosts={"host.example": (GATEWAY4, 0)}, host_loopback=True)
+    with pytest.raises(OpenFailed) as refused:
+        Egress(Session(), None, limits, Report()).admit_datagrams("host.example", 53)
+    assert refused.value.failure is Failure.ECONNREFUSED
+
+
+@pytest.mark.parametrize("failure", [Failure.POLICY, Failure.UNAVAILABLE])
+def test_service_is_opened_in_the_session_or_not(failure: Failure) -> None:
+    async def dialogue() -> None:
+        session = Session(failure)
+        with pytest.raises(OpenFailed):
+            await Egress(session, None, Limits()).open_service(("udp", 1), asyncio.Protocol())
+        assert session.opened == [("udp", 1)]
+
+    asyncio.run(dialogue())

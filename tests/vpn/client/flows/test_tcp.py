@@ -1,0 +1,340 @@
+"""The client's part in a flow: asked, opened or refused, joined, and told when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from shim.protocol.gate import (
+    MAX_KNOWN,
+    Adopt,
+    Cancel,
+    Closed,
+    Known,
+    Open,
+    Opened,
+    Reason,
+    Refused,
+)
+from shim.protocol.link import Message
+from vpn.client.flows import tcp as module
+from vpn.client.flows.tcp import Flows
+from vpn.client.listing import FlowStatus
+from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.transport.pump import Pump
+
+KEY = bytes(12)
+
+
+class FarEnd:
+    """A session whose destinations are sockets of the test."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.failure: Failure | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.far, self._inner = socket.socketpair()
+        self.far.setblocking(False)
+
+    async def open(self, host: str, port: int) -> Pump:
+        self.asked.append((host, port))
+        await self.gate.wait()
+        if self.failure is not None:
+            raise OpenFailed(self.failure)
+        pump = Pump()
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: pump.far, sock=self._inner)
+        return pump
+
+    def close(self) -> None:
+        self.far.close()
+        self._inner.close()
+
+
+Dialogue = Callable[[Flows, FarEnd, list[Message]], Awaitable[None]]
+
+
+def play(dialogue: Dialogue) -> None:
+    async def act() -> None:
+        said: list[Message] = []
+        far_end = FarEnd()
+        try:
+            await asyncio.wait_for(dialogue(Flows(far_end, said.append), far_end, said), 10)
+        finally:
+            far_end.close()
+
+    asyncio.run(act())
+
+
+async def heard(said: list[Message], count: int = 1) -> None:
+    for _ in range(5000):
+        if len(said) >= count:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it was never said")
+
+
+def accept(flows: Flows, number: int) -> socket.socket:
+    """Hand a connected socket over as the gate does, and return the application's end."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        app = socket.create_connection(listener.getsockname()[:2])
+        accepted, _ = listener.accept()
+    app.setblocking(False)
+    flows.on_accepted(number, accepted.detach())
+    return app
+
+
+def test_opened_is_said_after_the_far_end_has_opened() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, KEY, "www.example.com", 443))
+        await asyncio.sleep(0.01)
+        assert far_end.asked == [("www.example.com", 443)]
+        assert said == []
+        far_end.gate.set()
+        await heard(said)
+        assert said == [Opened(7)]
+        flows.abort()
+
+    play(dialogue)
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_each_failure_has_its_reason(failure: Failure) -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.failure = failure
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await heard(said)
+        assert said == [Refused(7, module.REASONS[failure])]
+        assert flows.counters.refused == 1
+
+    play(dialogue)
+
+
+def test_refusal_of_the_far_end_is_a_refusal_and_a_rule_is_a_denial() -> None:
+    assert module.REASONS[Failure.ECONNREFUSED] is Reason.REFUSED
+    assert module.REASONS[Failure.POLICY] is Reason.DENIED
+
+
+def test_accepted_is_joined_and_its_end_is_told() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await heard(said)
+        app = accept(flows, 7)
+        await loop.sock_sendall(app, b"question")
+        assert await loop.sock_recv(far_end.far, 99) == b"question"
+        await loop.sock_sendall(far_end.far, b"answer")
+        assert await loop.sock_recv(app, 99) == b"answer"
+        assert flows.counters.active == 1
+        app.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(far_end.far, 99) == b""
+        far_end.far.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(app, 99) == b""
+        await heard(said, 2)
+        assert said[1:] == [Closed((7,))]
+        counters = flows.counters
+        assert (counters.active, counters.bytes_up, counters.bytes_down) == (0, 8, 6)
+        app.close()
+
+    play(dialogue)
+
+
+def test_there_is_room_for_as_many_as_there_are_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also for one that is asked for in the moment in which the one before is open."""
+    room = 3
+    files = module.RESERVED_FILES + room
+    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (files, files))
+
+    class OpensAtOnce:
+        async def open(self, host: str, port: int) -> Pump:
+            return Pump()
+
+    async def act() -> None:
+        said: list[Message] = []
+
+        def hear(message: Message) -> None:
+            said.append(message)
+            if isinstance(message, Opened):
+                flows.on_open(Open(message.flow + 1, KEY, "h", 1))
+
+        flows = Flows(OpensAtOnce(), hear)
+        flows.on_open(Open(1, KEY, "h", 1))
+        await heard(said, room + 1)
+        assert said == [*map(Opened, range(1, room + 1)), Refused(room + 1, Reason.NET_UNREACHABLE)]
+
+    asyncio.run(asyncio.wait_for(act(), 10))
+
+
+def test_cancelled_before_it_is_open_is_asked_no_more() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await asyncio.sleep(0.01)
+        flows.on_cancel(Cancel(7))
+        far_end.gate.set()
+        await asyncio.sleep(0.01)
+        assert said == []
+
+    play(dialogue)
+
+
+def test_accepted_that_nobody_knows_is_closed_and_told() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        ours, theirs = socket.socketpair()
+        flows.on_accepted(99, theirs.detach())
+        ours.settimeout(1)
+        assert ours.recv(1) == b""
+        await heard(said)
+        assert said == [Closed((99,))]
+        ours.close()
+
+    play(dialogue)
+
+
+def test_next_gate_is_told_what_is_open_and_what_is_accepted() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await heard(said)
+        flows.on_started()
+        assert said[1:] == [Adopt((Known(7, KEY, False),))]
+        app = accept(flows, 7)
+        flows.on_started()
+        assert said[2:] == [Adopt((Known(7, KEY, True),))]
+        flows.abort()
+        app.close()
+
+    play(dialogue)
+
+
+def test_what_a_dead_gate_had_asked_for_is_not_answered() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, KEY, "www.example.com", 443))
+        await asyncio.sleep(0.01)
+        flows.on_started()
+        far_end.gate.set()
+        await asyncio.sleep(0.01)
+        assert said == []
+
+    play(dialogue)
+
+
+def test_flow_is_shown_from_its_opening_to_its_end() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        key = bytes([198, 18, 0, 2, 192, 0, 2, 1, 0x9C, 0x40, 0, 80])
+
+        def shown() -> FlowStatus:
+            (one,) = flows.list(lambda _: "server")
+            return one
+
+        far_end.gate.clear()
+        flows.on_open(Open(7, key, "www.example.com", 80))
+        assert shown() == FlowStatus(
+            id="t7",
+            protocol="tcp",
+            source="198.18.0.2",
+            source_port=40000,
+            destination="www.example.com",
+            destination_port=80,
+            state="opening",
+            bytes_up=0,
+            bytes_down=0,
+            age_s=0,
+            idle_s=0,
+            exit="server",
+        )
+        far_end.gate.set()
+        await heard(said)
+        assert shown().state == "opening"
+        app = accept(flows, 7)
+        await loop.sock_sendall(app, b"question")
+        assert await loop.sock_recv(far_end.far, 99) == b"question"
+        assert (shown().state, shown().bytes_up, shown().bytes_down) == ("open", 8, 0)
+        app.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(far_end.far, 99) == b""
+        assert shown().state == "half-closed-local"
+        far_end.far.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(app, 99) == b""
+        await heard(said, 2)
+        assert flows.list(lambda _: "server") == []
+        app.close()
+
+    play(dialogue)
+
+
+def test_idle_is_the_time_since_the_last_data() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        for act in (lambda: near.send(b"sent"), lambda: far.send(b"received")):
+            while (before := module.idle_ms(near)) < 50:
+                time.sleep(0.001)
+            act()
+            while module.idle_ms(near) >= before:
+                time.sleep(0.001)
+    assert module.idle_ms(near) == 0
+
+
+def test_killed_flow_is_reset_at_both_ends() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await heard(said)
+        app = accept(flows, 7)
+        assert not flows.kill(8)
+        assert flows.kill(7)
+        with pytest.raises(ConnectionResetError):
+            await loop.sock_recv(app, 99)
+        assert await loop.sock_recv(far_end.far, 99) == b""
+        await heard(said, 2)
+        assert said[1:] == [Closed((7,))]
+        assert not flows.kill(7)
+        app.close()
+
+    play(dialogue)
+
+
+def test_killed_while_it_is_opening_is_refused() -> None:
+    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
+        far_end.gate.clear()
+        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await asyncio.sleep(0.01)
+        assert flows.kill(7)
+        far_end.gate.set()
+        await asyncio.sleep(0.01)
+        assert said == [Refused(7, Reason.REFUSED)]
+        assert flows.list(lambda _: "server") == []
+
+    play(dialogue)
+
+
+def test_many_flows_are_told_oldest_first_in_messages_of_bounded_size() -> None:
+    count = MAX_KNOWN + 1
+
+    class Instant:
+        async def open(self, host: str, port: int) -> Pump:
+            return Pump()
+
+    async def act() -> None:
+        said: list[Message] = []
+        flows = Flows(Instant(), said.append)
+        for number in reversed(range(count)):
+            flows.on_open(Open(number, KEY, "192.0.2.1", 80))
+        await heard(said, count)
+        flows.on_started()
+        first, second = said[count:]
+        assert isinstance(first, Adopt)
+        assert isinstance(second, Adopt)
+        assert [one.flow for one in (*first.flows, *second.flows)] == list(range(count))
+
+    asyncio.run(act())

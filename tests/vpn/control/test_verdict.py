@@ -1,0 +1,119 @@
+"""What becomes of a packet: the kernel first, then the gate, the rules, the session."""
+
+from __future__ import annotations
+
+import pytest
+
+from shim.protocol import DEVICE
+from vpn.control.messages import Fate, NameWay
+from vpn.control.verdict import RouteText, RuleText, Word, inside, judge, nameless, way_text
+
+OURS, OTHER = RuleText(7213, True, "anything"), RuleText(32766, False, "anything")
+
+
+def route(device: str = DEVICE, kind: str = "unicast", rule: RuleText | None = OURS) -> RouteText:
+    return RouteText(
+        table=7200, kind=kind, prefix="default", device=device, gateway="", source="", rule=rule
+    )
+
+
+UP = Fate(server="alice@vpn.example (quic)")
+SWITCHED = Fate(server="alice@vpn.example (quic)", kill_switch=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "fate", "found", "word"),
+    [
+        ("203.0.113.1", 80, UP, route(), "tunnel"),
+        ("203.0.113.1", 53, UP, route(), "resolver"),
+        ("203.0.113.1", 80, UP, route("eth0", rule=OTHER), "direct"),
+        ("127.0.0.1", 53, UP, route("lo", "local"), "local"),
+        ("224.0.0.1", 80, UP, route(kind="multicast"), "dropped"),
+        ("ff02::1", 80, UP, route(), "dropped"),
+        ("203.0.113.1", 80, UP, "Network is unreachable", "unreachable"),
+        ("203.0.113.1", 80, SWITCHED, "No route to host", "blocked"),
+        ("203.0.113.1", 80, SWITCHED, route("eth0", rule=OTHER), "blocked"),
+        ("10.0.0.1", 80, SWITCHED, route("eth0"), "direct"),
+        ("fd00::1", 80, SWITCHED, route("eth0"), "direct"),
+        ("203.0.113.1", 80, Fate(), route("eth0", rule=OTHER), "direct"),
+    ],
+)
+def test_kernel_has_the_first_word(
+    address: str, port: int, fate: Fate, found: RouteText | str, word: Word
+) -> None:
+    assert judge(address, port, fate, found)[0] == word
+
+
+def test_local_network_is_blocked_where_that_was_asked_for() -> None:
+    fate = Fate(server="s", kill_switch=True, lan=False)
+    assert judge("10.0.0.1", 80, fate, route("eth0"))[0] == "blocked"
+
+
+def test_kill_switch_is_open_while_it_is_paused() -> None:
+    fate = Fate(server="s", kill_switch=True, paused_s=9)
+    assert judge("203.0.113.1", 80, fate, route("eth0")) == (
+        "direct",
+        "the tunnel is paused for another 9 s",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fate", "word", "why"),
+    [
+        (Fate(is_pool=True), "refused", "stands for no name"),
+        (Fate(is_pool=True, name="a.b", server="s"), "tunnel", "leaves at s"),
+        (
+            Fate(is_allowed=False, rule="a.b:1", rule_number=2),
+            "refused",
+            "rule 2 forbids it: a.b:1",
+        ),
+        (Fate(is_allowed=False, rule="default"), "refused", "no rule allows it"),
+        (Fate(is_allowed=False, rule="not a destination"), "refused", "not a destination"),
+        (Fate(exit="loopback"), "refused", "nobody listens"),
+        (Fate(exit="loopback", has_loopback=True), "loopback", "port 80"),
+        (Fate(is_connected=False, last_error="x", retry_in_s=3), "unreachable", "try in 3 s"),
+        (Fate(is_connected=False, last_error="x"), "unreachable", "(x); next try now"),
+        (Fate(server="s", place="10.0.0.5", place_port=1), "tunnel", "s as 10.0.0.5:1"),
+        (Fate(server="s", place="10.0.0.5"), "tunnel", "s as 10.0.0.5:80"),
+    ],
+)
+def test_in_the_tunnel_the_first_reason_counts(fate: Fate, word: Word, why: str) -> None:
+    got, said = inside(80, fate)
+    assert got == word
+    assert why in said
+
+
+def test_ping_goes_where_it_is_carried() -> None:
+    assert inside(0, Fate(server="s"))[0] == "tunnel"
+    assert inside(0, Fate(server="s", carries_udp=False)) == (
+        "unreachable",
+        "s carries connections, and no ping",
+    )
+
+
+@pytest.mark.parametrize(
+    ("way", "outcome", "word"),
+    [
+        (NameWay(way="refused", rule="default"), "", "refused"),
+        (NameWay(way="special"), "", "nonexistent"),
+        (NameWay(way="forwarded"), "", "unknown"),
+        (NameWay(way="outside"), "", "unknown"),
+        (NameWay(way="far"), "nx_domain", "nonexistent"),
+        (NameWay(way="cached"), "no_data", "nonexistent"),
+        (NameWay(way="far"), "unreachable", "unreachable"),
+        (NameWay(way="far"), "failed", "unknown"),
+        (NameWay(way="virtual"), "found", "unknown"),
+    ],
+)
+def test_name_without_an_address_has_a_reason(way: NameWay, outcome: str, word: Word) -> None:
+    got, why = nameless(Fate(way=way, outcome=outcome))
+    assert got == word
+    assert why
+    assert way_text(way)
+
+
+def test_who_was_asked_and_when_is_said() -> None:
+    assert "192.0.2.53 3 s ago, kept for another 7 s" in way_text(
+        NameWay(way="cached", asked="192.0.2.53", age_s=3, left_s=7)
+    )
+    assert "cannot be reached" in way_text(NameWay(way="far", asked="server", is_away=True))

@@ -1,0 +1,40 @@
+import asyncio
+
+import pytest
+
+from vpn.protocol.services import RESOLVER, Caller
+from vpn.server.services.table import is_reserved, protocol_for
+from vpn.ssh.login.grant import EVERYTHING
+from vpn.ssh.open_failure import Failure, OpenFailed
+
+CALLER = Caller(EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        ("resolver.overlay-vpn.internal", True),
+        ("RESOLVER.Overlay-VPN.internal.", True),
+        ("a.b.overlay-vpn.internal", True),
+        ("overlay-vpn.internal", True),
+        ("notoverlay-vpn.internal", False),
+        ("overlay-vpn.internal.example", False),
+        ("192.0.2.1", False),
+        ("", False),
+    ],
+)
+def test_reserved_names(host: str, is_ours: bool) -> None:
+    assert is_reserved(host) is is_ours
+
+
+def test_service_of_the_table_is_given() -> None:
+    protocol = asyncio.Protocol()
+    handlers = {RESOLVER: lambda caller: protocol if caller is CALLER else asyncio.Protocol()}
+    assert protocol_for(handlers, CALLER, RESOLVER[0].upper(), 53) is protocol
+
+
+@pytest.mark.parametrize(("host", "port"), [("other.overlay-vpn.internal", 53), (RESOLVER[0], 80)])
+def test_what_is_not_in_the_table_is_refused(host: str, port: int) -> None:
+    with pytest.raises(OpenFailed) as failed:
+        protocol_for({RESOLVER: lambda _: asyncio.Protocol()}, CALLER, host, port)
+    assert (failed.value.failure, failed.value.detail) == (Failure.POLICY, "reserved")

@@ -1,0 +1,378 @@
+"""The UDP service with real sockets on the loopback device: a client's messages in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+import pytest
+import uvloop
+
+from vpn.protocol import udp
+from vpn.protocol.framing import Frames, frame
+from vpn.protocol.services import Caller
+from vpn.protocol.udp import Deliver, Send, Undeliverable
+from vpn.server.services import udp as module
+from vpn.server.services.udp import Association, UdpService
+from vpn.server.services.udp_socket import DatagramSocket
+from vpn.ssh.login.grant import Grant
+from vpn.ssh.open_failure import Failure, OpenFailed
+
+LOOPBACK: dict[int, str] = {4: "127.0.0.1", 6: "::1"}
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+Said = list[Deliver | Undeliverable]
+Run = Callable[[Awaitable[None]], None]
+
+
+async def resolve(
+    host: str, port: int, family: socket.AddressFamily
+) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    """Know one name; another one does not answer."""
+    if host == "silent.example.com":
+        await asyncio.sleep(60)
+    if host != "www.example.com":
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+    return [(family, (LOOPBACK[4 if family == socket.AF_INET else 6], port))]
+
+
+class Far:
+    """A far end: an unconnected socket."""
+
+    def __init__(self, family: int = 4) -> None:
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        self.sock = socket.socket(kind, socket.SOCK_DGRAM)
+        self.sock.bind((LOOPBACK[family], 0))
+        self.sock.setblocking(False)
+        self.port: int = self.sock.getsockname()[1]
+
+    async def receive(self) -> tuple[bytes, Any]:
+        for _ in range(5000):
+            with suppress(BlockingIOError):
+                return self.sock.recvfrom(70000)
+            await asyncio.sleep(0.001)
+        raise TimeoutError("nothing comes")
+
+
+class Bench:
+    """A service, and one association of a client with a grant."""
+
+    def __init__(self, family: Literal[4, 6] = 4, grant: Grant | None = None) -> None:
+        self.service = UdpService(resolve)
+        self.caller = Caller(grant or Grant())
+        self.said: Said = []
+        self.association = self.begin(family)
+
+    def begin(self, family: Literal[4, 6] = 4) -> Association:
+        return self.service.begin(
+            self.caller, family, lambda message: self.said.append(udp.decode_answer(message))
+        )
+
+    def send(self, host: str, port: int, payload: bytes = b"hi", hop_limit: int = 64) -> None:
+        self.association.on_message(udp.encode(Send(host, port, hop_limit, True, payload)))
+
+    async def hear(self) -> Deliver | Undeliverable:
+        for _ in range(5000):
+            if self.said:
+                return self.said.pop(0)
+            await asyncio.sleep(0.001)
+        raise TimeoutError("nothing is said")
+
+
+@LOOPS
+@FAMILIES
+def test_datagrams_go_both_ways_whole(run: Run, family: Literal[4, 6]) -> None:
+    async def dialogue() -> None:
+        bench, far = Bench(family), Far(family)
+        for payload in (b"", b"x", bytes(1400), bytes(65507)):
+            bench.send(LOOPBACK[family], far.port, payload)
+            got, source = await far.receive()
+            assert got == payload
+            far.sock.sendto(got, source)
+            assert await bench.hear() == Deliver(LOOPBACK[family], far.port, payload)
+        bench.service.close()
+        far.sock.close()
+
+    run(dialogue())
+
+
+def test_all_destinations_see_one_port_and_whoever_sends_to_it_is_heard() -> None:
+    async def dialogue() -> None:
+        bench, one, other, stranger = Bench(), Far(), Far(), Far()
+        bench.send(LOOPBACK[4], one.port)
+        bench.send(LOOPBACK[4], other.port)
+        (_, source), (_, same) = await one.receive(), await other.receive()
+        assert source == same
+        stranger.sock.sendto(b"unasked", source)
+        assert await bench.hear() == Deliver(LOOPBACK[4], stranger.port, b"unasked")
+        bench.service.close()
+        for far in (one, other, stranger):
+            far.sock.close()
+
+    asyncio.run(dialogue())
+
+
+@FAMILIES
+def test_name_is_resolved_and_answers_as_the_name(family: Literal[4, 6]) -> None:
+    async def dialogue() -> None:
+        bench, far = Bench(family), Far(family)
+        for _ in range(2):
+            bench.send("www.example.com", far.port)
+            _, source = await far.receive()
+            far.sock.sendto(b"back", source)
+            assert await bench.hear() == Deliver("www.example.com", far.port, b"back")
+        bench.service.close()
+        far.sock.close()
+
+    asyncio.run(dialogue())
+
+
+def test_name_that_does_not_exist_is_an_unreachable_host() -> None:
+    async def dialogue() -> None:
+        bench = Bench()
+        for _ in range(2):
+            bench.send("nobody.example.com", 7)
+            assert await bench.hear() == Undeliverable("nobody.example.com", 7, 3, 1, 0, "")
+        bench.service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_datagrams_for_a_name_that_is_not_resolved_wait_and_are_bounded() -> None:
+    async def dialogue() -> None:
+        bench = Bench()
+        for _ in range(module.MAX_WAITING + 5):
+            bench.send("silent.example.com", 7)
+        assert bench.association.lost == {"waiting": 5}
+        bench.association.close()
+        bench.service.close()
+
+    asyncio.run(dialogue())
+
+
+@LOOPS
+@FAMILIES
+def test_closed_port_is_told_again_and_again_by_the_destination(
+    run: Run, family: Literal[4, 6]
+) -> None:
+    async def dialogue() -> None:
+        bench, far = Bench(family), Far(family)
+        closed = far.port
+        far.sock.close()
+        kind, code = udp.PORT_UNREACHABLE[family]
+        for host in (LOOPBACK[family], "www.example.com", LOOPBACK[family]):
+            bench.send(host, closed)
+            assert await bench.hear() == Undeliverable(host, closed, kind, code, 0, host)
+        bench.service.close()
+
+    run(dialogue())
+
+
+def test_error_about_one_destination_does_not_keep_another_from_being_sent_to() -> None:
+    async def dialogue() -> None:
+        bench, far, gone = Bench(), Far(), Far()
+        gone.sock.close()
+        for _ in range(3):
+            bench.send(LOOPBACK[4], gone.port)
+            bench.send(LOOPBACK[4], far.port)
+            await far.receive()
+        bench.service.close()
+        far.sock.close()
+
+    asyncio.run(dialogue())
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("udp4.overlay-vpn.internal", 1),
+        ("x.overlay-vpn.internal.", 53),
+        ("224.0.0.1", 53),
+        ("fe80::1%eth0", 53),
+    ],
+)
+def test_what_must_not_be_sent_to_is_a_closed_port(host: str, port: int) -> None:
+    async def dialogue() -> None:
+        family: Literal[4, 6] = 6 if ":" in host else 4
+        bench = Bench(family)
+        bench.send(host, port)
+        assert bench.said == [Undeliverable(host, port, *udp.PORT_UNREACHABLE[family], 0, "")]
+        bench.service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_address_of_the_other_family_is_an_unreachable_network() -> None:
+    async def dialogue() -> None:
+        bench = Bench(4)
+        bench.send("::1", 53)
+        assert bench.said == [Undeliverable("::1", 53, 3, 0, 0, "")]
+        bench.service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_login_sends_where_it_may_connect_and_nowhere_else() -> None:
+    async def dialogue() -> None:
+        granted, other = Far(), Far()
+        grant = Grant(permit_open=frozenset({("127.0.0.1", granted.port)}))
+        bench = Bench(4, grant)
+        bench.send(LOOPBACK[4], other.port)
+        bench.send("www.example.com", granted.port)
+        refused = [("127.0.0.1", other.port), ("www.example.com", granted.port)]
+        assert bench.said == [Undeliverable(*one, 3, 3, 0, "") for one in refused]
+        bench.send(LOOPBACK[4], granted.port, b"granted")
+        assert (await granted.receive())[0] == b"granted"
+        with pytest.raises(BlockingIOError):
+            other.sock.recv(10)
+        bench.service.close()
+        granted.sock.close()
+        other.sock.close()
+
+    asyncio.run(dialogue())
+
+
+def test_associations_of_a_login_are_bounded_and_one_that_ends_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_ASSOCIATIONS", 2)
+
+    async def dialogue() -> None:
+        bench = Bench()
+        bench.begin()
+        with pytest.raises(OpenFailed) as refused:
+            bench.begin()
+        assert refused.value.failure is Failure.UNAVAILABLE
+        bench.association.close()
+        bench.association.close()
+        bench.begin()
+        bench.service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_association_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_S", 0.05)
+    monkeypatch.setattr(module, "TICK_S", 0.01)
+
+    async def dialogue() -> None:
+        bench = Bench()
+        for _ in range(5000):
+            if not bench.caller.held["udp"]:
+                break
+            await asyncio.sleep(0.001)
+        assert bench.caller.held["udp"] == 0
+        bench.send(LOOPBACK[4], 9)  # is nobody's any more
+        bench.service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_client_that_does_not_take_its_datagrams_leaves_them_in_the_socket() -> None:
+    async def dialogue() -> None:
+        bench, far = Bench(), Far()
+        bench.send(LOOPBACK[4], far.port)
+        _, source = await far.receive()
+        bench.association.pause()
+        far.sock.sendto(b"later", source)
+        await asyncio.sleep(0.05)
+        assert bench.said == []
+        bench.association.resume()
+        assert await bench.hear() == Deliver(LOOPBACK[4], far.port, b"later")
+        bench.service.close()
+        far.sock.close()
+
+    asyncio.run(dialogue())
+
+
+def test_error_that_finds_no_room_is_not_said_for_ever() -> None:
+    """The kernel keeps saying that there is one, until it is asked for it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind((LOOPBACK[4], 0))
+        port = far.getsockname()[1]
+        full = DatagramSocket(4)
+        full.send(LOOPBACK[4], port, 64, b"", may_fragment=True)
+        _, source = far.recvfrom(0)
+        for _ in range(4000):
+            far.sendto(bytes(1400), source)
+    poll = select.poll()
+    poll.register(full, 0)
+    full.send(LOOPBACK[4], port, 64, b"", may_fragment=True)
+    assert poll.poll(5000) == [(full.fileno(), select.POLLERR)]
+    assert full.receive_error() is None
+    assert poll.poll(0) == []
+    full.close()
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = Frames(udp.MAX_MESSAGE)
+        self.said: Said = []
+        self.is_aborted = False
+
+    def write(self, data: Any) -> None:
+        self.said += [udp.decode_answer(one) for one in self.frames.feed(bytes(data))]
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_channel_carries_one_association_and_ends_it() -> None:
+    async def dialogue() -> None:
+        service, caller, transport = UdpService(resolve), Caller(Grant()), Transport()
+        protocol = service.protocol(4, caller)
+        protocol.connection_made(transport)
+        assert isinstance(protocol, asyncio.Protocol)
+        for octet in frame(udp.encode(Send("224.0.0.1", 7, 64, True, b""))):
+            protocol.data_received(bytes([octet]))
+        assert transport.said == [Undeliverable("224.0.0.1", 7, 3, 3, 0, "")]
+        assert caller.held["udp"] == 1
+        protocol.connection_lost(None)
+        assert caller.held["udp"] == 0
+        service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_client_that_does_not_take_what_is_said_loses_it() -> None:
+    async def dialogue() -> None:
+        service, transport = UdpService(resolve), Transport()
+        protocol = service.protocol(4, Caller(Grant()))
+        protocol.connection_made(transport)
+        assert isinstance(protocol, asyncio.Protocol)
+        undeliverable = frame(udp.encode(Send("224.0.0.1", 7, 64, True, b"")))
+        protocol.pause_writing()
+        protocol.data_received(undeliverable)
+        assert transport.said == []
+        protocol.resume_writing()
+        protocol.data_received(undeliverable)
+        assert len(transport.said) == 1
+        protocol.connection_lost(None)
+        service.close()
+
+    asyncio.run(dialogue())
+
+
+def test_client_that_says_nonsense_loses_the_channel() -> None:
+    async def dialogue() -> None:
+        service, caller, transport = UdpService(resolve), Caller(Grant()), Transport()
+        protocol = service.protocol(4, caller)
+        protocol.connection_made(transport)
+        assert isinstance(protocol, asyncio.Protocol)
+        protocol.data_received(frame(b"nonsense"))
+        assert transport.is_aborted
+        assert caller.held["udp"] == 0
+        service.close()
+
+    asyncio.run(dialogue())

@@ -1,0 +1,245 @@
+"""Whose a datagram is: of the channel that was opened inside SSH, and of no other."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ssh_lab import Keys, connect, login_with, our_server, trusting
+from transport_lab import Recorder, dialing
+
+from vpn.server.app import Server
+from vpn.ssh.session.client import Session
+from vpn.ssh.session.datagrams import ChannelDatagrams, Multiplexer
+from vpn.transport.base import Datagrams
+from vpn.transport.quic.config import Liveness
+from vpn.transport.quic.transport import QuicClient, QuicTransport
+
+Run = Callable[[Any], Any]
+
+REFLECTOR = ("reflector.overlay-vpn.internal", 7)
+
+
+class Below:
+    """The datagrams of a connection, on paper."""
+
+    max_bytes = 1200
+    dropped = 0
+
+    def __init__(self) -> None:
+        self.on_datagram: Callable[[bytes], object]
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes) -> bool:
+        self.sent.append(data)
+        return True
+
+
+class Owner:
+    """A channel that can close and that notes what raises."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self.has_raised = False
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def guarded(self, callback: Any, *arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except ValueError:
+            self.has_raised = self.is_closed = True
+
+
+@pytest.fixture
+def below() -> Below:
+    return Below()
+
+
+def test_datagram_goes_to_the_number_of_the_peer_and_comes_to_ours(below: Below) -> None:
+    received: list[bytes] = []
+    channel = Multiplexer(below).open(Owner(), 3, 258)
+    channel.on_datagram = received.append
+    assert channel.send(b"up")
+    assert below.sent == [b"\0\0\1\2up"]
+    below.on_datagram(b"\0\0\0\3down")
+    below.on_datagram(b"\0\0\0\3")
+    assert received == [b"down", b""]
+
+
+def test_number_takes_its_part_of_the_room(below: Below) -> None:
+    assert Multiplexer(below).open(Owner(), 1, 1).max_bytes == below.max_bytes - 4
+
+
+@pytest.mark.parametrize("hostile", [b"", b"\0\0\0", b"\0\0\0\4no", b"\xff\xff\xff\xffno"])
+def test_datagram_of_no_channel_is_counted_and_reaches_nothing(
+    below: Below, hostile: bytes
+) -> None:
+    received: list[bytes] = []
+    mux = Multiplexer(below)
+    mux.open(Owner(), 3, 3).on_datagram = received.append
+    below.on_datagram(hostile)
+    assert (received, mux.refused) == ([], 1)
+
+
+def test_closed_channel_takes_and_sends_nothing(below: Below) -> None:
+    received: list[bytes] = []
+    mux, owner = Multiplexer(below), Owner()
+    channel = mux.open(owner, 3, 3)
+    channel.on_datagram = received.append
+    owner.is_closed = True
+    below.on_datagram(b"\0\0\0\3while it closes")
+    mux.close(3)
+    below.on_datagram(b"\0\0\0\3afterwards")
+    assert not channel.send(b"too late")
+    assert channel.max_bytes == 0
+    assert (received, below.sent, mux.refused) == ([], [], 2)
+
+
+def test_receiver_that_raises_is_the_channels_affair(below: Below) -> None:
+    mux, owner = Multiplexer(below), Owner()
+    mux.open(owner, 3, 3).on_datagram = bytes.decode
+    below.on_datagram(b"\0\0\0\3\xff")
+    assert owner.has_raised
+
+
+# Over QUIC.
+
+
+class Reflector(Recorder):
+    """A service that sends each datagram back."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        datagrams: Datagrams | None = transport.get_extra_info("datagrams")
+        if datagrams is not None:
+            datagrams.on_datagram = datagrams.send
+
+
+def reflecting(server: Server) -> None:
+    """Give a server the service."""
+    server._services = {**server._services, REFLECTOR: lambda _: Reflector()}
+
+
+async def reflection(session: Session) -> tuple[Recorder, ChannelDatagrams | None]:
+    """A channel to it, and its datagrams."""
+    client = Recorder()
+    channel = await session._open(*REFLECTOR, client)
+    datagrams = channel.get_extra_info("datagrams")
+    if datagrams is not None:
+        datagrams.on_datagram = client.take_datagram
+    return client, datagrams
+
+
+def test_channels_of_a_session_get_their_own_datagrams(run: Run, keys: Keys) -> None:
+    async def dialogue() -> None:
+        async with our_server(keys, QuicTransport()) as (server, transport):
+            reflecting(server)
+            login = login_with(keys, trusting(server.address))
+            session = await connect(transport, server.address, login)
+            opened = [await reflection(session) for _ in range(3)]
+            for number, (_, datagrams) in enumerate(opened):
+                assert datagrams is not None
+                assert datagrams.send(bytes([number]))
+            for number, (client, _) in enumerate(opened):
+                await client.until(lambda end: bool(end.datagrams))
+                assert client.datagrams == [bytes([number])]
+            await session.close()
+
+    run(dialogue())
+
+
+def test_session_without_datagrams_has_none_in_its_channels(run: Run, keys: Keys) -> None:
+    async def dialogue() -> None:
+        async with our_server(keys) as (server, transport):
+            reflecting(server)
+            session = await connect(
+                transport, server.address, login_with(keys, trusting(server.address))
+            )
+            assert (await reflection(session))[1] is None
+            await session.close()
+
+    run(dialogue())
+
+
+def test_channel_that_has_closed_is_sent_nothing_any_more(run: Run, keys: Keys) -> None:
+    async def dialogue() -> None:
+        async with our_server(keys, QuicTransport()) as (server, transport):
+            reflecting(server)
+            session = await connect(
+                transport, server.address, login_with(keys, trusting(server.address))
+            )
+            client, datagrams = await reflection(session)
+            other, others = await reflection(session)
+            assert datagrams is not None
+            assert others is not None
+            client.transport.close()
+            assert not datagrams.send(b"no")
+            session._connection.datagrams._below.send(datagrams._prefix + b"yet sent")
+            others.send(b"here")
+            await other.until(lambda end: bool(end.datagrams))
+            assert client.datagrams == []
+            await session.close()
+
+    run(dialogue())
+
+
+def test_second_login_reaches_nothing_of_the_first(run: Run, keys: Keys) -> None:
+    """Its channels have the same numbers, on another connection."""
+
+    async def dialogue() -> None:
+        async with our_server(keys, QuicTransport()) as (server, transport):
+            reflecting(server)
+            login = login_with(keys, trusting(server.address))
+            first = await connect(transport, server.address, login)
+            second = await connect(transport, server.address, login)
+            client, datagrams = await reflection(first)
+            assert datagrams is not None
+            stream = second._connection.get_extra_info("datagrams")
+            for number in range(64):
+                assert stream.send(number.to_bytes(4, "big") + b"guessed")
+            other, others = await reflection(second)
+            assert others is not None
+            others.send(b"own")
+            await other.until(lambda end: bool(end.datagrams))
+            datagrams.send(b"own")
+            await client.until(lambda end: bool(end.datagrams))
+            assert client.datagrams == other.datagrams == [b"own"]
+            await first.close()
+            await second.close()
+
+    run(dialogue())
+
+
+def test_datagrams_before_the_login_reach_nothing(run: Run, keys: Keys) -> None:
+    async def dialogue() -> None:
+        async with our_server(keys, QuicTransport()) as (server, transport):
+            reflecting(server)
+            to = dialing(server.address)
+            udp = await to.sockets.outer_socket(socket.AF_INET, socket.SOCK_DGRAM)
+            udp.connect((to.address.host, to.address.port))
+            stranger = QuicClient(udp, to, Liveness())
+            await stranger.connect()
+            recorder = Recorder()
+            stranger.open_stream(recorder)
+            datagrams = recorder.transport.get_extra_info("datagrams")
+            datagrams.on_datagram = recorder.take_datagram
+            await recorder.until_bytes(8)  # the server's greeting: there is a session to log in to
+            session = await connect(
+                transport, server.address, login_with(keys, trusting(server.address))
+            )
+            client, own = await reflection(session)
+            for number in range(64):
+                datagrams.send(number.to_bytes(4, "big") + b"guessed")
+            await asyncio.sleep(0.05)
+            assert own is not None
+            own.send(b"own")
+            await client.until(lambda end: bool(end.datagrams))
+            assert client.datagrams == [b"own"]
+            assert recorder.datagrams == []
+            recorder.transport.abort()
+            await session.close()
+
+    run(dialogue())

@@ -1,0 +1,1 @@
+"""The flows of one tunnel: TCP, UDP and echo, each opened at the far end."""

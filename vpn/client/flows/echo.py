@@ -1,0 +1,221 @@
+"""Pings of the gate become requests to our server, over one channel, and its answers come back.
+
+The rules of the user are asked once for a query (the pinging of one host by one program); what they
+forbid never leaves. The channel is opened with the first ping, and again when it was lost. Why it
+cannot be opened is said at once: another server has no such service (prohibited), there is no
+session now (net unreachable). Nothing waits for a peer that does not read, and nothing is sent
+again: a ping that is late says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+from shim.protocol import GATEWAY4, GATEWAY6
+from shim.protocol.datagrams import Ping, Pong, Unanswered
+from shim.protocol.link import Message
+from vpn.client.flows.egress import Egress
+from vpn.protocol import echo
+from vpn.protocol.echo import Failed, Reply, Request
+from vpn.protocol.services import ECHO
+from vpn.ssh.open_failure import Failure, OpenFailed
+
+MAX_QUERIES: Final = 1024
+MAX_WAITING: Final = 64
+"""Pings that wait for the channel to open."""
+
+_GATEWAYS: Final = (GATEWAY4, GATEWAY6)
+_HOPS_OF_OUR_OWN: Final = 64
+_DENIED: Final = {(3, 9), (3, 10), (3, 13), (1, 1)}
+"""Types and codes of ICMP that say "prohibited" (RFC 1812 §5.2.7.1, RFC 4443 §3.1)."""
+
+
+@dataclass(slots=True)
+class _Query:
+    """Whom the gate asks for, whom that is, None if denied; and whether it has been reported."""
+
+    host: str
+    target: str | None
+    family: int
+    has_result: bool = False
+
+
+class Echo:
+    """All pings between a gate and a session."""
+
+    def __init__(self, egress: Egress, send: Callable[[Message], None]) -> None:
+        self._egress = egress
+        self._send = send
+        self._queries: OrderedDict[int, _Query] = OrderedDict()
+        self._channel: _Channel | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._waiting: list[Ping] = []
+
+    def on_ping(self, ping: Ping) -> None:
+        """An application pings."""
+        query = self._query(ping)
+        if query.target is None:
+            self._refuse(ping, Failure.POLICY)
+        elif query.target in _GATEWAYS:
+            # A name that stands for this machine: it is there, and so is the gate.
+            self._on_result(query, None)
+            self._send(Pong(ping.query, ping.sequence, _HOPS_OF_OUR_OWN, ping.host, ping.payload))
+        elif self._channel is not None:
+            self._channel.send(_request(ping, query.target))
+        elif len(self._waiting) < MAX_WAITING:
+            self._waiting.append(ping)
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+
+    def close(self) -> None:
+        """Ask for nothing any more."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._channel is not None:
+            self._channel.close()
+
+    def _query(self, ping: Ping) -> _Query:
+        """Return what is known of a query; the rules decide when it is new."""
+        query = self._queries.get(ping.query)
+        if query is None or query.host != ping.host:
+            target: str | None
+            try:
+                target = self._egress.admit_ping(ping.host)
+            except OpenFailed:
+                target = None
+            query = _Query(ping.host, target, ping.family)
+            query.has_result = target is None
+            if len(self._queries) >= MAX_QUERIES:
+                self._queries.popitem(last=False)
+            self._queries[ping.query] = query
+        self._queries.move_to_end(ping.query)
+        return query
+
+    async def _open(self) -> None:
+        channel = _Channel(self._on_answer, self._on_lost)
+        failure: Failure | None = None
+        try:
+            await self._egress.open_service(ECHO, channel)
+        except OpenFailed as failed:
+            failure = failed.failure
+        self._opening = None
+        waiting, self._waiting = self._waiting, []
+        if channel.is_lost:
+            failure = Failure.UNAVAILABLE
+        elif failure is None:
+            self._channel = channel
+        for ping in waiting:
+            if failure is None:
+                self.on_ping(ping)
+            else:
+                self._refuse(ping, failure)
+
+    def _refuse(self, ping: Ping, failure: Failure) -> None:
+        query = self._queries.get(ping.query)
+        if query is not None:
+            self._on_result(query, failure)
+        said = echo.said_for(failure, ping.family)
+        if said is not None:
+            self._send(Unanswered(ping.query, ping.sequence, *said, 0, ""))
+
+    def _on_answer(self, answer: Reply | Failed) -> None:
+        query = self._queries.get(answer.query)
+        if query is None or query.target is None:
+            return
+        if isinstance(answer, Reply):
+            self._on_result(query, None)
+            source = query.host if answer.source == query.target else answer.source
+            self._send(
+                Pong(answer.query, answer.sequence, answer.hop_limit, source, answer.payload)
+            )
+            return
+        self._on_result(query, _failure(answer, query))
+        router = query.host if answer.router == query.target else answer.router
+        self._send(
+            Unanswered(answer.query, answer.sequence, answer.kind, answer.code, answer.mtu, router)
+        )
+
+    def _on_result(self, query: _Query, failure: Failure | None) -> None:
+        if not query.has_result and failure is not Failure.ETIMEDOUT:
+            query.has_result = True
+            self._egress.on_ping_result(query.host, failure)
+
+    def _on_lost(self, channel: _Channel) -> None:
+        if self._channel is channel:
+            self._channel = None
+
+
+class _Channel(asyncio.Protocol):
+    """One channel to the service."""
+
+    def __init__(
+        self,
+        on_answer: Callable[[Reply | Failed], None],
+        on_lost: Callable[[_Channel], None],
+    ) -> None:
+        self._on_answer = on_answer
+        self._on_lost = on_lost
+        self._answers = echo.Answers()
+        self._transport: asyncio.Transport
+        self._is_paused = False
+        self.is_lost = False
+
+    def send(self, request: Request) -> None:
+        """Send a request, unless the session is full: then it is lost, as on any wire."""
+        if not self._is_paused and not self._transport.is_closing():
+            self._transport.write(echo.frame(request))
+
+    def close(self) -> None:
+        """End the channel."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on the answers that are complete."""
+        try:
+            answers = self._answers.feed(data)
+        except ValueError:
+            self._transport.abort()
+            return
+        for answer in answers:
+            self._on_answer(answer)
+
+    def pause_writing(self) -> None:
+        """Lose what comes now."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._is_paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Be followed by another channel, with the next ping."""
+        self.is_lost = True
+        self._on_lost(self)
+
+
+def _request(ping: Ping, target: str) -> Request:
+    return Request(
+        ping.query,
+        ping.family,
+        target,
+        ping.hop_limit,
+        ping.may_fragment,
+        ping.sequence,
+        ping.payload,
+    )
+
+
+def _failure(answer: Failed, query: _Query) -> Failure:
+    """Return what an ICMP error says in a report; one about the way there is no result."""
+    if (answer.kind, answer.code) in _DENIED:
+        return Failure.POLICY
+    is_unreachable = answer.kind == (3 if query.family == 4 else 1) and not answer.mtu
+    return Failure.EHOSTUNREACH if is_unreachable else Failure.ETIMEDOUT

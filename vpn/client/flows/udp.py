@@ -1,0 +1,319 @@
+"""UDP of the gate becomes associations with our server, and its answers come back.
+
+Theory of operation
+-------------------
+An association begins with the first datagram that the gate has for it, as a channel to the service
+of its family, and lasts until the gate says `Forget`, the session ends, or another gate follows.
+Nothing of it is carried over: the next datagram begins it anew, from another port of the far end.
+
+The rules of the user are asked once for each destination of an association; what they forbid never
+leaves, and is answered as a closed port is, so that applications go on to something that works. So
+is everything where the server has no such service, as any other sshd. Without a session the network
+is unreachable. What cannot be sent now is lost, as on any wire: only while the channel opens do
+datagrams wait, up to `MAX_WAITING_BYTES`.
+
+What carries the messages of an association is not its business; a channel does (`_Channel`). What
+the server says is passed on to the gate, which takes answers only from whom it may.
+
+Bounds: `MAX_ASSOCIATIONS`, as at the gate; `MAX_DESTINATIONS` each, of which the oldest is
+forgotten, and judged again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from shim.protocol.datagrams import MAX_ASSOCIATIONS, Deliver, Forget, Send, Undeliverable
+from shim.protocol.link import Message
+from vpn.protocol import udp
+from vpn.protocol.message_channel import Carriage
+from vpn.protocol.services import UDP, UDP_IN_DATAGRAMS
+from vpn.ssh.open_failure import Failure, OpenFailed
+
+MAX_DESTINATIONS: Final = 256
+MAX_WAITING_BYTES: Final = 128 << 10
+_OVERHEAD_BYTES: Final = 512
+
+_SAID_FOR: Final = {
+    Failure.ECONNREFUSED: udp.PORT_UNREACHABLE,
+    Failure.POLICY: udp.PORT_UNREACHABLE,
+    Failure.UNSUPPORTED: udp.PORT_UNREACHABLE,
+    Failure.EHOSTUNREACH: udp.HOST_UNREACHABLE,
+    Failure.NXDOMAIN: udp.HOST_UNREACHABLE,
+    Failure.ENETUNREACH: udp.NET_UNREACHABLE,
+    Failure.UNAVAILABLE: udp.NET_UNREACHABLE,
+}
+"""What an application is told at once; a timeout is silence."""
+
+
+class Egress(Protocol):
+    """What associations need of the way out."""
+
+    def admit_datagrams(self, host: str, port: int) -> tuple[str, int]:
+        """Return where datagrams to a destination go. Raises OpenFailed if they may not."""
+        ...
+
+    def on_datagrams(self, host: str, port: int, failure: Failure | None) -> None:
+        """Report what became of an admitted destination; None is that they leave."""
+        ...
+
+    def on_datagram_bytes(self, host: str, port: int, up: int, down: int) -> None:
+        """Report what has gone to an admitted destination, and come from it."""
+        ...
+
+    @property
+    def has_datagrams(self) -> bool:
+        """Whether there are datagrams beside the stream of the session."""
+        ...
+
+    async def open_service(self, service: tuple[str, int], protocol: asyncio.Protocol) -> None:
+        """Have a protocol talk to a service of our own server. Raises OpenFailed."""
+        ...
+
+
+@dataclass(slots=True)
+class _Destination:
+    """Whom an application sends to. `target` is where that is, None if it is forbidden."""
+
+    host: str
+    port: int
+    target: tuple[str, int] | None
+    has_result: bool = False
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class Associations:
+    """All associations between a gate and a session."""
+
+    def __init__(self, egress: Egress, send: Callable[[Message], None]) -> None:
+        """`send` takes a message for the gate, or loses it."""
+        self._egress = egress
+        self._send = send
+        self._associations: dict[int, Association] = {}
+        self.lost: Counter[str] = Counter()
+        """Datagrams that went no further, by reason."""
+
+    def __len__(self) -> int:
+        return len(self._associations)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether datagrams wait for a channel."""
+        return any(not one.is_open for one in self._associations.values())
+
+    def on_send(self, message: Send) -> None:
+        """An application has sent a datagram."""
+        association = self._associations.get(message.association)
+        if association is None:
+            if len(self._associations) >= MAX_ASSOCIATIONS:
+                self.lost["associations"] += 1
+                return
+            association = Association(message.association, message.family, self)
+            self._associations[message.association] = association
+        association.send(message)
+
+    def on_forget(self, message: Forget) -> None:
+        """It is done with an association."""
+        association = self._associations.get(message.association)
+        if association is not None:
+            association.close()
+
+    def close(self) -> None:
+        """End all associations."""
+        for association in list(self._associations.values()):
+            association.close()
+
+    # For associations.
+
+    @property
+    def egress(self) -> Egress:
+        """The way out."""
+        return self._egress
+
+    def tell(self, message: Message) -> None:
+        """Tell the gate."""
+        self._send(message)
+
+    def forget(self, number: int) -> None:
+        """An association has ended."""
+        self._associations.pop(number, None)
+
+
+class Association:
+    """One local socket, and what carries its messages."""
+
+    def __init__(self, number: int, family: Literal[4, 6], all_of_them: Associations) -> None:
+        self._number = number
+        self._family: Literal[4, 6] = family
+        self._all = all_of_them
+        self._destinations: dict[tuple[str, int], _Destination] = {}
+        self._origins: dict[tuple[str, int], tuple[str, int]] = {}
+        """Whom the application meant, by where that is, for those that are elsewhere."""
+        self._waiting: list[tuple[_Destination, udp.Send]] = []
+        self._waiting_bytes = 0
+        self._channel: _Channel | None = None
+        self._opening = asyncio.create_task(self._open())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether datagrams leave at once."""
+        return self._channel is not None
+
+    def send(self, message: Send) -> None:
+        """Send a datagram, let it wait, or say why not."""
+        destination = self._destination(message.host, message.port)
+        if destination.target is None:
+            self._say(destination, Failure.POLICY)
+            return
+        host, port = destination.target
+        sent = udp.Send(host, port, message.hop_limit, message.may_fragment, message.payload)
+        if self._channel is not None:
+            self._pass_on(self._channel, destination, sent)
+            return
+        size = len(sent.payload) + _OVERHEAD_BYTES
+        if self._waiting_bytes + size > MAX_WAITING_BYTES:
+            self._all.lost["opening"] += 1
+            return
+        self._waiting_bytes += size
+        self._waiting.append((destination, sent))
+
+    def on_message(self, message: bytes) -> None:
+        """Take what the server says. Raises ValueError if that is no message."""
+        answer = udp.decode_answer(message)
+        where = (answer.host, answer.port)
+        host, port = self._origins.get(where, where)
+        if isinstance(answer, udp.Deliver):
+            known = self._destinations.get((host, port))
+            if known is not None:
+                known.bytes_down += len(answer.payload)
+            self._all.tell(Deliver(self._number, host, port, answer.payload))
+            return
+        router = host if answer.router == answer.host else answer.router
+        self._all.tell(
+            Undeliverable(self._number, host, port, answer.kind, answer.code, answer.mtu, router)
+        )
+
+    def close(self) -> None:
+        """End it; harmless when ended."""
+        self._opening.cancel()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+        self._all.forget(self._number)
+        for destination in self._destinations.values():
+            self._report_bytes(destination)
+        self._destinations.clear()
+
+    async def _open(self) -> None:
+        in_datagrams = self._all.egress.has_datagrams
+        service = (UDP_IN_DATAGRAMS if in_datagrams else UDP)[self._family]
+        channel = _Channel(self, in_datagrams=in_datagrams)
+        failure: Failure | None = None
+        try:
+            await self._all.egress.open_service(service, channel)
+        except OpenFailed as failed:
+            failure = failed.failure
+        if channel.is_lost:
+            failure = Failure.UNAVAILABLE
+        waiting, self._waiting = self._waiting, []
+        if failure is None:
+            self._channel = channel
+        for destination, sent in waiting:
+            if failure is None:
+                self._pass_on(channel, destination, sent)
+            else:
+                self._say(destination, failure)
+        if failure is not None:
+            self.close()
+
+    def _pass_on(self, channel: _Channel, destination: _Destination, sent: udp.Send) -> None:
+        if not channel.send(udp.encode(sent)):
+            self._all.lost["session"] += 1
+            return
+        destination.bytes_up += len(sent.payload)
+        self._on_result(destination, None)
+
+    def _destination(self, host: str, port: int) -> _Destination:
+        """Return what is known of a destination; the rules decide when it is new."""
+        destination = self._destinations.get((host, port))
+        if destination is not None:
+            return destination
+        if len(self._destinations) >= MAX_DESTINATIONS:
+            oldest = self._destinations.pop(next(iter(self._destinations)))
+            if oldest.target is not None:
+                self._origins.pop(oldest.target, None)
+            self._report_bytes(oldest)
+        try:
+            destination = _Destination(host, port, self._all.egress.admit_datagrams(host, port))
+        except OpenFailed:
+            destination = _Destination(host, port, None, has_result=True)
+        if destination.target not in (None, (host, port)):
+            self._origins[destination.target] = (host, port)
+        self._destinations[host, port] = destination
+        return destination
+
+    def _say(self, destination: _Destination, failure: Failure) -> None:
+        """Tell the application why its datagram went nowhere."""
+        self._on_result(destination, failure)
+        said = _SAID_FOR.get(failure)
+        if said is not None:
+            kind, code = said[self._family]
+            host, port = destination.host, destination.port
+            self._all.tell(Undeliverable(self._number, host, port, kind, code, 0, ""))
+
+    def _on_result(self, destination: _Destination, failure: Failure | None) -> None:
+        if not destination.has_result:
+            destination.has_result = True
+            self._all.egress.on_datagrams(destination.host, destination.port, failure)
+
+    def _report_bytes(self, destination: _Destination) -> None:
+        if destination.bytes_up or destination.bytes_down:
+            self._all.egress.on_datagram_bytes(
+                destination.host, destination.port, destination.bytes_up, destination.bytes_down
+            )
+
+
+class _Channel(asyncio.Protocol):
+    """Carries the messages of one association."""
+
+    def __init__(self, association: Association, *, in_datagrams: bool) -> None:
+        self._association = association
+        self._carriage = Carriage(
+            udp.MAX_MESSAGE, association.on_message, association.close, in_datagrams=in_datagrams
+        )
+        self.is_lost = False
+
+    def send(self, message: bytes) -> bool:
+        """Send a message. False if the session is full: then it is lost, as on any wire."""
+        return self._carriage.send(message)
+
+    def close(self) -> None:
+        """End the channel."""
+        self._carriage.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._carriage.begin(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on the messages that are complete."""
+        self._carriage.feed(data)
+
+    def pause_writing(self) -> None:
+        """Lose what comes now, unless it goes in datagrams."""
+        self._carriage.is_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._carriage.is_paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the association; the next datagram begins another one."""
+        self.is_lost = True
+        if self._association.is_open:
+            self._association.close()

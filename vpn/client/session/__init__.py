@@ -1,0 +1,1 @@
+"""The client's SSH session to one server: where the server is, and when to try again."""

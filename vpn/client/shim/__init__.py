@@ -1,0 +1,1 @@
+"""The client's side of its links to the shim."""

@@ -1,0 +1,33 @@
+"""The client's side of a command's namespace."""
+
+from __future__ import annotations
+
+import socket
+
+from shim.protocol import VERSION, namespace
+from shim.protocol.common import Hello, Missing
+from shim.protocol.gate import CLIENT_OF_GATE
+from shim.protocol.link import Link
+from shim.protocol.namespace import InnerSocket, InnerSocketWanted
+from vpn.client.shim.requests import Shim
+
+
+class Namespace(Shim):
+    """Speaks with the process that made the namespaces."""
+
+    missing: tuple[Missing, ...] = ()
+    """What the processes of the namespace do without; known once they are ready."""
+
+    async def enter(self) -> tuple[Link, tuple[int, int, int]]:
+        """Wait until they are ready: the link to the gate; the user, mount and network one."""
+        ready, fds = await self.ask(Hello(VERSION), namespace.Namespace)
+        self.missing = ready.missing
+        gate, user, mount, network = fds
+        return (
+            Link(socket.socket(fileno=gate), CLIENT_OF_GATE),
+            (user, mount, network),
+        )
+
+    async def inner_socket(self, family: int) -> socket.socket:
+        """Return a TCP socket inside the namespace. `family` is 4 or 6. Raises OSError."""
+        return await self.ask_for_socket(InnerSocketWanted(4 if family == 4 else 6), InnerSocket)

@@ -1,0 +1,165 @@
+"""The client's side of the shim, whichever it is: questions, and answers in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from pathlib import Path
+from typing import TypeVar
+
+from shim.protocol.common import Failed, Fault
+from shim.protocol.link import Link, Message
+from vpn.client.shim.link import AsyncLink, close_all
+from vpn.errors import ConfigurationError, NotPermittedError, OverlayError
+
+M = TypeVar("M", bound=Message)
+
+_TIMEOUT_S = 15.0
+
+
+class Shim:
+    """Asks the process at the other end of a link."""
+
+    def __init__(self, link: Link) -> None:
+        self._questions: deque[asyncio.Future[tuple[Message, list[int]]]] = deque()
+        self._link = AsyncLink(link, self._on_message)
+        self._link.closed.add_done_callback(self._on_closed)
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """Done when the other end has gone."""
+        return self._link.closed
+
+    def close(self) -> None:
+        """Close the link, which ends the other end and takes everything down."""
+        self._link.close()
+
+    async def ask(self, question: Message, answer: type[M], *fds: int) -> tuple[M, list[int]]:
+        """Return the answer and its descriptors. Raises OverlayError.
+
+        Those of the question, `fds`, are closed when they are sent.
+        """
+        if self._link.closed.done():
+            close_all(fds)
+            raise _gone()
+        future: asyncio.Future[tuple[Message, list[int]]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._questions.append(future)
+        self._link.send(question, fds)
+        try:
+            message, answered = await asyncio.wait_for(asyncio.shield(future), _TIMEOUT_S)
+        except BaseException as error:
+            # Nobody waits for the answer any more: one that has come, or comes, is closed.
+            if not future.cancel() and future.exception() is None:
+                close_all(future.result()[1])
+            if isinstance(error, TimeoutError):
+                raise _deaf() from None
+            raise
+        if isinstance(message, answer):
+            return message, answered
+        close_all(answered)
+        raise explain(message) if isinstance(message, Failed) else _gone()
+
+    async def ask_for_socket(self, question: Message, answer: type[Message]) -> socket.socket:
+        """Return the non-blocking socket that comes with an answer. Raises OSError."""
+        try:
+            _, (fd,) = await self.ask(question, answer)
+        except OverlayError as error:
+            raise OSError(str(error)) from error
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        return sock
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        if not self._questions:
+            close_all(fds)
+            self._link.close()
+            return
+        future = self._questions.popleft()
+        if future.cancelled():
+            close_all(fds)
+        else:
+            future.set_result((message, fds))
+
+    def _on_closed(self, _: asyncio.Future[None]) -> None:
+        for future in self._questions:
+            if not future.done():
+                future.set_exception(_gone())
+        self._questions.clear()
+
+
+def _deaf() -> OverlayError:
+    return OverlayError(
+        "the privileged part does not answer; run 'overlay-vpn recover' as root, then again"
+    )
+
+
+def _gone() -> OverlayError:
+    return OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
+
+
+def explain(failed: Failed) -> OverlayError:
+    """Return the line for a fault: what, where, what to do."""
+    reason = f" ({os.strerror(failed.errno)})" if failed.errno else ""
+    match failed.fault:
+        case Fault.BUSY:
+            return OverlayError("overlay-vpn is already up here; run 'overlay-vpn down' first")
+        case Fault.POLICY:
+            return NotPermittedError(
+                "the policy of this machine does not permit it; have root add you, or what you "
+                "route, to /etc/overlay-vpn/shim.toml, or run it with sudo"
+            )
+        case Fault.NO_TUN:
+            return ConfigurationError(
+                f"there is no TUN device at /dev/net/tun{reason}; run 'modprobe tun', or give "
+                "the container the device"
+            )
+        case Fault.TUN_CLOSED:
+            return ConfigurationError(
+                f"/dev/net/tun may not be used{reason}; run 'chmod 0666 /dev/net/tun' as root, "
+                "as distributions have it, or allow the container the device"
+            )
+        case Fault.NOT_PERMITTED:
+            return NotPermittedError(
+                f"the network may not be changed here{reason}; run it with sudo, and in a "
+                "container with CAP_NET_ADMIN"
+            )
+        case Fault.NO_NAMESPACE:
+            return ConfigurationError(f"no user namespace can be made{reason}; {_closed_by()}")
+        case Fault.RESTRICTED:
+            return ConfigurationError(
+                f"user namespaces have no rights here{reason}; install the profile of "
+                "packaging/apparmor, or allow the container to mount"
+            )
+        case Fault.MOUNT:
+            return ConfigurationError(
+                f"the command's file system cannot be prepared{reason}; in a container, allow it "
+                "to mount"
+            )
+        case Fault.NETLINK:
+            return OverlayError(
+                f"the network cannot be set up{reason}; run 'overlay-vpn recover', then again"
+            )
+        case Fault.GATE:
+            return OverlayError("the part that reads packets did not start; run it again")
+
+
+def _closed_by() -> str:
+    """Return which setting closes user namespaces, as far as it can be read, and the way out."""
+    if _setting("kernel/unprivileged_userns_clone") == "0":
+        return "run 'sysctl kernel.unprivileged_userns_clone=1' as root"
+    if _setting("user/max_user_namespaces") == "0":
+        return "run 'sysctl user.max_user_namespaces=10000' as root"
+    if _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return "install the profile of packaging/apparmor"
+    return "raise user.max_user_namespaces, or allow the container to make them (seccomp)"
+
+
+def _setting(name: str) -> str:
+    try:
+        return Path("/proc/sys", name).read_text().strip()
+    except OSError:
+        return ""

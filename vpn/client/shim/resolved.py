@@ -1,0 +1,109 @@
+"""The client's side of what tells the resolver of this machine about the tunnel.
+
+Names come through the tunnel without it too, as port 53 is captured at any address. With it,
+resolved knows which link names belong to, and asks no link of its own choice. So nothing here is
+ever a reason to fail, or to wait for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+from shim.protocol.link import Link, Message
+from shim.protocol.resolved import (
+    ABSENT,
+    CLIENT_OF_HOST_DNS,
+    Announce,
+    Answer,
+    Outcome,
+    Told,
+    Withdraw,
+)
+from vpn.client.shim.link import AsyncLink, close_all
+
+START_PATIENCE_S: Final = 2.0
+
+_RESOLVED: Final = {
+    Outcome.REFUSED: "systemd-resolved does not let us set the resolver of our link",
+    Outcome.SILENT: "systemd-resolved does not answer",
+    Outcome.FAILED: "systemd-resolved has not taken the resolver of our link",
+}
+_BESIDE_RESOLVED: Final = "names are captured on their way to whatever resolver it asks"
+_MANAGER: Final = {
+    Outcome.REFUSED: "NetworkManager does not let us have our device left alone",
+    Outcome.SILENT: "NetworkManager does not answer",
+    Outcome.FAILED: "NetworkManager has not been told to leave our device alone",
+}
+_BESIDE_MANAGER: Final = "name the device in unmanaged-devices if it interferes"
+NOT_TOLD: Final = Told(ABSENT, ABSENT)
+
+
+class HostDns:
+    """What the services of this machine were told, and what they made of it."""
+
+    def __init__(self, sock: socket.socket | None) -> None:
+        """Without a link there is no message bus, and nobody to tell."""
+        self.told = NOT_TOLD
+        self._answered = asyncio.Event()
+        self._resuming: asyncio.TimerHandle | None = None
+        self._link = None
+        if sock is not None:
+            self._link = AsyncLink(Link(sock, CLIENT_OF_HOST_DNS), self._on_message)
+            self._link.closed.add_done_callback(lambda _: self._answered.set())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know."""
+        found = (
+            (_RESOLVED, self.told.resolved, _BESIDE_RESOLVED),
+            (_MANAGER, self.told.network_manager, _BESIDE_MANAGER),
+        )
+        return tuple(
+            f"{lines[one.outcome]}{f' ({one.error})' if one.error else ''}; {beside}"
+            for lines, one, beside in found
+            if one.outcome in lines
+        )
+
+    async def announce(self) -> None:
+        """Have the names of the tunnel asked through it; wait a while for that, and go on."""
+        if self._link is None:
+            return
+        self._send(Announce())
+        try:
+            await asyncio.wait_for(self._answered.wait(), START_PATIENCE_S)
+        except TimeoutError:
+            self.told = Told(Answer(Outcome.SILENT), ABSENT)
+
+    def pause(self, seconds: int) -> None:
+        """Have names asked as without us for so long; 0 ends that now."""
+        if self._link is None:
+            return
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
+        if seconds:
+            self._send(Withdraw())
+            loop = asyncio.get_running_loop()
+            self._resuming = loop.call_later(seconds, self._send, Announce())
+        else:
+            self._send(Announce())
+
+    def close(self) -> None:
+        """End it: everything is as before."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+        if self._link is not None:
+            self._link.close()
+
+    def _send(self, message: Message) -> None:
+        self._answered.clear()
+        if self._link is not None:
+            self._link.send(message)
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        close_all(fds)
+        if isinstance(message, Told):
+            self.told = message
+            self._answered.set()

@@ -1,0 +1,198 @@
+"""What `up` and `run` share: a gate's messages answered by a session."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Final
+
+from shim.protocol.datagrams import Forget, Ping, Send
+from shim.protocol.gate import (
+    Accepted,
+    Cancel,
+    Configure,
+    Configured,
+    Dropped,
+    Forward,
+    Forwarded,
+    Lookup,
+    Open,
+    PoolState,
+    Started,
+)
+from shim.protocol.link import Link, Message
+from vpn.client.explain import Explainer
+from vpn.client.flows.echo import Echo
+from vpn.client.flows.egress import Egress
+from vpn.client.flows.tcp import Counters, Flows
+from vpn.client.flows.udp import Associations
+from vpn.client.listing import FlowStatus
+from vpn.client.names.far_resolver import FarResolver
+from vpn.client.names.forwarder import Forwarder
+from vpn.client.names.pool_query import PoolQuestions
+from vpn.client.packet_tap import Captures
+from vpn.client.session.renewing import Uplink
+from vpn.client.shim.datagram_link import DatagramLink
+from vpn.client.shim.link import AsyncLink, close_all
+from vpn.errors import ConfigurationError, OverlayError
+from vpn.protocol.services import RESOLVER
+from vpn.transport.base import OuterSockets
+
+DNS_PORT: Final = 53
+
+_DRAIN_S: Final = 10.0
+_STANDSTILL_S: Final = 3.0
+_STEPS: Final = 100
+
+
+class Core:
+    """Serves one gate. A flow that needs a session while there is none is refused by `egress`."""
+
+    def __init__(self, gate: Link, egress: Egress, sockets: OuterSockets) -> None:
+        self._egress = egress
+        self._forwarder = Forwarder(sockets)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._settings: Configure | None = None
+        self._configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gate = AsyncLink(gate, self._on_message)
+        self._flows = Flows(egress, self._gate.send)
+        self._datagrams = DatagramLink(self._on_datagram, self._gate.close)
+        self._echo = Echo(egress, self._datagrams.send)
+        self._associations = Associations(egress, self._datagrams.send)
+        self.captures = Captures(self._gate.send)
+        self.pool = PoolQuestions(self._gate.send)
+        self.explainer: Explainer | None = None
+        """Set by who knows what is around this."""
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """Done when the gate has gone."""
+        return self._gate.closed
+
+    @property
+    def counters(self) -> Counters:
+        """What has happened so far."""
+        return self._flows.counters
+
+    async def configure(self, settings: Configure) -> None:
+        """Tell the gate how names are answered, and wait until it does; before, it answers none.
+
+        Raises OverlayError if the gate goes first.
+        """
+        self._settings = settings
+        self._tell(settings)
+        ends: tuple[asyncio.Future[None], ...] = (self._configured, self._gate.closed)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not self._configured.done():
+            raise OverlayError("the gate has ended; run 'overlay-vpn recover', then again")
+
+    async def drain(self) -> None:
+        """Let what was written before the end arrive: until nobody has anything left to bring.
+
+        For at most `_DRAIN_S`, and no longer than it goes on.
+        """
+        deadline_s, sent = time.monotonic() + _DRAIN_S, -1
+        while self._has_something_left and time.monotonic() < deadline_s:
+            if self._flows.sent_bytes == sent:
+                return
+            sent = self._flows.sent_bytes
+            for _ in range(_STEPS):
+                if self._has_something_left:
+                    await asyncio.sleep(_STANDSTILL_S / _STEPS)
+
+    def list_flows(self) -> list[FlowStatus]:
+        """Return all flows, oldest first."""
+        return self._flows.list(self._egress.exit_of)
+
+    def kill_flow(self, flow: str) -> bool:
+        """Reset a flow at both ends. False if there is none of this id."""
+        number = flow.removeprefix("t")
+        return number.isdecimal() and flow.isascii() and self._flows.kill(int(number))
+
+    @property
+    def _has_something_left(self) -> bool:
+        return bool(self.counters.active) or self._associations.is_opening
+
+    def abort(self) -> None:
+        """Reset every flow, end the capture, and ask nobody any more."""
+        self.captures.end()
+        self._flows.abort()
+        self._echo.close()
+        self._associations.close()
+        self._datagrams.close()
+        self._egress.close()
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        match message:
+            case Started(generation):
+                self._on_started(generation)
+            case Open():
+                self._flows.on_open(message)
+            case Configured() if not self._configured.done():
+                self._configured.set_result(None)
+            case Accepted(flow):
+                self._flows.on_accepted(flow, fds[0])
+            case Cancel():
+                self._flows.on_cancel(message)
+            case Lookup():
+                self._start(self._look_up(message))
+            case Forward():
+                self._start(self._forward(message))
+            case PoolState():
+                self.pool.on_state(message)
+            case Dropped(counts):
+                for one in counts:
+                    self.counters.dropped[one.reason] += one.packets
+            case _:
+                close_all(fds)
+
+    def _on_started(self, generation: int) -> None:
+        """A new gate: if it follows another one, it is told everything anew."""
+        if generation > 1 and self._settings is not None:
+            self._flows.on_started()
+            self._associations.close()
+            self._tell(self._settings)
+            self.captures.on_started()
+
+    def _tell(self, settings: Configure) -> None:
+        self._gate.send(settings, (self._datagrams.renew(),))
+
+    def _on_datagram(self, message: Message) -> None:
+        """An application has sent a datagram, or is done with it."""
+        match message:
+            case Ping():
+                self._echo.on_ping(message)
+            case Send():
+                self._associations.on_send(message)
+            case Forget():
+                self._associations.on_forget(message)
+
+    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_up(self, question: Lookup) -> None:
+        self._gate.send(await self._egress.ask(question))
+
+    async def _forward(self, question: Forward) -> None:
+        self._gate.send(Forwarded(question.query, await self._forwarder.ask(question)))
+
+
+def resolver_for(session: Uplink, dns: str, dns_server: str | None) -> FarResolver | None:
+    """Return who is asked about names, None in mode `virtual`. Raises ConfigurationError.
+
+    `dns` is `virtual`, `remote`, or empty for `remote` where the far end can be asked.
+    """
+    can_ask = dns_server is not None or session.is_overlay_server
+    if dns == "virtual" or (dns == "" and not can_ask):
+        return None
+    if not can_ask:
+        raise ConfigurationError(
+            "this server has no resolver of ours to ask; name one with --dns-server"
+        )
+    host, port = RESOLVER if dns_server is None else (dns_server, DNS_PORT)
+    resolver = FarResolver(lambda: session.open_stream(host, port), is_ours=dns_server is None)
+    session.on_lost(resolver.forget)
+    return resolver

@@ -1,0 +1,1 @@
+"""What users write: targets, routes, forwards, settings and profiles."""

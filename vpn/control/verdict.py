@@ -1,0 +1,202 @@
+"""What becomes of a packet, and why: the kernel's word, and then what the tunnel does. Pure.
+
+The order is that of the packet: the kernel first, which takes it into the tunnel's device or not;
+there the gate, which answers by itself or asks; then the rules and the session of the client.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final, Literal
+
+import msgspec
+
+from shim.protocol import DEVICE, LAN, ROUTE_PROTOCOL
+from vpn.control.messages import Fate, NameWay
+from vpn.linux.routing import Route, Rule
+from vpn.policy.rules import DEFAULT
+from vpn.text import endpoint
+
+DNS_PORT: Final = 53
+
+Word = Literal[
+    "tunnel",
+    "loopback",
+    "resolver",
+    "direct",
+    "local",
+    "refused",
+    "unreachable",
+    "blocked",
+    "dropped",
+    "nonexistent",
+    "unknown",
+]
+
+
+class RuleText(msgspec.Struct, frozen=True):
+    """A routing rule; `is_ours` says that the tunnel has made it."""
+
+    priority: int
+    is_ours: bool
+    text: str
+
+
+class RouteText(msgspec.Struct, frozen=True, kw_only=True):
+    """A route that the kernel has chosen, and by which rule; None where that cannot be said."""
+
+    table: int
+    kind: str
+    prefix: str
+    device: str
+    gateway: str
+    source: str
+    rule: RuleText | None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a packet to an address. `route` is None where the kernel has none."""
+
+    address: str
+    verdict: Word
+    why: str
+    route: RouteText | None = None
+    outer: RouteText | None = None
+    """Of the tunnel's own packets, where the address is that of its server."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What `overlay-vpn route get --json` prints."""
+
+    schema: int = 1
+    host: str
+    port: int
+    name: str
+    """The host, if it is a name, or the one that a virtual address stands for."""
+    way: NameWay | None
+    """How a question about the name is answered."""
+    is_assigned: bool
+    """Whether the virtual addresses are the name's already."""
+    server: str
+    carries_udp: bool
+    """Whether the server carries UDP, and ping; else they are unreachable at once."""
+    verdicts: tuple[Verdict, ...]
+    """One for each address; one without an address where a name has none."""
+
+
+def route_text(route: Route, rule: Rule | None) -> RouteText:
+    """Return what is told of a route."""
+    found = (
+        None if rule is None else RuleText(rule.priority, rule.origin == ROUTE_PROTOCOL, str(rule))
+    )
+    return RouteText(
+        table=route.table,
+        kind=route.kind,
+        prefix=str(route.prefix),
+        device=route.device,
+        gateway=route.gateway,
+        source=route.source,
+        rule=found,
+    )
+
+
+def judge(address: str, port: int, fate: Fate, found: RouteText | str) -> tuple[Word, str]:
+    """Return what becomes of a packet. `found` is its route, or why the kernel has none."""
+    if isinstance(found, str):
+        if fate.kill_switch and not fate.paused_s:
+            return "blocked", f"the kill switch holds: {found}"
+        return "unreachable", f"the kernel says: {found}"
+    if found.kind == "local":
+        return "local", "an address of this machine"
+    where = ip_address(address)
+    if found.device != DEVICE:
+        return _beside(where, fate, found)
+    if where.is_multicast or found.kind in ("broadcast", "multicast"):
+        return "dropped", "what is for more than one host does not go through the tunnel"
+    if port == DNS_PORT:
+        return "resolver", "port 53 of every address is answered by the tunnel's resolver"
+    return inside(port, fate)
+
+
+def inside(port: int, fate: Fate) -> tuple[Word, str]:
+    """Return what becomes of a packet that is in the tunnel's device."""
+    if fate.is_pool and not fate.name:
+        return "refused", "a virtual address that stands for no name"
+    if not fate.is_allowed:
+        return "refused", _by_rule(fate.rule, fate.rule_number)
+    if fate.exit == "loopback":
+        if fate.has_loopback:
+            return "loopback", f"port {fate.place_port or port} of this machine's loopback"
+        return "refused", "an address of the tunnel itself, where nobody listens"
+    if not fate.is_connected:
+        when = f"in {fate.retry_in_s} s" if fate.retry_in_s else "now"
+        return "unreachable", f"no session ({fate.last_error}); next try {when}"
+    if not port and not fate.carries_udp:
+        return "unreachable", f"{fate.server} carries connections, and no ping"
+    place = f" as {endpoint(fate.place, fate.place_port or port)}" if fate.place else ""
+    return "tunnel", f"it leaves at {fate.server}{place}"
+
+
+def nameless(fate: Fate) -> tuple[Word, str]:
+    """Return what becomes of a packet to a name that has no address."""
+    way = fate.way
+    if way is None or way.way in ("outside", "forwarded"):
+        return "unknown", "the resolver of this machine gives it no address"
+    if way.way == "refused":
+        return "refused", _by_rule(way.rule, way.rule_number)
+    if way.way == "special":
+        return "nonexistent", "a special-use name that means no place"
+    match fate.outcome:
+        case "nx_domain":
+            return "nonexistent", "the far end says that there is no such name"
+        case "no_data":
+            return "nonexistent", "the far end says that it has no address"
+        case "unreachable":
+            return "unreachable", f"the far end cannot be asked now ({fate.last_error})"
+        case "found":
+            return "unknown", "no virtual address is free, or the gate does not answer"
+    return "unknown", f"the far end has not answered ({fate.outcome})"
+
+
+def way_text(way: NameWay) -> str:
+    """Return how a name is answered, for people."""
+    asked = "the server's resolver" if way.asked == "server" else way.asked
+    match way.way:
+        case "static":
+            return "a name that was given an address (--host)"
+        case "far":
+            away = ", which cannot be reached now" if way.is_away else ""
+            return f"asked of {asked}, at the far end{away}"
+        case "cached":
+            return f"said by {asked} {way.age_s} s ago, kept for another {way.left_s} s"
+        case "forwarded":
+            return "not one of the tunnel's: asked of the resolver of this machine, beside it"
+        case "outside":
+            return "not answered by the tunnel now: asked of the resolver of this machine"
+        case "special":
+            return "special-use (RFC 6761): it means the same everywhere, or nothing"
+        case "refused":
+            return f"not answered: {_by_rule(way.rule, way.rule_number)}"
+        case "virtual":
+            return "answered here: nobody is asked"
+
+
+def _beside(where: IPv4Address | IPv6Address, fate: Fate, found: RouteText) -> tuple[Word, str]:
+    if not fate.server and not fate.kill_switch:
+        return "direct", "overlay-vpn is not up here"
+    if fate.paused_s:
+        return "direct", f"the tunnel is paused for another {fate.paused_s} s"
+    version: Literal[4, 6] = 4 if where.version == 4 else 6
+    if fate.kill_switch:
+        if fate.lan and any(where in ip_network(prefix) for prefix in LAN[version]):
+            return "direct", "the local network is reachable beside the kill switch"
+        return "blocked", "the kill switch lets nothing past the tunnel"
+    if found.rule is not None and found.rule.is_ours:
+        return "direct", "this machine has a route for it that is no default route"
+    return "direct", "not among what is routed through the tunnel"
+
+
+def _by_rule(rule: str, number: int) -> str:
+    if number:
+        return f"rule {number} forbids it: {rule}"
+    return "no rule allows it" if rule == DEFAULT else rule

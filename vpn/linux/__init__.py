@@ -1,0 +1,1 @@
+"""What the kernel offers: rtnetlink, namespaces, Landlock, privileges, secret files."""

@@ -1,0 +1,77 @@
+"""Notices that the network may have changed: rtnetlink(7), and the end of a suspension.
+
+No privilege is needed and nothing is parsed: any message about a link, address or route means
+"something changed", and so does a queue that has overflowed. Whoever is told is to take it as a
+reason to look, not as a fact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from vpn.client.session.backoff import Suspension
+
+TICK_S: Final = 2.0
+_MESSAGE_BYTES: Final = 64 << 10
+# linux/rtnetlink.h
+_RTMGRP_LINK: Final = 0x1
+_RTMGRP_IPV4_IFADDR: Final = 0x10
+_RTMGRP_IPV4_ROUTE: Final = 0x40
+_RTMGRP_IPV6_IFADDR: Final = 0x100
+_RTMGRP_IPV6_ROUTE: Final = 0x400
+_GROUPS: Final = (
+    _RTMGRP_LINK
+    | _RTMGRP_IPV4_IFADDR
+    | _RTMGRP_IPV4_ROUTE
+    | _RTMGRP_IPV6_IFADDR
+    | _RTMGRP_IPV6_ROUTE
+)
+
+
+class Changes:
+    """Calls `on_change` after each change from now on, until closed."""
+
+    def __init__(
+        self, on_change: Callable[[], None], boottime: Callable[[], float] | None = None
+    ) -> None:
+        """`boottime` replaces the clock that goes on while the machine sleeps. Raises OSError."""
+        self._loop = asyncio.get_running_loop()
+        self._on_change = on_change
+        self._boottime = boottime or (lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+        self._suspension = Suspension(self._boottime(), time.monotonic())
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._sock = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        try:
+            self._sock.bind((0, _GROUPS))
+        except OSError:
+            self._sock.close()
+            raise
+        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+        self._tick = self._loop.call_later(TICK_S, self._on_tick)
+
+    def close(self) -> None:
+        """Stop."""
+        self._tick.cancel()
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _on_readable(self) -> None:
+        try:
+            while True:
+                self._sock.recv(_MESSAGE_BYTES)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                self._loop.remove_reader(self._sock.fileno())
+        self._on_change()
+
+    def _on_tick(self) -> None:
+        self._tick = self._loop.call_later(TICK_S, self._on_tick)
+        if self._suspension.on_tick(self._boottime(), time.monotonic()):
+            self._on_change()

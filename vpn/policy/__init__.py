@@ -1,0 +1,1 @@
+"""Which destinations are allowed, and the report of what was decided."""

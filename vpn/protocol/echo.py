@@ -1,0 +1,129 @@
+"""What client and server say to each other about ICMP echo, over a channel of its own. Pure.
+
+Each message is msgpack in a frame (`vpn.protocol.framing`): a closed set of types, decoded
+strictly, each field bounded. A peer that sends anything else is no peer.
+
+A *query* is one program's pinging of one destination, the query session of RFC 5508. The client
+numbers it; the server gives it a ping socket (icmp(7)), whose identifier is the kernel's choice.
+Sequence numbers and payloads are the application's own, end to end.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from vpn.protocol import framing
+from vpn.protocol.fields import MAX_HOST, Host, Octet
+from vpn.protocol.framing import Frames
+from vpn.ssh.open_failure import Failure
+
+MAX_PAYLOAD: Final = 65527
+"""65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
+
+_MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * MAX_HOST
+
+_Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+_Hops = Annotated[int, msgspec.Meta(ge=1, le=0xFF)]
+_Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A message of the closed set."""
+
+
+class Request(_Message, frozen=True, tag="request"):
+    """Send an echo request to `host`, a name or an address, in a family, 4 or 6.
+
+    Without `may_fragment` no router on the way may (RFC 791, DF); the server itself may.
+    """
+
+    query: _Number
+    family: Literal[4, 6]
+    host: Host
+    hop_limit: _Hops
+    may_fragment: bool
+    sequence: _Word
+    payload: _Payload
+
+
+class Reply(_Message, frozen=True, tag="reply"):
+    """An echo reply has come, with so much left of its hop limit.
+
+    `source` is the `host` of the request, unless another address has answered.
+    """
+
+    query: _Number
+    sequence: _Word
+    hop_limit: Octet
+    source: Host
+    payload: _Payload
+
+
+class Failed(_Message, frozen=True, tag="failed"):
+    """A request did not arrive: an ICMP error of its family (RFC 792, RFC 4443).
+
+    `mtu` is 0 if the error has none. `router` has sent it: empty for the server itself, the `host`
+    of the request for the destination, else an address.
+    """
+
+    query: _Number
+    sequence: _Word
+    kind: Octet
+    code: Octet
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    router: Host
+
+
+FromServer = Reply | Failed
+
+_NET, _HOST, _PROHIBITED = ({4: (3, 0), 6: (1, 0)}, {4: (3, 1), 6: (1, 3)}, {4: (3, 13), 6: (1, 1)})
+_SAID_FOR: Final = {
+    Failure.ECONNREFUSED: _HOST,
+    Failure.EHOSTUNREACH: _HOST,
+    Failure.NXDOMAIN: _HOST,
+    Failure.ENETUNREACH: _NET,
+    Failure.UNAVAILABLE: _NET,
+    Failure.POLICY: _PROHIBITED,
+    Failure.UNSUPPORTED: _PROHIBITED,
+}
+
+
+def said_for(failure: Failure, family: int) -> tuple[int, int] | None:
+    """Return the type and code of ICMP that say why nobody was asked. A timeout is silence."""
+    said = _SAID_FOR.get(failure)
+    return None if said is None else said[family]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_REQUESTS: Final = msgspec.msgpack.Decoder(Request)
+_ANSWERS: Final = msgspec.msgpack.Decoder(FromServer)
+
+
+def frame(message: Request | Reply | Failed) -> bytes:
+    """Return a message as it goes over the channel."""
+    return framing.frame(_encode(message))
+
+
+class Requests:
+    """Takes the client's direction of a channel apart."""
+
+    def __init__(self) -> None:
+        self._frames = Frames(_MAX_MESSAGE)
+
+    def feed(self, data: bytes) -> list[Request]:
+        """Return the messages that `data` completes. Raises ValueError: the channel is to end."""
+        return [_REQUESTS.decode(one) for one in self._frames.feed(data)]
+
+
+class Answers:
+    """Takes the server's direction of a channel apart."""
+
+    def __init__(self) -> None:
+        self._frames = Frames(_MAX_MESSAGE)
+
+    def feed(self, data: bytes) -> list[Reply | Failed]:
+        """Return the messages that `data` completes. Raises ValueError: the channel is to end."""
+        return [_ANSWERS.decode(one) for one in self._frames.feed(data)]

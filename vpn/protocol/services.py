@@ -1,0 +1,54 @@
+"""The reserved destinations by which a client asks our own server for services.
+
+They are ordinary `direct-tcpip` destinations, so no new channel type is needed and another sshd
+simply refuses them; `.internal` is reserved for private use and never resolves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vpn.ssh.login.grant import Grant, comparable
+
+DOMAIN = ".overlay-vpn.internal"
+RESOLVER = ("resolver" + DOMAIN, 53)
+"""Names of the far end: DNS messages framed as over TCP (RFC 1035, 4.2.2)."""
+SEARCH = "search" + DOMAIN
+"""The name whose TXT record, asked of `RESOLVER`, lists the search domains of the far end."""
+ECHO = ("echo" + DOMAIN, 7)
+"""ICMP echo from the far end: the messages of `vpn.protocol.echo`."""
+UDP: Mapping[Literal[4, 6], tuple[str, int]] = {
+    4: ("udp4" + DOMAIN, 1),
+    6: ("udp6" + DOMAIN, 1),
+}
+"""An association of UDP in a family: the messages of `vpn.protocol.udp`, in its stream."""
+UDP_IN_DATAGRAMS: Mapping[Literal[4, 6], tuple[str, int]] = {
+    4: (UDP[4][0], 2),
+    6: (UDP[6][0], 2),
+}
+"""The same, and messages that fit go in datagrams of the channel, both ways. A client asks for it
+only if it has seen the server's key on the connection that these datagrams are of."""
+
+_JUDGES = frozenset({ECHO, *UDP.values(), *UDP_IN_DATAGRAMS.values()})
+"""Those that compare each destination they are asked for with the grant of the login."""
+
+
+@dataclass(eq=False, slots=True)
+class Caller:
+    """A login, to the services that it asks for.
+
+    `held` counts what each of them keeps for it, by the service's name: all channels share a limit.
+    """
+
+    grant: Grant
+    held: Counter[str] = field(default_factory=Counter)
+
+    def refusal(self, host: str, port: int) -> str | None:
+        """Return the rule that forbids a channel to a destination or service, or None."""
+        rule = self.grant.refusal(host, port)
+        if rule is not None and self.grant.may_forward and (comparable(host), port) in _JUDGES:
+            return None
+        return rule

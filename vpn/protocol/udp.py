@@ -1,0 +1,94 @@
+"""What client and server say to each other about UDP, in an association. Pure.
+
+An association is one local socket of an application, and one socket at the far end. It is opened
+as a channel of its own to a reserved destination, which says its family. Each datagram, and each
+ICMP error about one, is one message: a closed set of types, decoded strictly, each field bounded.
+Nothing in a message depends on the one before, so that any of them may be lost: what carries them
+may be the channel (`vpn.protocol.framing`) or something that keeps no order. A peer that sends
+anything else is no peer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from vpn.protocol.fields import MAX_HOST, Host, Octet
+
+MAX_PAYLOAD: Final = 65527
+"""65535 less the header, over IPv6 (RFC 768, RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
+
+MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * MAX_HOST + 64
+
+_Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
+_Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A message of the closed set."""
+
+
+class Send(_Message, frozen=True, tag=0):
+    """Send a datagram to `host`, a name or an address.
+
+    Without `may_fragment` it is to arrive whole or not at all (RFC 791, DF).
+    """
+
+    host: Host
+    port: _Port
+    hop_limit: Annotated[int, msgspec.Meta(ge=1, le=0xFF)]
+    may_fragment: bool
+    payload: _Payload
+
+
+class Deliver(_Message, frozen=True, tag=0):
+    """A datagram has come. `host` is a name, if its sender was last sent to under that name."""
+
+    host: Host
+    port: _Port
+    payload: _Payload
+
+
+class Undeliverable(_Message, frozen=True, tag=1):
+    """The last datagram to `host` and `port` did not arrive: an ICMP error of the family.
+
+    `kind` and `code` are those of RFC 792 or RFC 4443, `mtu` is 0 if the error has none. `router`
+    has sent it: empty for the server itself, `host` for the destination, else an address.
+    """
+
+    host: Host
+    port: _Port
+    kind: Octet
+    code: Octet
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    router: Host
+
+
+FromServer = Deliver | Undeliverable
+
+_encode = msgspec.msgpack.Encoder().encode
+_REQUESTS: Final = msgspec.msgpack.Decoder(Send)
+_ANSWERS: Final = msgspec.msgpack.Decoder(FromServer)
+
+# The ways not to arrive that have no router: type and code by family (RFC 792, RFC 4443).
+PORT_UNREACHABLE: Final = {4: (3, 3), 6: (1, 4)}
+HOST_UNREACHABLE: Final = {4: (3, 1), 6: (1, 3)}
+NET_UNREACHABLE: Final = {4: (3, 0), 6: (1, 0)}
+PROHIBITED: Final = {4: (3, 13), 6: (1, 1)}
+
+
+def encode(message: Send | Deliver | Undeliverable) -> bytes:
+    """Return a message as it goes to the other end."""
+    return _encode(message)
+
+
+def decode_request(message: bytes) -> Send:
+    """Return what a client says. Raises ValueError."""
+    return _REQUESTS.decode(message)
+
+
+def decode_answer(message: bytes) -> Deliver | Undeliverable:
+    """Return what a server says. Raises ValueError."""
+    answer: Deliver | Undeliverable = _ANSWERS.decode(message)
+    return answer

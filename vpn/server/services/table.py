@@ -1,0 +1,26 @@
+"""The reserved destinations, `*.overlay-vpn.internal`: a table of names and who answers there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from vpn.protocol.services import DOMAIN, Caller
+from vpn.ssh.login.grant import comparable
+from vpn.ssh.open_failure import Failure, OpenFailed
+
+Handlers = Mapping[tuple[str, int], Callable[[Caller], asyncio.Protocol]]
+"""A protocol for each channel of a login to a service, by the service's name and port."""
+
+
+def is_reserved(host: str) -> bool:
+    """Return whether a name is ours and must never be resolved."""
+    return ("." + comparable(host)).endswith(DOMAIN)
+
+
+def protocol_for(handlers: Handlers, caller: Caller, host: str, port: int) -> asyncio.Protocol:
+    """Return a protocol which gives a service. Raises OpenFailed if there is no such service."""
+    handler = handlers.get((comparable(host), port))
+    if handler is None:
+        raise OpenFailed(Failure.POLICY, "reserved")
+    return handler(caller)

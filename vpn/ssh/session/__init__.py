@@ -1,0 +1,1 @@
+"""SSH sessions over one duplex stream: client, server, channels and their flow control."""
