@@ -39,7 +39,7 @@ def wait_for(link: Link) -> tuple[Message, list[int]]:
 def start_shim() -> tuple[int, Link, Link]:
     """Start the shim and capture everything; its process, the links to monitor and gate."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    warden = os.posix_spawn(
+    launcher = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-B", "-m", "shim.launcher"],
         {"PATH": os.defpath},
@@ -59,7 +59,7 @@ def start_shim() -> tuple[int, Link, Link]:
         pass
     monitor.send(Capture(True, True, ()))
     wait_for(monitor)
-    return warden, monitor, gate
+    return launcher, monitor, gate
 
 
 def accept_one(gate: Link) -> socket.socket:
@@ -120,9 +120,9 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def gate_of(warden: int) -> int:
-    """Return the process of the gate: warden, keeper, gate; the other child is the monitor."""
-    (gate,) = [gate for one in children(warden) for gate in children(one)]
+def gate_of(launcher: int) -> int:
+    """Return the gate: launcher, supervisor, gate; the launcher's other child is the monitor."""
+    (gate,) = [gate for one in children(launcher) for gate in children(one)]
     return gate
 
 
@@ -158,10 +158,10 @@ def main() -> None:
         with socket.create_server(("127.0.0.1", port)) as listener:
             child = application(port, seconds, "127.0.0.1")
             measure("loopback", listener.accept()[0], child, port, seconds, [])
-    warden, monitor, gate = start_shim()
+    launcher, monitor, gate = start_shim()
     for port in (UP_PORT, DOWN_PORT):
         child = application(port, seconds, FAR)
-        measure("gate", accept_one(gate), child, port, seconds, [gate_of(warden)])
+        measure("gate", accept_one(gate), child, port, seconds, [gate_of(launcher)])
     monitor.send(Down())
 
 

@@ -53,7 +53,7 @@ def zone() -> str:
 
 
 def gates(way: Way) -> list[int]:
-    """Return the processes of the gate: it, and its keeper."""
+    """Return the processes of the gate: it, and its supervisor."""
     return sorted(one.pid for one in members(way.lab.token) if " -m shim.gate" in one.command)
 
 

@@ -1,6 +1,6 @@
 """T7: gates are killed in mid-transfer; the flows live on, names keep their addresses.
 
-app ──── router ──── server ──── target      the gate is killed, its keeper starts another
+app ──── router ──── server ──── target      the gate is killed, its supervisor starts another
 """
 
 from __future__ import annotations
@@ -35,25 +35,27 @@ QUICK = 4
 
 
 class Gates:
-    """The gates of one keeper, killed one after the other."""
+    """The gates of one supervisor, killed one after the other."""
 
-    def __init__(self, keeper: int) -> None:
-        self.keeper = keeper
+    def __init__(self, supervisor: int) -> None:
+        self.supervisor = supervisor
         self.killed = 0
         self._since = time.monotonic()
 
     @property
     def current(self) -> int:
         """The gate that is alive, 0 if there is none."""
-        return next(iter(children(self.keeper)), 0)
+        return next(iter(children(self.supervisor)), 0)
 
     @property
     def is_over(self) -> bool:
         """Whether there will be no other gate."""
-        return not runs(self.keeper, "shim.gate") and not runs(self.keeper, "shim.namespace")
+        return not runs(self.supervisor, "shim.gate") and not runs(
+            self.supervisor, "shim.namespace"
+        )
 
     def kill(self) -> None:
-        """Kill the gate; returns when there is another one, or no keeper any more."""
+        """Kill the gate; returns when there is another one, or no supervisor any more."""
         if self.killed % QUICK == 0:
             time.sleep(max(0.0, self._since + LIVED_S - time.monotonic()))
         gate = self.current
@@ -65,7 +67,7 @@ class Gates:
 
 
 def gates_of(overlay: Overlay) -> Gates:
-    return Gates(instance(overlay.status()["pid"]).keeper)
+    return Gates(instance(overlay.status()["pid"]).supervisor)
 
 
 def assert_equal(client: Program, server: Program, size: int) -> None:
@@ -181,17 +183,19 @@ def wake_ups(pid: int) -> int:
     return int(status(pid)["voluntary_ctxt_switches"])
 
 
-def test_client_and_keeper_do_not_grow_with_the_number_of_gates(lab: Lab, overlay: Overlay) -> None:
+def test_client_and_supervisor_do_not_grow_with_the_number_of_gates(
+    lab: Lab, overlay: Overlay
+) -> None:
     tcp.serve(lab.target, "echo", TARGET.v4, ECHO)
     overlay.up(overlay.serve())
     pids = instance(overlay.status()["pid"])
-    gates = Gates(pids.keeper)
+    gates = Gates(pids.supervisor)
 
     def descriptors() -> list[int]:
         return [len(os.listdir(f"/proc/{pid}/fd")) for pid in astuple(pids)[:-1]]
 
     def size() -> int:
-        return sum(resident([pids.client, pids.keeper]).values())
+        return sum(resident([pids.client, pids.supervisor]).values())
 
     def kill(count: int) -> None:
         for _ in range(count):
@@ -212,7 +216,7 @@ def test_client_and_keeper_do_not_grow_with_the_number_of_gates(lab: Lab, overla
 def test_gates_that_die_again_and_again_are_the_end(lab: Lab, overlay: Overlay) -> None:
     """And nothing is left, which the lab checks."""
     program = overlay.start(overlay.serve())
-    gates = Gates(instance(program.pid).keeper)
+    gates = Gates(instance(program.pid).supervisor)
     while not gates.is_over:
         if gate := gates.current:
             kill([gate])
@@ -228,7 +232,7 @@ def test_transfer_of_a_command_completes_while_gates_are_killed(lab: Lab, overla
     exchange = (sys.executable, tcp.__file__, "exchange", TARGET.v4, str(PORT), str(SIZE_OF_RUN))
     words = (PROGRAM, "run", endpoint.target, *endpoint.pin, "-i", str(overlay.identity))
     client = lab.app.popen([*words, "--", *exchange], user=lab.alice)
-    gates = Gates(until(lambda: keeper_of(client.pid), 30, "the keeper"))
+    gates = Gates(until(lambda: supervisor_of(client.pid), 30, "the supervisor"))
     killed = 0
     while client.is_alive:
         gates.kill()
@@ -237,11 +241,11 @@ def test_transfer_of_a_command_completes_while_gates_are_killed(lab: Lab, overla
     assert killed >= 3
 
 
-def keeper_of(run: int) -> int:
-    """The keeper of a run that has its gate: parent ─ client ─ namespace ─ keeper ─ gate."""
+def supervisor_of(run: int) -> int:
+    """The supervisor of a run with its gate: parent ─ client ─ namespace ─ supervisor ─ gate."""
     for client in children(run):
         for namespace in children(client):
-            for keeper in children(namespace):
-                if runs(namespace, "shim.namespace") and children(keeper):
-                    return keeper
+            for supervisor in children(namespace):
+                if runs(namespace, "shim.namespace") and children(supervisor):
+                    return supervisor
     return 0

@@ -1,6 +1,6 @@
 """The resolver of the machine, where it is systemd-resolved, is told which names are the tunnel's.
 
-    up ── hostdns ──▶ message bus ──▶ org.freedesktop.resolve1, org.freedesktop.NetworkManager
+    up ── resolved ──▶ message bus ──▶ org.freedesktop.resolve1, org.freedesktop.NetworkManager
           (no capability)             (stand-ins that write down what they are asked)
 
 app ──── router ──── server ──── target

@@ -165,14 +165,14 @@ class Family:
                         self.all[pid], parents[pid] = words, int(stat[1])
         of_shim = [pid for pid, words in self.all.items() if "shim.namespace" in words]
         (self.shim,) = (pid for pid in of_shim if parents[pid] not in of_shim)
-        (self.keeper,) = (pid for pid in of_shim if parents[pid] == self.shim)
-        (self.gate,) = (pid for pid in of_shim if parents[pid] == self.keeper)
+        (self.supervisor,) = (pid for pid in of_shim if parents[pid] == self.shim)
+        (self.gate,) = (pid for pid in of_shim if parents[pid] == self.supervisor)
         self.client = parents[self.shim]
         assert parents[self.client] == parent
 
     def others(self) -> set[int]:
         """Return those that are neither ours nor the command's first process."""
-        return set(self.all) - {self.parent, self.client, self.shim, self.keeper, self.gate}
+        return set(self.all) - {self.parent, self.client, self.shim, self.supervisor, self.gate}
 
 
 def alive(lab: Lab) -> dict[int, str]:
@@ -380,7 +380,7 @@ def test_killed_parent_takes_everything_with_it(lab: Lab, tunnel: Tunnel) -> Non
 
 
 def test_killed_part_leaves_the_command_without_network(lab: Lab, tunnel: Tunnel, web: Web) -> None:
-    for victim in ("client", "shim", "keeper"):
+    for victim in ("client", "shim", "supervisor"):
         program = tunnel.start(sys.executable, "-c", ALWAYS_TRYING, *TARGET)
         program.says("^works 2$")
         os.kill(getattr(Family(lab, program.pid), victim), signal.SIGKILL)

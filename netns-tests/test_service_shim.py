@@ -1,7 +1,7 @@
 """The shim within all that its unit forbids, and a client of a user whom the policy names.
 
-app: alice's client ── socket unit ── warden ─┬─ monitor     in a network namespace of their own,
-                                              └─ keeper ─ gate       which is the flow namespace
+app: alice's client ── socket unit ── launcher ─┬─ monitor     in a network namespace of their own,
+                                              └─ supervisor ─ gate       which is the flow namespace
 
 Its network, its system calls, its address families, its user and its view of /proc are those of
 the unit. The reverse path is checked strictly.
@@ -57,7 +57,7 @@ def up(lab: Lab, overlay: Overlay, endpoint: Endpoint, *options: str) -> Program
     return client
 
 
-def warden(shim: Program) -> int:
+def launcher(shim: Program) -> int:
     return int(re.findall(r"^started (\d+)$", shim.stdout, re.MULTILINE)[-1])
 
 
@@ -67,9 +67,14 @@ def children(pid: int) -> list[int]:
 
 def processes(shim: Program) -> dict[str, int]:
     """What the service consists of."""
-    first = warden(shim)
-    monitor, keeper = children(first)
-    return {"warden": first, "monitor": monitor, "keeper": keeper, "gate": children(keeper)[0]}
+    first = launcher(shim)
+    monitor, supervisor = children(first)
+    return {
+        "launcher": first,
+        "monitor": monitor,
+        "supervisor": supervisor,
+        "gate": children(supervisor)[0],
+    }
 
 
 def status(pid: int) -> dict[str, str]:
@@ -92,12 +97,12 @@ def test_both_families_and_names_come_through(
     assert len(networks) == 1
     assert machine not in networks
     for name, pid in found.items():
-        held = NET_ADMIN if name in ("warden", "monitor") else NONE
+        held = NET_ADMIN if name in ("launcher", "monitor") else NONE
         said = status(pid)
         assert {said["CapPrm"], said["CapEff"]} == {held}, name
         assert said["CapAmb"] == NONE
         assert said["Uid"].split() == [str(SERVICE_UID)] * 4
-    nsenter = ["nsenter", "--net", "--target", str(found["warden"])]
+    nsenter = ["nsenter", "--net", "--target", str(found["launcher"])]
     links = lab.app.run([*nsenter, "ip", "-brief", "link"]).stdout
     assert [line.split()[0] for line in links.splitlines()] == ["lo", "flow0"]
     settings = "/proc/sys/net/ipv4/conf/all/rp_filter"
@@ -116,9 +121,9 @@ def test_whatever_is_killed_leaves_nothing(
     before = state.snapshot(lab.app)
     for victims in (
         ["monitor"],
-        ["keeper"],
-        ["warden"],
-        ["warden", "monitor", "keeper", "gate"],
+        ["supervisor"],
+        ["launcher"],
+        ["launcher", "monitor", "supervisor", "gate"],
         ["client"],
     ):
         client = up(lab, overlay, endpoint)
@@ -156,7 +161,7 @@ def test_stop_of_the_service_undoes_what_it_has_changed(
     for number in range(4):
         client = up(lab, overlay, endpoint)
         if number:
-            os.killpg(warden(shim), signal.SIGTERM)
+            os.killpg(launcher(shim), signal.SIGTERM)
         else:  # as `down` does when the client does not answer
             (lock,) = lab.app.path("/run/overlay-vpn").glob("net-*/lock")
             os.kill(int(lock.read_text()), signal.SIGTERM)

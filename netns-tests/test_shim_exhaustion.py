@@ -1,7 +1,7 @@
 """S6: without descriptors or room, new flows are refused, old ones live on, and later all is well.
 
-app: client ─ warden ─┬─ monitor
-                      └─ keeper ─ gate          each limited from outside by prlimit(1)
+app: client ─ launcher ─┬─ monitor
+                      └─ supervisor ─ gate          each limited from outside by prlimit(1)
 """
 
 from __future__ import annotations

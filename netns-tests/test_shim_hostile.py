@@ -3,7 +3,7 @@
 In this process: each message in each state, and a million random packets, against the real link
 and dispatch of the monitor and the gate, over a network that only remembers. Then on live ones.
 
-    app: hostile client ─┬─ monitor ─ warden          the client has dropped to alice
+    app: hostile client ─┬─ monitor ─ launcher          the client has dropped to alice
                          └─ gate ─ flows
 """
 
@@ -319,7 +319,7 @@ REACH = {
         r"file \+ /run/overlay-vpn(/net-\d+(/(lock|journal|client.sock))?)? .*",
         r"socket \+ u_seq LISTEN .*/client.sock .*",
     ),
-    "the processes of the shim": (r"process \+ \d+ \S+ -I -B -m shim.(warden|monitor|gate)",),
+    "the processes of the shim": (r"process \+ \d+ \S+ -I -B -m shim.(launcher|monitor|gate)",),
 }
 """What the list in SECURITY.md says, and how it looks on the host."""
 

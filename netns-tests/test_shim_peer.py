@@ -1,6 +1,6 @@
 """S1: the shim as a service serves whom the policy names, and does not read a byte of anybody else.
 
-app: alice's client ── /run/overlay-vpn/shim.sock ── warden ── monitor
+app: alice's client ── /run/overlay-vpn/shim.sock ── launcher ── monitor
 """
 
 from __future__ import annotations

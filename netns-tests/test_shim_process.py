@@ -1,7 +1,7 @@
 """S4 and S7: what the privileged processes hold, and that any of them may be killed at any time.
 
-app: client ─ warden ─┬─ monitor
-                      └─ keeper ─ gate          each found by its parent and its program
+app: client ─ launcher ─┬─ monitor
+                      └─ supervisor ─ gate          each found by its parent and its program
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Processes:
     """The processes of one instance, by what they are."""
 
     client: int
-    warden: int
+    launcher: int
     monitor: int
-    keeper: int
+    supervisor: int
     gate: int
 
 
@@ -49,11 +49,11 @@ def children(pid: int) -> list[int]:
 
 def instance(client: int) -> Processes:
     """Follow the children of a client down to the gate."""
-    (warden,) = children(client)
-    (monitor,) = [pid for pid in children(warden) if runs(pid, "shim.monitor")]
-    (keeper,) = [pid for pid in children(warden) if runs(pid, "shim.gate")]
-    (gate,) = children(keeper)
-    return Processes(client, warden, monitor, keeper, gate)
+    (launcher,) = children(client)
+    (monitor,) = [pid for pid in children(launcher) if runs(pid, "shim.monitor")]
+    (supervisor,) = [pid for pid in children(launcher) if runs(pid, "shim.gate")]
+    (gate,) = children(supervisor)
+    return Processes(client, launcher, monitor, supervisor, gate)
 
 
 def runs(pid: int, module: str) -> bool:
@@ -91,16 +91,16 @@ def processes(way: Way, site: None) -> Processes:
 
 
 @LOOK
-def test_monitor_and_warden_hold_one_capability(processes: Processes) -> None:
-    for pid in (processes.monitor, processes.warden):
+def test_monitor_and_launcher_hold_one_capability(processes: Processes) -> None:
+    for pid in (processes.monitor, processes.launcher):
         found = capabilities(pid)
         assert found == {"CapInh": 0, "CapPrm": NET_ADMIN, "CapEff": NET_ADMIN, "CapAmb": 0}
         assert int(status(pid)["CapBnd"], 16) == 0
 
 
 @LOOK
-def test_keeper_gate_and_client_hold_none(processes: Processes) -> None:
-    for pid in (processes.keeper, processes.gate, processes.client):
+def test_supervisor_gate_and_client_hold_none(processes: Processes) -> None:
+    for pid in (processes.supervisor, processes.gate, processes.client):
         assert set(capabilities(pid).values()) == {0}
 
 
@@ -117,13 +117,13 @@ def test_none_can_gain_privileges_or_be_traced(processes: Processes, way: Way) -
 def test_limits_leave_no_core_no_large_file_and_no_children_but_gates(
     processes: Processes,
 ) -> None:
-    for pid in (processes.warden, processes.monitor, processes.keeper, processes.gate):
+    for pid in (processes.launcher, processes.monitor, processes.supervisor, processes.gate):
         lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
         limits = {line[:25].strip(): line[26:46].strip() for line in lines}
         assert limits["Max core file size"] == "0"
         assert limits["Max file size"] == str(1 << 20)
         assert int(limits["Max open files"]) <= 4096
-        if pid in (processes.warden, processes.monitor):
+        if pid in (processes.launcher, processes.monitor):
             assert limits["Max processes"] == "0"
 
 
@@ -136,15 +136,15 @@ def test_descriptor_that_a_caller_left_open_goes_no_further_than_the_client(
     lab.app.run(["sh", "-c", f'exec 9>{left}; exec "$@"', "sh", *words], env=overlay.sudo)
     found = instance(overlay.status()["pid"])
     assert str(left) in descriptors(found.client)
-    for pid in (found.warden, found.monitor, found.keeper, found.gate):
+    for pid in (found.launcher, found.monitor, found.supervisor, found.gate):
         assert str(left) not in descriptors(pid)
 
 
 @LOOK
-def test_monitor_keeper_and_gate_are_one_thread_and_no_user_with_files(
+def test_monitor_supervisor_and_gate_are_one_thread_and_no_user_with_files(
     processes: Processes, way: Way
 ) -> None:
-    for pid in (processes.monitor, processes.keeper, processes.gate):
+    for pid in (processes.monitor, processes.supervisor, processes.gate):
         found = status(pid)
         assert found["Threads"] == "1"
         if way.lab.is_multi_user:
@@ -159,8 +159,8 @@ def test_client_is_the_user_who_ran_sudo(processes: Processes, way: Way) -> None
 
 
 @LOOK
-def test_keeper_and_gate_have_no_network(processes: Processes, way: Way) -> None:
-    for pid in (processes.keeper, processes.gate):
+def test_supervisor_and_gate_have_no_network(processes: Processes, way: Way) -> None:
+    for pid in (processes.supervisor, processes.gate):
         own = os.stat(f"/proc/{pid}/ns/net").st_ino
         assert own not in {host.net for host in way.lab.hosts}
         devices = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
@@ -189,8 +189,8 @@ def test_gate_holds_the_descriptors_it_was_given_and_no_other(processes: Process
 
 
 @LOOK
-def test_keeper_holds_what_the_gate_needs_and_its_link(processes: Processes) -> None:
-    assert descriptors(processes.keeper) == [
+def test_supervisor_holds_what_the_gate_needs_and_its_link(processes: Processes) -> None:
+    assert descriptors(processes.supervisor) == [
         *DEVICES_AND_POOL,
         *("anon_inode", "socket", "socket", "socket"),
     ]
@@ -208,7 +208,7 @@ def test_monitor_has_two_files_open_and_no_directory(processes: Processes) -> No
         return [Path(kind).name for kind in descriptors(pid) if kind.startswith("/")]
 
     assert files(processes.monitor) == ["journal", "lock"]
-    assert len(files(processes.warden)) == 4  # the detector: and two directories
+    assert len(files(processes.launcher)) == 4  # the detector: and two directories
 
 
 @LOOK
@@ -218,7 +218,7 @@ def test_heavy_libraries_are_in_the_client_only(processes: Processes) -> None:
         return {name for name in HEAVY if f"/{name}" in maps}
 
     assert {"cryptography", "uvloop"} <= mapped(processes.client)
-    for pid in (processes.warden, processes.monitor, processes.keeper, processes.gate):
+    for pid in (processes.launcher, processes.monitor, processes.supervisor, processes.gate):
         assert mapped(pid) == set()
 
 
@@ -252,7 +252,7 @@ def start(overlay: Overlay, endpoint: Endpoint) -> Processes:
     return instance(overlay.status()["pid"])
 
 
-@pytest.mark.parametrize("victim", ["client", "keeper", "monitor", "warden"])
+@pytest.mark.parametrize("victim", ["client", "supervisor", "monitor", "launcher"])
 def test_killed_while_up_leaves_the_network_as_it_was(
     lab: Lab, overlay: Overlay, victim: str
 ) -> None:
@@ -266,7 +266,7 @@ def test_killed_while_up_leaves_the_network_as_it_was(
             gone_within_s(took),
             f"no trace after killing {victim}",
         )
-        if victim != "warden":
+        if victim != "launcher":
             until(lambda: not traces(lab), gone_within_s(took), "no file and no process")
     overlay.recover()
     overlay.recover()
@@ -312,7 +312,7 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
     for number in range(KILLS):
         # From before the monitor exists to well into the tear-down.
         delay_s = dice.uniform(0, took * 1.5)
-        victim = dice.choice(["client", "keeper", "monitor", "gate"])
+        victim = dice.choice(["client", "supervisor", "monitor", "gate"])
         argv = [*overlay.up_command(endpoint, *options), "--foreground"]
         program = lab.app.popen(argv, env=overlay.sudo)
         time.sleep(delay_s)
@@ -337,13 +337,13 @@ def test_killed_at_random_moments_leaves_nothing_and_starts_again(
 def test_down_returns_when_the_devices_are_gone_and_not_before(lab: Lab, overlay: Overlay) -> None:
     """A device ends with the last process that holds it, and that may take its time."""
     pids = start(overlay, overlay.serve())
-    os.kill(pids.keeper, signal.SIGSTOP)
+    os.kill(pids.supervisor, signal.SIGSTOP)
     down = lab.app.popen([PROGRAM, "down"], env=overlay.sudo)
     until(lambda: rules(lab) == 0, 10, "no rule")
     time.sleep(0.5)
     assert links(lab) == ["ovpn0"]
     assert down.is_alive
-    os.kill(pids.keeper, signal.SIGCONT)
+    os.kill(pids.supervisor, signal.SIGCONT)
     assert down.wait(10) == 0
     assert links(lab) == []
     assert traces(lab) == []
@@ -367,10 +367,16 @@ def _duration_of_up(overlay: Overlay, endpoint: Endpoint, *options: str) -> floa
 
 def find(client: int, victim: str) -> int | None:
     """The process of an instance that may not be complete."""
-    warden = next((pid for pid in children(client) if runs(pid, "shim.launcher")), None)
-    below = [] if warden is None else children(warden)
+    launcher = next((pid for pid in children(client) if runs(pid, "shim.launcher")), None)
+    below = [] if launcher is None else children(launcher)
     monitor = next((pid for pid in below if runs(pid, "shim.monitor")), None)
-    keeper = next((pid for pid in below if runs(pid, "shim.gate")), None)
-    gate = None if keeper is None else next(iter(children(keeper)), None)
-    found = {"client": client, "warden": warden, "monitor": monitor, "keeper": keeper, "gate": gate}
+    supervisor = next((pid for pid in below if runs(pid, "shim.gate")), None)
+    gate = None if supervisor is None else next(iter(children(supervisor)), None)
+    found = {
+        "client": client,
+        "launcher": launcher,
+        "monitor": monitor,
+        "supervisor": supervisor,
+        "gate": gate,
+    }
     return found[victim]

@@ -64,7 +64,7 @@ def traces(lab: Lab) -> list[str]:
 
 
 def left(lab: Lab) -> list[str]:
-    """The traces but for the three small files that killing the warden leaves (SECURITY.md)."""
+    """The traces but for the three small files that killing the launcher leaves (SECURITY.md)."""
     return [line for line in traces(lab) if ": file" not in line]
 
 

@@ -1,9 +1,9 @@
 """S5: what the processes of the shim really call, traced, against what the code beside it declares.
 
-    strace ─ overlay-vpn up ─ client ─ warden ─┬─ monitor
-                              │                └─ keeper ─ gate
-                              └─ hostdns
-    strace ─ overlay-vpn run ─ client ─ namespace ─ keeper ─ gate
+    strace ─ overlay-vpn up ─ client ─ launcher ─┬─ monitor
+                              │                └─ supervisor ─ gate
+                              └─ resolved
+    strace ─ overlay-vpn run ─ client ─ namespace ─ supervisor ─ gate
 
 Nothing is called that is not declared, or the process would be ended; and, as far as a scenario can
 show it, nothing is declared that is not called.
@@ -42,10 +42,10 @@ SOMETIMES = frozenset(
 ONLY_WHEN = {
     "gate": frozenset({"setsockopt"}),  # a reset, of a connection that nobody asked for
     # It passes them on; and fork(3) of glibc from 2.41.
-    "keeper": ROLES["gate"] | {"rt_sigprocmask"},
-    "monitor": frozenset({"pread64"}),  # the warden was killed, and it undoes
+    "supervisor": ROLES["gate"] | {"rt_sigprocmask"},
+    "monitor": frozenset({"pread64"}),  # the launcher was killed, and it undoes
     # A service, and a second client is turned away.
-    "warden": frozenset({"poll", "accept4", "getsockname"}),
+    "launcher": frozenset({"poll", "accept4", "getsockname"}),
     "namespace": frozenset({"sendto"}),  # a message without a descriptor, as links have them
 }
 ANSWERED = frozenset({"clone3", "newfstatat", "openat"})
@@ -59,13 +59,13 @@ FILTER = re.compile(
     r"SECCOMP_MODE_FILTER, (\{|0x)"
 )  # and not NULL, which asks whether there are any
 FIRST = {
-    "shim.launcher": "warden",
+    "shim.launcher": "launcher",
     "shim.monitor": "monitor",
-    "shim.gate": "keeper",
+    "shim.gate": "supervisor",
     "shim.namespace": "namespace",
-    "shim.resolved": "hostdns",
+    "shim.resolved": "resolved",
 }
-SECOND = {"shim.namespace": "keeper"}
+SECOND = {"shim.namespace": "supervisor"}
 """Who a process is when it installs a filter: the one that was run, or a fork of it."""
 
 
@@ -170,8 +170,8 @@ def test_up_calls_what_is_declared(lab: Lab, overlay: Overlay) -> None:
     seen = Trace(trace)
     assert seen.killed == []
     assert str(client) in seen.has_landlock
-    assert seen.undeclared() == nothing("warden monitor keeper gate hostdns")
-    assert seen.unused() == nothing("warden monitor keeper gate hostdns")
+    assert seen.undeclared() == nothing("launcher monitor supervisor gate resolved")
+    assert seen.unused() == nothing("launcher monitor supervisor gate resolved")
 
 
 ECHO_ONCE = """
@@ -197,7 +197,7 @@ def test_run_calls_what_is_declared(lab: Lab) -> None:
     until(lambda: not program.is_alive, 20, "the end of the trace")
     seen = Trace(trace)
     assert seen.killed == []
-    assert seen.undeclared() == nothing("namespace keeper gate")
+    assert seen.undeclared() == nothing("namespace supervisor gate")
     assert seen.unused()["namespace"] == set()
 
 

@@ -39,7 +39,7 @@ def ours(overlay: Overlay, endpoint: Endpoint, transport: str) -> list[int]:
     """Every process of ours: of the client's side, and our server where it is one."""
     pids = instance(overlay.status()["pid"])
     server = [endpoint.program.pid] if transport == "quic" else []
-    return [pids.client, pids.warden, pids.monitor, pids.gate, *server]
+    return [pids.client, pids.launcher, pids.monitor, pids.gate, *server]
 
 
 @pytest.mark.long

@@ -117,7 +117,7 @@ def test_pure_module_does_no_io(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sources("shim"), ids=str)
-def test_shim_runs_no_command_but_keeper_and_monitor(path: Path) -> None:
+def test_shim_runs_no_command_but_supervisor_and_monitor(path: Path) -> None:
     called = {
         node.attr
         for node in ast.walk(ast.parse(path.read_text()))

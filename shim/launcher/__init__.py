@@ -1,1 +1,1 @@
-"""The warden: starts what serves a client, waits for its end, and leaves nothing behind."""
+"""The launcher: starts what serves a client, waits for its end, and leaves nothing behind."""

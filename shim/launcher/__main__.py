@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from shim.exit import end_after
-from shim.launcher.children import Keeper, Monitor
+from shim.launcher.children import GateSupervisor, Monitor
 from shim.sandbox import stages
 
 LINK_FD: Final = 3
@@ -21,7 +21,7 @@ _EX_CONFIG: Final = 78
 
 
 def main() -> int:
-    """Start monitor and keeper, then load and be the warden meanwhile. Returns its status."""
+    """Start monitor and supervisor, then load and be the launcher meanwhile. Returns its status."""
     try:
         link = socket.socket(fileno=LINK_FD)
     except OSError:
@@ -41,13 +41,13 @@ def main() -> int:
         os.setsid()
     os.umask(0o022)
     monitor = Monitor()
-    stages.clear_ambient()  # the keeper never holds a capability of a service
-    keeper = Keeper()
+    stages.clear_ambient()  # the supervisor never holds a capability of a service
+    supervisor = GateSupervisor()
     from shim.launcher import process
     from shim.launcher.host_network import Machine, opened
 
     machine = Machine(*given) if given else opened()
-    return process.main(link, keeper, monitor, machine, is_service=bool(given))
+    return process.main(link, supervisor, monitor, machine, is_service=bool(given))
 
 
 class _OutOfDateError(Exception):
@@ -70,4 +70,4 @@ def _given() -> list[int]:
 
 
 if __name__ == "__main__":
-    end_after(main, "warden")
+    end_after(main, "launcher")

@@ -1,6 +1,6 @@
-"""Starts the keeper of the gate and the monitor; the only programs that the shim runs.
+"""Starts the gate supervisor and the monitor; the only programs that the shim runs.
 
-The warden keeps neither the devices, nor the code that reads packets, nor the one that reads what
+The launcher keeps neither the devices, nor the code that reads packets, nor the one that reads what
 the client says. Of each of the two it knows one link. Nothing of what they are started with comes
 from the client.
 """
@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from shim.protocol.gate_supervisor import WARDEN_OF_KEEPER, Keep, Keeping
+from shim.protocol.gate_supervisor import LAUNCHER_OF_SUPERVISOR, Keep, Keeping
 from shim.protocol.launcher import MONITOR_OF_WARDEN, Serve
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 
@@ -36,8 +36,8 @@ def _spawn(module: str, *socks: socket.socket) -> int:
     )
 
 
-class Keeper:
-    """The keeper, seen from outside. `gate` is the client's end of its link to the gate."""
+class GateSupervisor:
+    """The supervisor, seen from outside. `gate` is the client's end of its link to the gate."""
 
     def __init__(self) -> None:
         """Start it. Raises OSError."""
@@ -45,10 +45,10 @@ class Keeper:
         self.gate, at_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, at_gate:
             self.pid = _spawn("shim.gate", theirs, at_gate)
-        self._link = Link(ours, WARDEN_OF_KEEPER)
+        self._link = Link(ours, LAUNCHER_OF_SUPERVISOR)
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the keeper has ended."""
+        """Return the descriptor that becomes readable when the supervisor has ended."""
         return self._link.fileno()
 
     def keep(self, keep: Keep, *fds: int) -> bool:
@@ -82,7 +82,7 @@ class Monitor:
             self._link.send(serve, fds)
 
 
-def end(*children: Keeper | Monitor) -> None:
+def end(*children: GateSupervisor | Monitor) -> None:
     """End them, while that is allowed, and return when what they held is gone."""
     for child in children:
         os.kill(child.pid, signal.SIGKILL)

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 A netlink socket is of the network namespace in which it was opened, whoever uses it, and wherever
-(netlink(7)). Under `sudo` the warden opens both itself. As a service it is in a namespace of its
+(netlink(7)). Under `sudo` the launcher opens both itself. As a service it is in a namespace of its
 own (systemd.exec(5), PrivateNetwork=), which becomes the flow namespace, and cannot reach the
 machine's: systemd opens the two there, and hands them over with the socket on which clients
 connect (systemd.socket(5), ListenNetlink=). The kernel wants the capability of both, of who has
@@ -13,7 +13,7 @@ From the socket comes the namespace (ioctl_ns(2), SIOCGSKNS): for the key of the
 and for the way of the capture TUN, which is made here and moved there.
 
 systemd keeps the sockets, and hands out the same ones at the next start. So the answers to a
-process that was killed may still be in them. One process at a time asks: the warden until it has
+process that was killed may still be in them. One process at a time asks: the launcher until it has
 told the monitor to serve, and again when that has ended. Then it forgets them first.
 """
 

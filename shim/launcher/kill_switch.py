@@ -10,8 +10,8 @@ bound to a device, which no routing rule stops: the kernel then takes any addres
 What comes in for an address of the tunnel from elsewhere is dropped, and such an address is not
 answered for by ARP, so that a neighbour learns nothing about it, not even that it exists.
 
-The monitor is given it by the warden, before it hears the client. The tables outlive every process
-of ours. A pause is an element of a set that expires by itself.
+The monitor is given it by the launcher, before it hears the client. The tables outlive every
+process of ours. A pause is an element of a set that expires by itself.
 """
 
 from __future__ import annotations

@@ -4,25 +4,25 @@ Theory of operation
 -------------------
 In this order, in one thread:
 
- 0. with the privileges of the caller: start the monitor and the keeper of the gate, the only
+ 0. with the privileges of the caller: start the monitor and the gate supervisor, the only
     programs that are run (`__main__.py`);
  1. as a service: undo what a killed instance left, and wait for a client that the policy admits,
     before a byte of anybody is read;
  2. lock the state directory, undo what a killed instance left;
- 3. make the devices and the flow namespace, give them to the keeper; give the capture TUN its
+ 3. make the devices and the flow namespace, give them to the supervisor; give the capture TUN its
     addresses and routes, in the network of the machine (`host_network.py`);
  4. give the monitor all that it needs: from then on it, and nobody else, reads what the client
     says;
  5. drop everything but CAP_NET_ADMIN. The monitor does the same and becomes a user that owns
-    nothing; the keeper drops everything.
+    nothing; the supervisor drops everything.
 
-The warden then waits for the monitor, and undoes everything. Ending in order and being killed are
-the same path. If the warden dies first, the monitor undoes instead. The monitor ends when the
-keeper does, and the keeper when the monitor does or when the warden dies. So each of them may be
-killed at any moment; and if all are, a service is started again (systemd.service(5), Restart=).
-Whoever wants the end tells the keeper (SIGTERM). As a service all are told at once; neither of
-those two who undo listens, or each might leave it to the other.
-Meanwhile whoever else connects is told that we are busy, and is not read.
+The launcher then waits for the monitor, and undoes everything. Ending in order and being killed are
+the same path. If the launcher dies first, the monitor undoes instead. The monitor ends when the
+supervisor does, and the supervisor when the monitor does or when the launcher dies. So each of them
+may be killed at any moment; and if all are, a service is started again (systemd.service(5),
+Restart=). Whoever wants the end tells the supervisor (SIGTERM). As a service all are told at once;
+neither of those two who undo listens, or each might leave it to the other. Meanwhile whoever else
+connects is told that we are busy, and is not read.
 
 With the kill switch undoing is what the user asks for: it happens when the client has said `Down`,
 and otherwise the rules and the filter stay, held by the kernel alone, until the next `up`, `down`
@@ -46,7 +46,7 @@ from shim.gate.wire import tun
 from shim.launcher import access, children, kill_switch, recover
 from shim.launcher import host_network as machines
 from shim.launcher import state_directory as files
-from shim.launcher.children import Keeper, Monitor
+from shim.launcher.children import GateSupervisor, Monitor
 from shim.launcher.host_network import Machine
 from shim.launcher.state_directory import BusyError, State
 from shim.monitor import journal
@@ -84,7 +84,12 @@ class _RefusedError(Exception):
 
 
 def main(
-    link: socket.socket, keeper: Keeper, monitor: Monitor, machine: Machine, *, is_service: bool
+    link: socket.socket,
+    supervisor: GateSupervisor,
+    monitor: Monitor,
+    machine: Machine,
+    *,
+    is_service: bool,
 ) -> int:
     """Have the client of the link served, or one that connects to it; leave nothing behind.
 
@@ -96,19 +101,19 @@ def main(
     try:
         admitted = access.admit(link)
     except access.PolicyError as error:
-        children.end(monitor, keeper)
+        children.end(monitor, supervisor)
         print(f"overlay-vpn: {error}", file=sys.stderr)
         return _EX_CONFIG
     if admitted is None:
-        children.end(monitor, keeper)
+        children.end(monitor, supervisor)
         return 0
     try:
-        state = _begin(admitted, keeper, monitor, machine)
+        state = _begin(admitted, supervisor, monitor, machine)
     except _RefusedError as refused:
-        children.end(monitor, keeper)
+        children.end(monitor, supervisor)
         _answer(admitted.client, refused.message)
         os._exit(0)  # the netlink library would complain of its end
-    state.set_owner(keeper.pid)
+    state.set_owner(supervisor.pid)
     others = admitted.others
     ended = os.pidfd_open(monitor.pid)
     kept = {0, 1, 2, monitor.fileno(), ended}
@@ -121,7 +126,7 @@ def main(
     enter(profile, seccomp.assemble(SYSCALLS))
     if others:
         _turn_away(others, ended)
-    os._exit(_undo(state, machine, netlink, monitor, keeper))
+    os._exit(_undo(state, machine, netlink, monitor, supervisor))
 
 
 def _answer(client: socket.socket, refusal: Failed) -> None:
@@ -130,7 +135,9 @@ def _answer(client: socket.socket, refusal: Failed) -> None:
     access.refuse(client, refusal)
 
 
-def _begin(admitted: access.Admitted, keeper: Keeper, monitor: Monitor, machine: Machine) -> State:
+def _begin(
+    admitted: access.Admitted, supervisor: GateSupervisor, monitor: Monitor, machine: Machine
+) -> State:
     """Make what is to be made while it is allowed, and give it to the monitor."""
     try:
         state = State(machine.netns)
@@ -139,31 +146,31 @@ def _begin(admitted: access.Admitted, keeper: Keeper, monitor: Monitor, machine:
     except OSError as error:
         raise _RefusedError(Fault.NOT_PERMITTED, error.errno or 0) from error
     try:
-        families, control = _make_network(state, keeper, machine)
+        families, control = _make_network(state, supervisor, machine)
     except _RefusedError:
         if not state.journal.is_guarded:
             state.remove()
         raise
     filters = (kill_switch.chains(lan=False), kill_switch.chains(lan=True))
     program = seccomp.assemble(MONITOR_PROFILE.syscalls)
-    given = (admitted.client, keeper.gate, control, state.journal, state.lock, keeper)
+    given = (admitted.client, supervisor.gate, control, state.journal, state.lock, supervisor)
     fds = [one if isinstance(one, int) else one.fileno() for one in given]
     fds += [machine.route, machine.netfilter]
-    # From here on we are told to end by the end of the keeper.
+    # From here on we are told to end by the end of the supervisor.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     monitor.serve(Serve(families, admitted.policy.routes, machine.cookie, filters, program), *fds)
     return state
 
 
 def _make_network(
-    state: State, keeper: Keeper, machine: Machine
+    state: State, supervisor: GateSupervisor, machine: Machine
 ) -> tuple[tuple[Family, ...], socket.socket]:
     try:
         if not state.journal.is_guarded:
             state.journal.undo(Netlink(machine.route, machine.netfilter))
     except OSError as error:
         raise _RefusedError(Fault.NETLINK, error.errno or 0) from error
-    _make_devices(keeper, has_flow_namespace=machine.is_elsewhere)
+    _make_devices(supervisor, has_flow_namespace=machine.is_elsewhere)
     try:
         if machine.is_elsewhere:
             Interfaces().move(protocol.DEVICE, machine.netns)
@@ -172,15 +179,15 @@ def _make_network(
         raise _RefusedError(Fault.NETLINK, error.errno or 0) from error
 
 
-def _make_devices(keeper: Keeper, *, has_flow_namespace: bool) -> None:
-    """Make both devices here, the flow namespace if there is none, and give them to the keeper."""
+def _make_devices(supervisor: GateSupervisor, *, has_flow_namespace: bool) -> None:
+    """Make both devices, and the flow namespace if there is none; give them to the supervisor."""
     try:
         flow = flow_namespace.build(is_here=has_flow_namespace)
         capture = tun.create(protocol.DEVICE)
     except OSError as error:
         raise _RefusedError(_fault_of(error), error.errno or 0) from error
     fds = (capture, flow.device, flow.listener.fileno())
-    is_kept = keeper.keep(Keep(has_flow_namespace), *fds)
+    is_kept = supervisor.keep(Keep(has_flow_namespace), *fds)
     os.close(capture)
     os.close(flow.device)
     flow.listener.close()
@@ -225,12 +232,12 @@ def _turn_away(others: socket.socket, ended: int) -> None:
 
 
 def _undo(
-    state: State, machine: Machine, netlink: Netlink, monitor: Monitor, keeper: Keeper
+    state: State, machine: Machine, netlink: Netlink, monitor: Monitor, supervisor: GateSupervisor
 ) -> int:
     """Wait for the end of the others; undo, unless the kill switch says that it is no end.
 
     Whoever waits for our end looks at the state directory. So that goes last: after the devices,
-    which end with the keeper. Returns our exit status.
+    which end with the supervisor. Returns our exit status.
     """
     status = os.waitstatus_to_exitcode(os.waitpid(monitor.pid, 0)[1])
     machine.forget()
@@ -242,7 +249,7 @@ def _undo(
             file=sys.stderr,
         )
         return 1
-    os.waitpid(keeper.pid, 0)
+    os.waitpid(supervisor.pid, 0)
     if is_over:
         state.remove()
     return 0

@@ -1,4 +1,4 @@
-"""`python -I -B -m shim.monitor`, link to the warden on fd 3. The warden starts it, nobody else."""
+"""`python -I -B -m shim.monitor`, started by the launcher alone, with its link to it on fd 3."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from shim.exit import end_after
 from shim.monitor import process
 
-WARDEN_FD: Final = 3
+LAUNCHER_FD: Final = 3
 
 if __name__ == "__main__":
-    end_after(lambda: process.main(socket.socket(fileno=WARDEN_FD)), "monitor")
+    end_after(lambda: process.main(socket.socket(fileno=LAUNCHER_FD)), "monitor")

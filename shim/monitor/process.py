@@ -1,14 +1,14 @@
-"""The monitor as a process: it waits for the warden's word, gives away all but one capability.
+"""The monitor as a process: it waits for the launcher's word, gives away all but one capability.
 
 Theory of operation
 -------------------
-It loads while the warden prepares. Then the warden, which alone decides what the client may, sends
-it one message with every descriptor that it is to hold, also those by which it changes the network.
-It gives away what it does not need, and only then reads the first byte of the client.
+It loads while the launcher prepares. Then the launcher, which alone decides what the client may,
+sends it one message with every descriptor that it is to hold, also those by which it changes the
+network. It gives away what it does not need, and only then reads the first byte of the client.
 
-It holds no device, no directory and no way to any path. What it does is undone by the warden after
-its end; if the warden has ended first, by itself. It holds the lock as well, so that nobody else
-begins before that is done.
+It holds no device, no directory and no way to any path. What it does is undone by the launcher
+after its end; if the launcher has ended first, by itself. It holds the lock as well, so that nobody
+else begins before that is done.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ _WITHOUT_DOWN: Final = 3
 
 
 def main(sock: socket.socket) -> int:
-    """Serve the client that the warden gives us over this link. Returns the exit status."""
-    # Of a service all are told to end at once; we learn of it from the keeper.
+    """Serve the client that the launcher gives us over this link. Returns the exit status."""
+    # Of a service all are told to end at once; we learn of it from the supervisor.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    warden = Link(sock, MONITOR_OF_WARDEN)
-    select.select([warden], [], [])
+    launcher = Link(sock, MONITOR_OF_WARDEN)
+    select.select([launcher], [], [])
     with suppress(LinkClosedError):
-        match warden.receive():
+        match launcher.receive():
             case Serve() as serve, fds:
-                return _serve(serve, fds, warden)
+                return _serve(serve, fds, launcher)
     return _WITHOUT_DOWN
 
 
-def _serve(serve: Serve, fds: list[int], warden: Link) -> int:
-    """Serve, and undo if the warden has ended."""
+def _serve(serve: Serve, fds: list[int], launcher: Link) -> int:
+    """Serve, and undo if the launcher has ended."""
     status = _WITHOUT_DOWN
     client, gate, control = (socket.socket(fileno=fd) for fd in fds[:3])
     # The lock stays open.
-    journal, _, keeper = journals.Journal(fds[3]), fds[4], fds[5]
+    journal, _, supervisor = journals.Journal(fds[3]), fds[4], fds[5]
     netlink = routing.Netlink(fds[6], fds[7], serve.filters)
     link = Link(client, MONITOR)
     routes = tuple(map(ip_network, serve.routes))
@@ -69,10 +69,10 @@ def _serve(serve: Serve, fds: list[int], warden: Link) -> int:
         service = serving.Service(
             link, journal, netlink, serve.families, routes, gate, control, serve.netns, missing
         )
-        if service.run(warden.fileno(), keeper):
+        if service.run(launcher.fileno(), supervisor):
             status = 0
     finally:
-        if _is_readable(warden.fileno()):
+        if _is_readable(launcher.fileno()):
             journal.undo_after(status, netlink)
     return status
 

@@ -7,8 +7,8 @@ anything else ends the link, and with it everything. Each handler does one thing
 capability is needed, and answers with one message. What arrives is checked here although the
 decoder has checked its type: a prefix must be a prefix, a socket a TCP or UDP one of this network.
 
-The monitor ends when the client goes, when the keeper of the gate does, when its warden dies, or
-when it is told to. It undoes nothing itself while the warden lives: ending is undoing, unless the
+The monitor ends when the client goes, when the gate supervisor does, when its launcher dies, or
+when it is told to. It undoes nothing itself while the launcher lives: ending is undoing, unless the
 kill switch is on; then only `Down` is.
 
 A pause takes away the rules and opens the kill switch. The kernel closes that by itself when the

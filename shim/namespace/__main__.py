@@ -8,11 +8,11 @@ tells whether the kernel allows it:
 
  1. new user, mount and network namespaces, in which the user keeps its own ids;
  2. the mounts (`mounts.py`);
- 3. the capture TUN with the default routes, the flow namespace, the keeper of the gate;
+ 3. the capture TUN with the default routes, the flow namespace, the gate supervisor;
  4. everything is given away, and the namespaces go to the client, which starts the command.
 
 It then waits, and makes sockets inside the namespace for ports that are published. It ends with
-the client or the keeper; a namespace without a gate leads nowhere.
+the client or the supervisor; a namespace without a gate leads nowhere.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _set_up(*, mask_bus: bool) -> tuple[Link, socket.socket]:
         flow = flow_namespace.build()
     except OSError as error:
         raise _RefusedError(Fault.NETLINK, error) from error
-    return _start_keeper(capture, flow)
+    return _start_supervisor(capture, flow)
 
 
 def _tun_fault(error: OSError) -> Fault:
@@ -133,8 +133,8 @@ def _route() -> None:
     interfaces.close()
 
 
-def _start_keeper(capture: int, flow: flow_namespace.FlowNetwork) -> tuple[Link, socket.socket]:
-    """Return the client's link to the gate, and a socket that ends with the keeper."""
+def _start_supervisor(capture: int, flow: flow_namespace.FlowNetwork) -> tuple[Link, socket.socket]:
+    """Return the client's link to the gate, and a socket that ends with the supervisor."""
     to_gate, at_gate = pair(CLIENT_OF_GATE, GATE)
     alive, link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     given = supervisor.Given(capture, flow, at_gate, supervisor.new_pool())

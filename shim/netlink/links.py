@@ -1,7 +1,7 @@
 """Links, their addresses and routes, and the way of flows to their listener, through pyroute2.
 
-For whoever sets up a network: the warden, the flow namespace and `run`. The monitor has no use for
-it and does not load it.
+For whoever sets up a network: the launcher, the flow namespace and `run`. The monitor has no use
+for it and does not load it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What client, monitor, keeper and gate have in common: their messages, and a few addresses.
+"""What client, monitor, supervisor and gate have in common: their messages, and a few addresses.
 
 This is the only part of `shim` that `vpn` may import. A module per link, so that a process loads
 the messages that it speaks and no others; `link` has the link itself.

@@ -1,4 +1,4 @@
-"""The messages between the warden and the keeper of the gate."""
+"""The messages between the launcher and the gate supervisor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 
 from shim.protocol.link import Message, role
 
-# warden → keeper
+# launcher → supervisor
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -15,15 +15,15 @@ class Keep(Message, frozen=True, tag="keep"):
     FDS: ClassVar[int] = 3
 
     is_flow_namespace: bool
-    """Whether the flow namespace is that of the keeper; else it has none to be in yet."""
+    """Whether the flow namespace is that of the supervisor; else it has none to be in yet."""
 
 
-# keeper → warden
+# supervisor → launcher
 
 
 class Keeping(Message, frozen=True, tag="keeping"):
     """A gate serves them from now on."""
 
 
-KEEPER: Final = role(Keep)
-WARDEN_OF_KEEPER: Final = role(Keeping)
+SUPERVISOR: Final = role(Keep)
+LAUNCHER_OF_SUPERVISOR: Final = role(Keeping)

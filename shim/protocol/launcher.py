@@ -1,4 +1,4 @@
-"""The message from the warden to the monitor. There is one, and no answer."""
+"""The message from the launcher to the monitor. There is one, and no answer."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Serve(Message, frozen=True, tag="serve"):
     """Everything is there: serve the client, and end when it has ended.
 
     Carries the link to the client; its link to the gate and its listener, which it is given; the
-    journal; the lock, which nobody takes as long as somebody may undo; what ends with the keeper;
-    the netlink sockets of the network that is changed, for routes and for netfilter.
+    journal; the lock, which nobody takes as long as somebody may undo; what ends with the
+    supervisor; the netlink sockets of the network that is changed, for routes and for netfilter.
     """
 
     SIZE: ClassVar[int] = 1 << 17

@@ -66,7 +66,7 @@ class Told(Message, frozen=True, tag="told"):
     network_manager: Answer
 
 
-ToHostDns = Names | Announce | Withdraw
+ToResolved = Names | Announce | Withdraw
 
-HOST_DNS: Final = role(ToHostDns)
+RESOLVED: Final = role(ToResolved)
 CLIENT_OF_HOST_DNS: Final = role(Told)

@@ -30,7 +30,7 @@ from shim.protocol import DEVICE
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.protocol.resolved import (
     ABSENT,
-    HOST_DNS,
+    RESOLVED,
     Announce,
     Answer,
     Names,
@@ -57,7 +57,7 @@ _LONGEST_ERROR: Final = 200
 
 def main(sock: socket.socket) -> int:
     """Serve a client until it is gone. Returns the exit status."""
-    client = Link(sock, HOST_DNS)
+    client = Link(sock, RESOLVED)
     try:
         names = _next(client)
         if not isinstance(names, Names):

@@ -16,7 +16,7 @@ from dns.wire import WireError
 from shim.protocol import GATEWAY4
 from vpn.client import asking
 from vpn.control import dns_query, runs
-from vpn.control.messages import DnsStatus, NameWay
+from vpn.control.messages import DnsStatus, Resolution
 from vpn.control.verdict import way_text
 from vpn.errors import Exit, UsageError
 from vpn.text import printable
@@ -45,7 +45,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The extended error, or what became of the question if there is no answer."""
     answers: tuple[str, ...]
     authority: tuple[str, ...]
-    path: NameWay
+    path: Resolution
     path_text: str
     server: str
     protocol: Literal["udp", "tcp"]
@@ -130,7 +130,7 @@ def ask(labels: Labels, rtype: int, run_id: str | None) -> Answer:
     )
 
 
-def _path_text(way: NameWay, server: str, reply: Reply | None) -> str:
+def _path_text(way: Resolution, server: str, reply: Reply | None) -> str:
     if way.way == "forwarded":
         return f"not one of the tunnel's: forwarded to {server}, beside it"
     if way.way == "outside":

@@ -17,7 +17,7 @@ from vpn.errors import UsageError
 
 if TYPE_CHECKING:
     from vpn.config.target import Target
-    from vpn.linux.privileges import Caller
+    from vpn.linux.privileges import LocalUser
     from vpn.ssh.session.client import Login
 
 
@@ -39,7 +39,7 @@ class Access:
     datagrams: bool | None
     """As in `vpn.transport.base.Dialing`."""
 
-    def login(self, target: Target, who: Caller) -> Login:
+    def login(self, target: Target, who: LocalUser) -> Login:
         """Return how to log in; reads known_hosts. Raises ConfigurationError, UsageError."""
         from vpn.ssh.session import client
         from vpn.ssh.trust import known_hosts

@@ -12,7 +12,7 @@ from vpn.client import asking
 from vpn.config.forwards import address_of, parse_destination
 from vpn.control import client as control
 from vpn.control import runs
-from vpn.control.messages import Fate, NameWay
+from vpn.control.messages import DestinationStatus, Resolution
 from vpn.control.verdict import (
     Explanation,
     RouteText,
@@ -76,16 +76,16 @@ def explain(host: str, port: int, run_id: str | None) -> Explanation:
     )
 
 
-def _fate(host: str, port: int, run_id: str | None) -> Fate:
+def _fate(host: str, port: int, run_id: str | None) -> DestinationStatus:
     """Return what the client says; without one, everything is as without us, or cut off."""
     if run_id is not None or asking.is_there():
         return asking.fate_of(run_id, host, port)
-    way = NameWay(way="outside") if address_of(host) is None else None
+    way = Resolution(way="outside") if address_of(host) is None else None
     name = host if way else ""
-    return Fate(name=name, way=way, kill_switch=control.is_blocked())
+    return DestinationStatus(name=name, way=way, kill_switch=control.is_blocked())
 
 
-def _addresses(host: str, fate: Fate) -> tuple[str, ...]:
+def _addresses(host: str, fate: DestinationStatus) -> tuple[str, ...]:
     """Return where a program would send to: for a name, what its resolver would tell it."""
     if fate.way is None:
         return (host,)
@@ -100,7 +100,7 @@ def _addresses(host: str, fate: Fate) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(one[4][0]) for one in found))
 
 
-def _verdict(address: str, port: int, fate: Fate) -> Verdict:
+def _verdict(address: str, port: int, fate: DestinationStatus) -> Verdict:
     found = _route(Packet(address, port))
     word, why = judge(address, port, fate, found)
     outer = _route(Packet(address, port, MARK)) if fate.is_server else ""

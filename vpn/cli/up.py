@@ -94,7 +94,7 @@ def command(
 
 
 def _run(
-    who: privileges.Caller,
+    who: privileges.LocalUser,
     names: tuple[str, ...] | None,
     settings: Callable[[], Settings],
     ready: Callable[[], None],

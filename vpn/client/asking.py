@@ -19,7 +19,7 @@ from vpn.client import listing, questions
 from vpn.client.listing import FlowStatus
 from vpn.control import client as control
 from vpn.control import runs
-from vpn.control.messages import MAX_BYTES, DnsStatus, Fate, NameWay
+from vpn.control.messages import MAX_BYTES, DestinationStatus, DnsStatus, Resolution
 from vpn.errors import OverlayError
 
 MAX_FLOWS: Final = 65536
@@ -78,14 +78,14 @@ def dns_status(run_id: str | None) -> DnsStatus:
     return _document(run_id, questions.DNS, DnsStatus)
 
 
-def way_of(run_id: str | None, name: str, rtype: int) -> NameWay:
+def way_of(run_id: str | None, name: str, rtype: int) -> Resolution:
     """Return how a question about a name is answered. Raises OverlayError."""
-    return _document(run_id, questions.WAY.format(rtype, name), NameWay)
+    return _document(run_id, questions.WAY.format(rtype, name), Resolution)
 
 
-def fate_of(run_id: str | None, host: str, port: int) -> Fate:
+def fate_of(run_id: str | None, host: str, port: int) -> DestinationStatus:
     """Return what becomes of a packet to a name or address. Raises OverlayError."""
-    fate = _document(run_id, questions.FATE.format(port, host), Fate)
+    fate = _document(run_id, questions.FATE.format(port, host), DestinationStatus)
     try:
         found = tuple(str(ip_address(one)) for one in fate.addresses)
     except ValueError:

@@ -24,7 +24,7 @@ from vpn.client.flows.egress import Egress
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink
 from vpn.config.forwards import address_of
-from vpn.control.messages import DnsStatus, Fate, NameWay, Pool, Way
+from vpn.control.messages import DestinationStatus, DnsStatus, Pool, Resolution, Way
 from vpn.text import endpoint
 
 FAR_TIMEOUT_S: Final = 5.0
@@ -33,7 +33,7 @@ _GATEWAYS: Final = (GATEWAY4, GATEWAY6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class TunnelContext:
     """What is so around the session and the gate of a tunnel."""
 
     server: str
@@ -51,7 +51,7 @@ class Surroundings:
 
 
 def asked_of(dns_server: str | None, *, is_asking: bool) -> str:
-    """Return who is asked about names, as in `Surroundings`."""
+    """Return who is asked about names, as in `TunnelContext`."""
     return (dns_server or "server") if is_asking else ""
 
 
@@ -64,7 +64,7 @@ class Explainer:
         uplink: Uplink,
         pool: PoolQuestions,
         configured: Configure,
-        surroundings: Callable[[], Surroundings],
+        surroundings: Callable[[], TunnelContext],
     ) -> None:
         """`configured` is what the gate was told; `surroundings` are those of the moment."""
         self._egress = egress
@@ -99,27 +99,27 @@ class Explainer:
             warnings=around.warnings,
         )
 
-    def way(self, name: str, rtype: int) -> NameWay:
+    def way(self, name: str, rtype: int) -> Resolution:
         """Return how a question is answered. Raises ValueError if `name` is none."""
         around = self._surroundings()
         labels = fold(parse_text(name))
         if not around.is_captured or around.paused_s:
-            return NameWay(way="outside")
+            return Resolution(way="outside")
         address = reverse_address(labels) if rtype == RRType.PTR else None
         pooled = address is not None and _is_pool(address)
         path = path_of(labels, rtype, self._suffixes, is_pooled=pooled, asks=self._asks)
         is_virtual = rtype in ADDRESSES and path is not Path.SPECIAL
         if path is not Path.FAR:
-            return NameWay(way=_way(path), is_virtual=is_virtual and path is Path.VIRTUAL)
+            return Resolution(way=_way(path), is_virtual=is_virtual and path is Path.VIRTUAL)
         text = to_text(labels)
         decision = self._egress.judge_name(text, rtype)
         if not decision.allowed:
             number = self._egress.limits.policy.number_of(decision)
-            return NameWay(way="refused", rule=decision.rule_text, rule_number=number)
+            return Resolution(way="refused", rule=decision.rule_text, rule_number=number)
         path, resolver = self._egress.path_of(text, rtype), self._egress.resolver
         kept = resolver and resolver.cached_for(text, rtype)
         age_s, left_s = kept or (0, 0)
-        return NameWay(
+        return Resolution(
             way=_way(path),
             asked=around.asked if path in (Path.FAR, Path.CACHED) else "",
             is_virtual=is_virtual,
@@ -128,7 +128,7 @@ class Explainer:
             left_s=left_s,
         )
 
-    async def fate(self, host: str, port: int) -> Fate:
+    async def fate(self, host: str, port: int) -> DestinationStatus:
         """Return what becomes of a packet to a name or address; port 0 is for what has none.
 
         Raises ValueError if it is neither.
@@ -146,7 +146,7 @@ class Explainer:
         meant = name or host
         decision = limits.policy.decide(meant, port)
         place, place_port = limits.hosts.get(meant, ("", 0))
-        return Fate(
+        return DestinationStatus(
             name=name if address is not None else host,
             way=way,
             outcome=outcome,
@@ -171,7 +171,7 @@ class Explainer:
             paused_s=around.paused_s,
         )
 
-    async def _outcome(self, name: str, way: NameWay) -> tuple[str, tuple[int, ...]]:
+    async def _outcome(self, name: str, way: Resolution) -> tuple[str, tuple[int, ...]]:
         """Return what is known of the addresses of a name, and of which families there are any."""
         if not way.is_virtual:
             return "", ()

@@ -32,13 +32,13 @@ from shim.protocol.namespace import CLIENT_OF_NAMESPACE
 from vpn import embedded
 from vpn.client import inspection, sandbox
 from vpn.client.answering import Answering, question_of
-from vpn.client.explain import Explainer, Surroundings, asked_of
+from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.egress import Egress, Limits
 from vpn.client.messages import Done, Ready, send
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.session.renewing import Connect, Uplink
 from vpn.client.shim.namespace import Namespace
-from vpn.client.tunnel import Core, resolver_for
+from vpn.client.tunnel import Tunnel, resolver_for
 from vpn.config.forwards import Publication
 from vpn.config.target import Target
 from vpn.console import say
@@ -103,11 +103,11 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         uplink = Uplink(session, connect, say)
         resolver = resolver_for(uplink, settings.dns, settings.dns_server)
         egress = Egress(uplink, resolver, settings.limits, report)
-        core = Core(gate, egress, base.PlainSockets())
+        core = Tunnel(gate, egress, base.PlainSockets())
         configure = Configure(True, ())
         await core.configure(configure)
         search = await _search_domains(resolver, settings)
-        around = Surroundings(
+        around = TunnelContext(
             server=settings.server_text,
             asked=asked_of(settings.dns_server, is_asking=resolver is not None),
             search=search,
@@ -196,7 +196,7 @@ async def _keep(uplink: Uplink) -> None:
 
 
 async def _answer(
-    about: runs.Run, spaces: tuple[int, int, int], core: Core, sock: socket.socket
+    about: runs.Run, spaces: tuple[int, int, int], core: Tunnel, sock: socket.socket
 ) -> None:
     """Answer `list`, `enter` and `flows`; the directory of the socket keeps others out."""
     question = await question_of(sock)

@@ -46,7 +46,7 @@ _STANDSTILL_S: Final = 3.0
 _STEPS: Final = 100
 
 
-class Core:
+class Tunnel:
     """Serves one gate. A flow that needs a session while there is none is refused by `egress`."""
 
     def __init__(self, gate: Link, egress: Egress, sockets: OuterSockets) -> None:

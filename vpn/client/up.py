@@ -38,14 +38,14 @@ from shim.protocol.link import Link
 from shim.protocol.monitor import CLIENT_OF_MONITOR
 from vpn import console
 from vpn.client import sandbox
-from vpn.client.explain import Explainer, Surroundings, asked_of
+from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.egress import Egress, Limits
 from vpn.client.flows.tcp import Counters
 from vpn.client.session.renewing import Uplink
 from vpn.client.session.server_address import Places
 from vpn.client.shim.monitor import Monitor
-from vpn.client.shim.resolved import HostDns
-from vpn.client.tunnel import Core, resolver_for
+from vpn.client.shim.resolved import ResolvedHelper
+from vpn.client.tunnel import Tunnel, resolver_for
 from vpn.config.target import Routes, Target
 from vpn.control.client import State, Status
 from vpn.control.server import ControlServer
@@ -84,7 +84,7 @@ class Settings:
 class Client:
     """A client that is coming up, is up, or is going down."""
 
-    def __init__(self, settings: Settings, monitor: Monitor, host_dns: HostDns) -> None:
+    def __init__(self, settings: Settings, monitor: Monitor, host_dns: ResolvedHelper) -> None:
         self._settings = settings
         self._monitor = monitor
         self._host_dns = host_dns
@@ -96,7 +96,7 @@ class Client:
         self._is_user_done = False
         self._is_capturing = False
         self._paused_until_s = 0.0
-        self._core: Core | None = None
+        self._core: Tunnel | None = None
         self._uplink: Uplink | None = None
         self._places = Places(monitor)
         self._login = settings.login
@@ -178,9 +178,9 @@ class Client:
             warnings=(*sandbox.warnings(self._monitor.missing), *self._host_dns.warnings),
         )
 
-    def _surroundings(self) -> Surroundings:
+    def _surroundings(self) -> TunnelContext:
         settings = self._settings
-        return Surroundings(
+        return TunnelContext(
             server=settings.login_text,
             server_addresses=self._places.addresses,
             asked=asked_of(settings.dns_server, is_asking=self._is_asking),
@@ -218,12 +218,12 @@ class Client:
             raise OverlayError("stopped before the session was there")
         return connecting.result()
 
-    async def _capture(self, uplink: Uplink, gate: Link) -> Core:
+    async def _capture(self, uplink: Uplink, gate: Link) -> Tunnel:
         settings = self._settings
         resolver = resolver_for(uplink, settings.dns, settings.dns_server)
         self._is_asking = resolver is not None
         egress = Egress(uplink, resolver, Limits(hosts=settings.hosts))
-        core = self._core = Core(gate, egress, self._monitor)
+        core = self._core = Tunnel(gate, egress, self._monitor)
         names = settings.routes.names(settings.hosts)
         # Only the client knows what is static.
         configure = Configure(self._is_asking or bool(settings.hosts), names or ())
@@ -240,7 +240,7 @@ class Client:
         await self._host_dns.announce()
         return core
 
-    async def _stay_up(self, uplink: Uplink, core: Core) -> None:
+    async def _stay_up(self, uplink: Uplink, core: Tunnel) -> None:
         stopping = asyncio.create_task(self._stop.wait())
         keeping = asyncio.create_task(uplink.keep())
         ends: tuple[asyncio.Future[Any], ...] = (
@@ -288,7 +288,7 @@ async def run(
     """
     monitor = Monitor(Link(link, CLIENT_OF_MONITOR))
     monitor.missing = missing
-    client = Client(settings, monitor, HostDns(host_dns))
+    client = Client(settings, monitor, ResolvedHelper(host_dns))
     loop = asyncio.get_running_loop()
     notifier = Notifier()
     notifier.keep_alive()

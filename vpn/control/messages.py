@@ -18,7 +18,7 @@ Way = Literal["virtual", "static", "far", "cached", "forwarded", "special", "out
 """`dns.disposition.Path`, and two more: names are not captured, or a rule forbids it."""
 
 
-class NameWay(msgspec.Struct, frozen=True, kw_only=True):
+class Resolution(msgspec.Struct, frozen=True, kw_only=True):
     """How a question about a name is answered now.
 
     `asked` is who is asked at the far end: `server` for a resolver of the server, an address, or
@@ -37,7 +37,7 @@ class NameWay(msgspec.Struct, frozen=True, kw_only=True):
     rule_number: int = 0
 
 
-class Fate(msgspec.Struct, frozen=True, kw_only=True):
+class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a packet to a host and port in the tunnel, and what is known of the host.
 
     `name` is the host itself, or that which a virtual address stands for. `place` is where it goes
@@ -45,7 +45,7 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str = ""
-    way: NameWay | None = None
+    way: Resolution | None = None
     """Of a name."""
     outcome: str = ""
     """Of a name: what is known of its addresses (`dns.upstream.Outcome`, in lower case)."""
@@ -89,7 +89,7 @@ class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     mode: Literal["virtual", "remote"]
     asked: str
-    """Who is asked at the far end, as in `NameWay`."""
+    """Who is asked at the far end, as in `Resolution`."""
     is_connected: bool
     is_captured: bool
     """Whether port 53 of every resolver is."""

@@ -24,7 +24,7 @@ from vpn.control.client import Status
 from vpn.errors import OverlayError
 
 if TYPE_CHECKING:
-    from vpn.client.tunnel import Core
+    from vpn.client.tunnel import Tunnel
 
 _UCRED: Final = struct.Struct("3i")
 
@@ -38,7 +38,7 @@ class ControlServer(Answering):
         status: Callable[[], Status],
         down: Callable[[], Awaitable[None]],
         pause: Callable[[int], Awaitable[None]],
-        core: Callable[[], Core | None],
+        core: Callable[[], Tunnel | None],
     ) -> None:
         """`down` takes everything down, `pause` is given seconds; the answer waits for them.
 

@@ -12,14 +12,14 @@ from typing import Final, Literal
 import msgspec
 
 from shim.protocol import DEVICE, LAN, ROUTE_PROTOCOL
-from vpn.control.messages import Fate, NameWay
+from vpn.control.messages import DestinationStatus, Resolution
 from vpn.linux.routing import Route, Rule
 from vpn.policy.rules import DEFAULT
 from vpn.text import endpoint
 
 DNS_PORT: Final = 53
 
-Word = Literal[
+VerdictKind = Literal[
     "tunnel",
     "loopback",
     "resolver",
@@ -58,7 +58,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a packet to an address. `route` is None where the kernel has none."""
 
     address: str
-    verdict: Word
+    verdict: VerdictKind
     why: str
     route: RouteText | None = None
     outer: RouteText | None = None
@@ -73,7 +73,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     name: str
     """The host, if it is a name, or the one that a virtual address stands for."""
-    way: NameWay | None
+    way: Resolution | None
     """How a question about the name is answered."""
     is_assigned: bool
     """Whether the virtual addresses are the name's already."""
@@ -100,7 +100,9 @@ def route_text(route: Route, rule: Rule | None) -> RouteText:
     )
 
 
-def judge(address: str, port: int, fate: Fate, found: RouteText | str) -> tuple[Word, str]:
+def judge(
+    address: str, port: int, fate: DestinationStatus, found: RouteText | str
+) -> tuple[VerdictKind, str]:
     """Return what becomes of a packet. `found` is its route, or why the kernel has none."""
     if isinstance(found, str):
         if fate.kill_switch and not fate.paused_s:
@@ -118,7 +120,7 @@ def judge(address: str, port: int, fate: Fate, found: RouteText | str) -> tuple[
     return inside(port, fate)
 
 
-def inside(port: int, fate: Fate) -> tuple[Word, str]:
+def inside(port: int, fate: DestinationStatus) -> tuple[VerdictKind, str]:
     """Return what becomes of a packet that is in the tunnel's device."""
     if fate.is_pool and not fate.name:
         return "refused", "a virtual address that stands for no name"
@@ -137,7 +139,7 @@ def inside(port: int, fate: Fate) -> tuple[Word, str]:
     return "tunnel", f"it leaves at {fate.server}{place}"
 
 
-def nameless(fate: Fate) -> tuple[Word, str]:
+def nameless(fate: DestinationStatus) -> tuple[VerdictKind, str]:
     """Return what becomes of a packet to a name that has no address."""
     way = fate.way
     if way is None or way.way in ("outside", "forwarded"):
@@ -158,7 +160,7 @@ def nameless(fate: Fate) -> tuple[Word, str]:
     return "unknown", f"the far end has not answered ({fate.outcome})"
 
 
-def way_text(way: NameWay) -> str:
+def way_text(way: Resolution) -> str:
     """Return how a name is answered, for people."""
     asked = "the server's resolver" if way.asked == "server" else way.asked
     match way.way:
@@ -181,7 +183,9 @@ def way_text(way: NameWay) -> str:
             return "answered here: nobody is asked"
 
 
-def _beside(where: IPv4Address | IPv6Address, fate: Fate, found: RouteText) -> tuple[Word, str]:
+def _beside(
+    where: IPv4Address | IPv6Address, fate: DestinationStatus, found: RouteText
+) -> tuple[VerdictKind, str]:
     if not fate.server and not fate.kill_switch:
         return "direct", "overlay-vpn is not up here"
     if fate.paused_s:

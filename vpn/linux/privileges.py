@@ -15,7 +15,7 @@ from vpn.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class LocalUser:
     """The user whose keys, agent and known hosts are used."""
 
     uid: int
@@ -24,7 +24,7 @@ class Caller:
     home: Path
 
 
-def find(environment: Mapping[str, str]) -> Caller:
+def find(environment: Mapping[str, str]) -> LocalUser:
     """Return the user who ran sudo, or the one who runs us. Raises ConfigurationError."""
     uid = os.getuid()
     if uid == 0:
@@ -37,8 +37,8 @@ def find(environment: Mapping[str, str]) -> Caller:
     except KeyError:
         name = environment.get("SUDO_USER") or environment.get("USER") or str(uid)
         gid = int(environment.get("SUDO_GID", os.getgid()))
-        return Caller(uid, gid, name, Path(environment.get("HOME") or "/"))
-    return Caller(uid, entry.pw_gid, entry.pw_name, Path(entry.pw_dir))
+        return LocalUser(uid, gid, name, Path(environment.get("HOME") or "/"))
+    return LocalUser(uid, entry.pw_gid, entry.pw_name, Path(entry.pw_dir))
 
 
 def allow_many_files() -> None:
@@ -48,7 +48,7 @@ def allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def become(caller: Caller) -> None:
+def become(caller: LocalUser) -> None:
     """Become the caller, without any capability and without a way back.
 
     Raises OSError. Nothing that handles bytes of the network runs before this.

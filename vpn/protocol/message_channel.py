@@ -14,7 +14,7 @@ from vpn.protocol.framing import Frames, frame
 from vpn.transport.base import Datagrams
 
 
-class Carriage:
+class MessageChannel:
     """Carries messages both ways, over the channel that it is told of by `begin`."""
 
     def __init__(

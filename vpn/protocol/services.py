@@ -37,7 +37,7 @@ _JUDGES = frozenset({ECHO, *UDP.values(), *UDP_IN_DATAGRAMS.values()})
 
 
 @dataclass(eq=False, slots=True)
-class Caller:
+class Login:
     """A login, to the services that it asks for.
 
     `held` counts what each of them keeps for it, by the service's name: all channels share a limit.

@@ -6,16 +6,16 @@ import asyncio
 from functools import partial
 
 from vpn.identity import Identity
-from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, Caller
+from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, Login
 from vpn.server.dial import Dialer
 from vpn.server.services import table
 from vpn.server.services.echo import EchoService
 from vpn.server.services.getaddrinfo import Lookups
 from vpn.server.services.resolver import ResolverProtocol
-from vpn.server.services.system_resolvers import Recursive
+from vpn.server.services.system_resolvers import SystemResolvers
 from vpn.server.services.udp import UdpService
 from vpn.ssh.login.authorized_files import Authorized
-from vpn.ssh.session.server import Gatekeeper
+from vpn.ssh.session.server import SshAcceptor
 from vpn.transport.base import Address, Listener, Listening, Transport
 from vpn.transport.pump import Pump
 
@@ -25,7 +25,7 @@ class Server:
 
     def __init__(self, identity: Identity, authorized: Authorized) -> None:
         self._dialer = Dialer()
-        recursive = Recursive()
+        recursive = SystemResolvers()
         lookups = Lookups(self._dialer.resolve_routed, recursive)
         self._udp = UdpService(self._dialer.resolve)
         self._services: table.Handlers = {
@@ -36,7 +36,7 @@ class Server:
             UDP_IN_DATAGRAMS[4]: partial(self._udp.protocol, 4, in_datagrams=True),
             UDP_IN_DATAGRAMS[6]: partial(self._udp.protocol, 6, in_datagrams=True),
         }
-        self._gatekeeper = Gatekeeper(identity.ssh_key(), authorized, self._open_flow)
+        self._acceptor = SshAcceptor(identity.ssh_key(), authorized, self._open_flow)
         self._listener: Listener
 
     @classmethod
@@ -49,7 +49,7 @@ class Server:
         """
         server = cls(Identity(listening.identity), authorized)
         try:
-            server._listener = await transport.listen(listening, server._gatekeeper.protocol)
+            server._listener = await transport.listen(listening, server._acceptor.protocol)
         except BaseException:
             server._dialer.close()
             raise
@@ -63,11 +63,11 @@ class Server:
     @property
     def flow_count(self) -> int:
         """How many flows are open, or being opened."""
-        return self._gatekeeper.flow_count
+        return self._acceptor.flow_count
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Let nobody in, wait up to `drain_s` for the flows to end, then end everything."""
-        await self._gatekeeper.close(drain_s)
+        await self._acceptor.close(drain_s)
         await self._listener.close()
         self._close_services()
 
@@ -75,9 +75,9 @@ class Server:
         self._udp.close()
         self._dialer.close()
 
-    async def _open_flow(self, caller: Caller, host: str, port: int) -> asyncio.Protocol:
+    async def _open_flow(self, login: Login, host: str, port: int) -> asyncio.Protocol:
         if table.is_reserved(host):
-            return table.protocol_for(self._services, caller, host, port)
+            return table.protocol_for(self._services, login, host, port)
         sock = await self._dialer.connect(host, port)
         pump = Pump()
         await pump.attach(sock)

@@ -45,7 +45,7 @@ from shim.gate.io.dns_tcp import DnsStreams, Reply
 from shim.gate.io.tap import Tap
 from shim.gate.resolver import Names
 from shim.gate.wire import packet, tun, udp
-from shim.gate.wire.fragmentation import Narrow
+from shim.gate.wire.fragmentation import PathLimit
 from shim.gate.wire.packet import Packet, Unreachable
 from shim.gate.wire.reassembly import Fragments
 from shim.protocol import GATEWAY4, GATEWAY6
@@ -125,7 +125,7 @@ class Gate:
         self._associations = Associations(names, generation=generation)
         self._fragments = Fragments()
         self._is_full = False
-        self._narrow = Narrow()
+        self._narrow = PathLimit()
         self._poll = select.epoll()
         self._buffer = bytearray(tun.READ_BYTES)
         self._dropped: Counter[DropReason] = Counter()

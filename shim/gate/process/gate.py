@@ -1,4 +1,4 @@
-"""The gate as a process: a fork of the keeper, which has given everything away already."""
+"""The gate as a process: a fork of the supervisor, which has given everything away already."""
 
 from __future__ import annotations
 

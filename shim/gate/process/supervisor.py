@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-The keeper holds what a gate needs and looks into none of it: both TUN devices, the listener of the
-flow namespace, the gate's end of the link to the client, the memory of the pool. A gate that was
-killed, or that a packet has crashed, loses what it knew, and nothing else: packets wait in the
+The supervisor holds what a gate needs and looks into none of it: both TUN devices, the listener of
+the flow namespace, the gate's end of the link to the client, the memory of the pool. A gate that
+was killed, or that a packet has crashed, loses what it knew, and nothing else: packets wait in the
 devices, connections in the listener, messages in the link, and flows are the kernel's.
 
-A gate that ends by itself has no client any more, and the keeper ends too. So it does when gates
-die again and again as soon as they are started, and when `link` ends, whose other end is held by
-whoever the network belongs to. The gate dies with the keeper, by the kernel's hand
+A gate that ends by itself has no client any more, and the supervisor ends too. So it does when
+gates die again and again as soon as they are started, and when `link` ends, whose other end is held
+by whoever the network belongs to. The gate dies with the supervisor, by the kernel's hand
 (PR_SET_PDEATHSIG), and the devices with the last of the two.
 """
 
@@ -104,7 +104,7 @@ def pool_key(machine_id: str) -> bytes:
     """Return what others cannot know and stays the same here: applications cache addresses.
 
     The machine's id must not be told to anybody as it is (machine-id(5)). Without one the key
-    stays the same for as long as the keeper lives.
+    stays the same for as long as the supervisor lives.
     """
     secret = b""
     with suppress(OSError), open(machine_id, "rb") as file:
@@ -115,7 +115,7 @@ def pool_key(machine_id: str) -> bytes:
 
 
 def run(given: Given, link: socket.socket, *, has_network: bool = True) -> NoReturn:
-    """Become the keeper, give every privilege away, and keep a gate until `link` ends.
+    """Become the supervisor, give every privilege away, and keep a gate until `link` ends.
 
     Who `has_network` leaves it for an empty one; there is no other but the flow namespace.
     """
@@ -131,7 +131,7 @@ def run(given: Given, link: socket.socket, *, has_network: bool = True) -> NoRet
         _keep(given, link)
         return 0
 
-    end_after(work, "keeper")
+    end_after(work, "supervisor")
 
 
 def _keep(given: Given, link: socket.socket) -> None:
@@ -153,11 +153,11 @@ def _keep(given: Given, link: socket.socket) -> None:
 
 
 def _start(given: Given, link: socket.socket, generation: int) -> int:
-    keeper = os.getpid()
+    supervisor = os.getpid()
     gate = os.fork()
     if gate == 0:
         prctl.set_pdeathsig(signal.SIGKILL)
-        if os.getppid() != keeper:
+        if os.getppid() != supervisor:
             os._exit(1)
         link.close()
         flow = given.flow

@@ -11,7 +11,7 @@ segments by its offload.
 
 Whoever forges such a message has packets cut that would have arrived whole: no more than that.
 
-Bounds: `MAX_NARROW` addresses, the oldest is forgotten; each for `KNOWN_S`.
+Bounds: `MAX_PATHS` addresses, the oldest is forgotten; each for `KNOWN_S`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_MTU: Final = 1280
 """RFC 8200 §5."""
 KNOWN_S: Final = 600.0
 """RFC 8201 §4: it may be larger by then."""
-MAX_NARROW: Final = 1024
+MAX_PATHS: Final = 1024
 
 _TOO_BIG: Final = 2
 """RFC 4443 §3.2."""
@@ -37,7 +37,7 @@ _NEEDS_CSUM: Final = 1
 _DESTINATION: Final = slice(24, 40)
 
 
-class Narrow:
+class PathLimit:
     """The addresses that large packets do not reach, and what is sent to them instead."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Narrow:
         destination = about[_DESTINATION]
         self._until.pop(destination, None)
         self._until[destination] = now + KNOWN_S
-        if len(self._until) > MAX_NARROW:
+        if len(self._until) > MAX_PATHS:
             del self._until[next(iter(self._until))]
         return True
 

@@ -1,4 +1,4 @@
-"""The warden while a client is served: whoever else comes is told so, and is not read."""
+"""The launcher while a client is served: whoever else comes is told so, and is not read."""
 
 from __future__ import annotations
 

@@ -83,9 +83,9 @@ def test_forbidden_call_ends_the_process(role: str, machine: str) -> None:
         assert verdict(role, machine, known[name]) == KILL_PROCESS, name
 
 
-def test_fork_is_the_keepers_alone(role: str, machine: str) -> None:
+def test_fork_is_the_supervisors_alone(role: str, machine: str) -> None:
     known = numbers(machine)
-    expected = ALLOW if role == "keeper" else KILL_PROCESS
+    expected = ALLOW if role == "supervisor" else KILL_PROCESS
     assert verdict(role, machine, known["clone"], *GOOD_ARGUMENTS["clone"]) == expected
     for name in {"fork", "vfork"} & {*known}:
         assert verdict(role, machine, known[name]) == KILL_PROCESS
@@ -122,7 +122,7 @@ def test_socket_is_tcp_or_udp_and_not_for_the_gate(role: str, machine: str) -> N
 @given(flags=st.integers(0, 2**64 - 1))
 def test_clone_makes_processes_and_nothing_else(flags: int) -> None:
     expected = ALLOW if flags & 0xFFFFFFFF == 0x01200011 else KILL_PROCESS
-    assert verdict("keeper", "x86_64", 56, flags) == expected
+    assert verdict("supervisor", "x86_64", 56, flags) == expected
 
 
 @given(number=st.integers(0, 2**32 - 1), architecture=st.integers(0, 2**32 - 1))

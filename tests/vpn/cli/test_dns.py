@@ -9,7 +9,7 @@ from dns.reply import Reply
 from vpn.cli import dns
 from vpn.cli.dns import Answer, outcome_of
 from vpn.cli.main import run
-from vpn.control.messages import DnsStatus, NameWay, Pool
+from vpn.control.messages import DnsStatus, Pool, Resolution
 
 A, CNAME, ANY = 1, 5, 255
 
@@ -76,7 +76,7 @@ def test_answer_of_a_hostile_client_does_nothing_to_the_terminal() -> None:
         why=hostile,
         answers=(hostile,),
         authority=(hostile,),
-        path=NameWay(way="far", asked=hostile),
+        path=Resolution(way="far", asked=hostile),
         path_text=hostile,
         server="192.0.2.53",
         protocol="udp",

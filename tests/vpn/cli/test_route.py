@@ -6,7 +6,7 @@ import pytest
 
 from vpn.cli import route
 from vpn.cli.main import run
-from vpn.control.messages import NameWay
+from vpn.control.messages import Resolution
 from vpn.control.verdict import Explanation, RouteText, RuleText, Verdict
 
 ROUTE = RouteText(
@@ -20,7 +20,7 @@ ROUTE = RouteText(
 )
 
 
-def explanation(*verdicts: Verdict, way: NameWay | None = None) -> Explanation:
+def explanation(*verdicts: Verdict, way: Resolution | None = None) -> Explanation:
     return Explanation(
         host="www.example",
         port=443,
@@ -35,7 +35,7 @@ def explanation(*verdicts: Verdict, way: NameWay | None = None) -> Explanation:
 
 def test_lines_say_name_verdict_rule_and_route() -> None:
     one = Verdict(address="198.18.0.9", verdict="tunnel", why="it leaves at alice@vpn", route=ROUTE)
-    way = NameWay(way="far", asked="server", is_virtual=True)
+    way = Resolution(way="far", asked="server", is_virtual=True)
     assert route._lines(explanation(one, way=way)) == [
         "www.example:443",
         "  name     asked of the server's resolver, at the far end",
@@ -49,7 +49,7 @@ def test_lines_say_name_verdict_rule_and_route() -> None:
 
 def test_name_without_an_address_is_said_in_one_line() -> None:
     gone = Verdict(address="", verdict="nonexistent", why="no such name")
-    lines = route._lines(explanation(gone, way=NameWay(way="far", asked="192.0.2.53")))
+    lines = route._lines(explanation(gone, way=Resolution(way="far", asked="192.0.2.53")))
     assert lines[2:] == ["nonexistent: no such name"]
 
 

@@ -16,7 +16,7 @@ from shim.gate.resolver import Names
 from shim.protocol import GATEWAY4, POOL4, POOL6
 from shim.protocol.gate import Configure, PoolWanted
 from shim.protocol.link import Message
-from vpn.client.explain import Explainer, Surroundings, asked_of
+from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.egress import Egress, Limits
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.names.pool_query import PoolQuestions
@@ -66,7 +66,7 @@ class Tunnel:
             self.uplink,
             self.questions,
             Configure(asks or bool(limits.hosts), suffixes),
-            lambda: Surroundings(**self.around),  # type: ignore[arg-type]
+            lambda: TunnelContext(**self.around),  # type: ignore[arg-type]
         )
 
     async def connect(self) -> Session:

@@ -19,7 +19,7 @@ from vpn.client import asking, inspection, listing, questions
 from vpn.client.explain import Explainer
 from vpn.client.listing import FlowStatus
 from vpn.client.packet_tap import Captures
-from vpn.control.messages import DnsStatus, Fate, NameWay
+from vpn.control.messages import DestinationStatus, DnsStatus, Resolution
 from vpn.errors import NotPermittedError, OverlayError
 
 FLOW = FlowStatus(
@@ -44,13 +44,13 @@ class Knowing:
     async def dns(self) -> DnsStatus:
         return STATUS
 
-    def way(self, name: str, rtype: int) -> NameWay:
+    def way(self, name: str, rtype: int) -> Resolution:
         if name != "www.example":
             raise ValueError
-        return NameWay(way="far", age_s=rtype)
+        return Resolution(way="far", age_s=rtype)
 
-    async def fate(self, host: str, port: int) -> Fate:
-        return Fate(name=host, rule_number=port)
+    async def fate(self, host: str, port: int) -> DestinationStatus:
+        return DestinationStatus(name=host, rule_number=port)
 
 
 STATUS = DnsStatus(
@@ -222,9 +222,9 @@ def test_document_of_any_size_is_the_one_that_was_sent(monkeypatch: pytest.Monke
 
 def test_question_comes_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     way = answered(monkeypatch, lambda run: asking.way_of(run, "www.example", 257))
-    assert way == NameWay(way="far", age_s=257)
+    assert way == Resolution(way="far", age_s=257)
     fate = answered(monkeypatch, lambda run: asking.fate_of(run, "2001:db8::1", 443))
-    assert fate == Fate(name="2001:db8::1", rule_number=443)
+    assert fate == DestinationStatus(name="2001:db8::1", rule_number=443)
 
 
 @pytest.mark.parametrize("name", ["other", "a b", "", "\u00e9"])
@@ -273,7 +273,7 @@ def test_list_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_address_that_is_none_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.send(msgspec.json.encode(Fate(addresses=("192.0.2.1", "; rm"))))
+    theirs.send(msgspec.json.encode(DestinationStatus(addresses=("192.0.2.1", "; rm"))))
     theirs.send(listing.END)
     monkeypatch.setattr(asking.control, "connect", lambda _: ours)
     with pytest.raises(OverlayError, match="does not answer as it should"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shim.protocol import DEVICE
-from vpn.control.messages import Fate, NameWay
-from vpn.control.verdict import RouteText, RuleText, Word, inside, judge, nameless, way_text
+from vpn.control.messages import DestinationStatus, Resolution
+from vpn.control.verdict import RouteText, RuleText, VerdictKind, inside, judge, nameless, way_text
 
 OURS, OTHER = RuleText(7213, True, "anything"), RuleText(32766, False, "anything")
 
@@ -17,8 +17,8 @@ def route(device: str = DEVICE, kind: str = "unicast", rule: RuleText | None = O
     )
 
 
-UP = Fate(server="alice@vpn.example (quic)")
-SWITCHED = Fate(server="alice@vpn.example (quic)", kill_switch=True)
+UP = DestinationStatus(server="alice@vpn.example (quic)")
+SWITCHED = DestinationStatus(server="alice@vpn.example (quic)", kill_switch=True)
 
 
 @pytest.mark.parametrize(
@@ -35,22 +35,22 @@ SWITCHED = Fate(server="alice@vpn.example (quic)", kill_switch=True)
         ("203.0.113.1", 80, SWITCHED, route("eth0", rule=OTHER), "blocked"),
         ("10.0.0.1", 80, SWITCHED, route("eth0"), "direct"),
         ("fd00::1", 80, SWITCHED, route("eth0"), "direct"),
-        ("203.0.113.1", 80, Fate(), route("eth0", rule=OTHER), "direct"),
+        ("203.0.113.1", 80, DestinationStatus(), route("eth0", rule=OTHER), "direct"),
     ],
 )
 def test_kernel_has_the_first_word(
-    address: str, port: int, fate: Fate, found: RouteText | str, word: Word
+    address: str, port: int, fate: DestinationStatus, found: RouteText | str, word: VerdictKind
 ) -> None:
     assert judge(address, port, fate, found)[0] == word
 
 
 def test_local_network_is_blocked_where_that_was_asked_for() -> None:
-    fate = Fate(server="s", kill_switch=True, lan=False)
+    fate = DestinationStatus(server="s", kill_switch=True, lan=False)
     assert judge("10.0.0.1", 80, fate, route("eth0"))[0] == "blocked"
 
 
 def test_kill_switch_is_open_while_it_is_paused() -> None:
-    fate = Fate(server="s", kill_switch=True, paused_s=9)
+    fate = DestinationStatus(server="s", kill_switch=True, paused_s=9)
     assert judge("203.0.113.1", 80, fate, route("eth0")) == (
         "direct",
         "the tunnel is paused for another 9 s",
@@ -60,32 +60,46 @@ def test_kill_switch_is_open_while_it_is_paused() -> None:
 @pytest.mark.parametrize(
     ("fate", "word", "why"),
     [
-        (Fate(is_pool=True), "refused", "stands for no name"),
-        (Fate(is_pool=True, name="a.b", server="s"), "tunnel", "leaves at s"),
+        (DestinationStatus(is_pool=True), "refused", "stands for no name"),
+        (DestinationStatus(is_pool=True, name="a.b", server="s"), "tunnel", "leaves at s"),
         (
-            Fate(is_allowed=False, rule="a.b:1", rule_number=2),
+            DestinationStatus(is_allowed=False, rule="a.b:1", rule_number=2),
             "refused",
             "rule 2 forbids it: a.b:1",
         ),
-        (Fate(is_allowed=False, rule="default"), "refused", "no rule allows it"),
-        (Fate(is_allowed=False, rule="not a destination"), "refused", "not a destination"),
-        (Fate(exit="loopback"), "refused", "nobody listens"),
-        (Fate(exit="loopback", has_loopback=True), "loopback", "port 80"),
-        (Fate(is_connected=False, last_error="x", retry_in_s=3), "unreachable", "try in 3 s"),
-        (Fate(is_connected=False, last_error="x"), "unreachable", "(x); next try now"),
-        (Fate(server="s", place="10.0.0.5", place_port=1), "tunnel", "s as 10.0.0.5:1"),
-        (Fate(server="s", place="10.0.0.5"), "tunnel", "s as 10.0.0.5:80"),
+        (DestinationStatus(is_allowed=False, rule="default"), "refused", "no rule allows it"),
+        (
+            DestinationStatus(is_allowed=False, rule="not a destination"),
+            "refused",
+            "not a destination",
+        ),
+        (DestinationStatus(exit="loopback"), "refused", "nobody listens"),
+        (DestinationStatus(exit="loopback", has_loopback=True), "loopback", "port 80"),
+        (
+            DestinationStatus(is_connected=False, last_error="x", retry_in_s=3),
+            "unreachable",
+            "try in 3 s",
+        ),
+        (DestinationStatus(is_connected=False, last_error="x"), "unreachable", "(x); next try now"),
+        (
+            DestinationStatus(server="s", place="10.0.0.5", place_port=1),
+            "tunnel",
+            "s as 10.0.0.5:1",
+        ),
+        (DestinationStatus(server="s", place="10.0.0.5"), "tunnel", "s as 10.0.0.5:80"),
     ],
 )
-def test_in_the_tunnel_the_first_reason_counts(fate: Fate, word: Word, why: str) -> None:
+def test_in_the_tunnel_the_first_reason_counts(
+    fate: DestinationStatus, word: VerdictKind, why: str
+) -> None:
     got, said = inside(80, fate)
     assert got == word
     assert why in said
 
 
 def test_ping_goes_where_it_is_carried() -> None:
-    assert inside(0, Fate(server="s"))[0] == "tunnel"
-    assert inside(0, Fate(server="s", carries_udp=False)) == (
+    assert inside(0, DestinationStatus(server="s"))[0] == "tunnel"
+    assert inside(0, DestinationStatus(server="s", carries_udp=False)) == (
         "unreachable",
         "s carries connections, and no ping",
     )
@@ -94,19 +108,21 @@ def test_ping_goes_where_it_is_carried() -> None:
 @pytest.mark.parametrize(
     ("way", "outcome", "word"),
     [
-        (NameWay(way="refused", rule="default"), "", "refused"),
-        (NameWay(way="special"), "", "nonexistent"),
-        (NameWay(way="forwarded"), "", "unknown"),
-        (NameWay(way="outside"), "", "unknown"),
-        (NameWay(way="far"), "nx_domain", "nonexistent"),
-        (NameWay(way="cached"), "no_data", "nonexistent"),
-        (NameWay(way="far"), "unreachable", "unreachable"),
-        (NameWay(way="far"), "failed", "unknown"),
-        (NameWay(way="virtual"), "found", "unknown"),
+        (Resolution(way="refused", rule="default"), "", "refused"),
+        (Resolution(way="special"), "", "nonexistent"),
+        (Resolution(way="forwarded"), "", "unknown"),
+        (Resolution(way="outside"), "", "unknown"),
+        (Resolution(way="far"), "nx_domain", "nonexistent"),
+        (Resolution(way="cached"), "no_data", "nonexistent"),
+        (Resolution(way="far"), "unreachable", "unreachable"),
+        (Resolution(way="far"), "failed", "unknown"),
+        (Resolution(way="virtual"), "found", "unknown"),
     ],
 )
-def test_name_without_an_address_has_a_reason(way: NameWay, outcome: str, word: Word) -> None:
-    got, why = nameless(Fate(way=way, outcome=outcome))
+def test_name_without_an_address_has_a_reason(
+    way: Resolution, outcome: str, word: VerdictKind
+) -> None:
+    got, why = nameless(DestinationStatus(way=way, outcome=outcome))
     assert got == word
     assert why
     assert way_text(way)
@@ -114,6 +130,6 @@ def test_name_without_an_address_has_a_reason(way: NameWay, outcome: str, word: 
 
 def test_who_was_asked_and_when_is_said() -> None:
     assert "192.0.2.53 3 s ago, kept for another 7 s" in way_text(
-        NameWay(way="cached", asked="192.0.2.53", age_s=3, left_s=7)
+        Resolution(way="cached", asked="192.0.2.53", age_s=3, left_s=7)
     )
-    assert "cannot be reached" in way_text(NameWay(way="far", asked="server", is_away=True))
+    assert "cannot be reached" in way_text(Resolution(way="far", asked="server", is_away=True))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vpn.protocol.framing import Frames, frame
-from vpn.protocol.message_channel import Carriage
+from vpn.protocol.message_channel import MessageChannel
 
 MOST = 1000
 
@@ -46,14 +46,16 @@ class Channel(asyncio.Transport):
 
 
 class Bench:
-    """A carriage over a channel with datagrams, and what it says."""
+    """A message channel over a channel with datagrams, and what it says."""
 
     def __init__(self, *, in_datagrams: bool = True, has_datagrams: bool = True) -> None:
         self.datagrams = Datagrams()
         self.channel = Channel(self.datagrams if has_datagrams else None)
         self.heard: list[bytes] = []
-        self.carriage = Carriage(MOST, self._hear, self.channel.abort, in_datagrams=in_datagrams)
-        self.carriage.begin(self.channel)
+        self.messages = MessageChannel(
+            MOST, self._hear, self.channel.abort, in_datagrams=in_datagrams
+        )
+        self.messages.begin(self.channel)
 
     def _hear(self, message: bytes) -> None:
         if message == b"nonsense":
@@ -63,15 +65,15 @@ class Bench:
 
 def test_small_message_is_a_datagram_and_a_large_one_in_the_stream() -> None:
     bench = Bench()
-    assert bench.carriage.send(bytes(10))
-    assert bench.carriage.send(bytes(11))
+    assert bench.messages.send(bytes(10))
+    assert bench.messages.send(bytes(11))
     assert (bench.datagrams.sent, bench.channel.sent) == ([bytes(10)], [bytes(11)])
 
 
 @pytest.mark.parametrize("lack", [{"in_datagrams": False}, {"has_datagrams": False}])
 def test_not_agreed_or_not_there_all_is_in_the_stream(lack: dict[str, bool]) -> None:
     bench = Bench(**lack)
-    assert bench.carriage.send(b"small")
+    assert bench.messages.send(b"small")
     assert (bench.datagrams.sent, bench.channel.sent) == ([], [b"small"])
     bench.datagrams.on_datagram(b"forged")
     assert bench.heard == []
@@ -79,19 +81,19 @@ def test_not_agreed_or_not_there_all_is_in_the_stream(lack: dict[str, bool]) -> 
 
 def test_both_ways_are_heard() -> None:
     bench = Bench()
-    bench.carriage.feed(frame(b"in the stream")[:7])
+    bench.messages.feed(frame(b"in the stream")[:7])
     bench.datagrams.on_datagram(b"in a datagram")
-    bench.carriage.feed(frame(b"in the stream")[7:])
+    bench.messages.feed(frame(b"in the stream")[7:])
     assert bench.heard == [b"in a datagram", b"in the stream"]
 
 
 def test_full_stream_loses_what_does_not_fit_a_datagram() -> None:
     bench = Bench()
-    bench.carriage.is_paused = True
-    assert not bench.carriage.send(bytes(11))
-    assert bench.carriage.send(bytes(10))
-    bench.carriage.is_paused = False
-    assert bench.carriage.send(bytes(11))
+    bench.messages.is_paused = True
+    assert not bench.messages.send(bytes(11))
+    assert bench.messages.send(bytes(10))
+    bench.messages.is_paused = False
+    assert bench.messages.send(bytes(11))
 
 
 @pytest.mark.parametrize("way", ["stream", "datagram", "too large"])
@@ -100,15 +102,15 @@ def test_nonsense_is_said_once_and_heard_no_further(way: str) -> None:
     if way == "datagram":
         bench.datagrams.on_datagram(b"nonsense")
     elif way == "stream":
-        bench.carriage.feed(frame(b"nonsense") + frame(b"more"))
+        bench.messages.feed(frame(b"nonsense") + frame(b"more"))
     else:
-        bench.carriage.feed((MOST + 1).to_bytes(4))
+        bench.messages.feed((MOST + 1).to_bytes(4))
     assert bench.channel.is_aborted
     assert bench.heard == []
-    assert not bench.carriage.send(b"more")
+    assert not bench.messages.send(b"more")
 
 
 def test_nothing_is_sent_before_there_is_a_channel() -> None:
-    carriage = Carriage(MOST, print, print, in_datagrams=True)
-    assert not carriage.send(b"early")
-    carriage.abort()
+    messages = MessageChannel(MOST, print, print, in_datagrams=True)
+    assert not messages.send(b"early")
+    messages.abort()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vpn.protocol.services import ECHO, RESOLVER, Caller
+from vpn.protocol.services import ECHO, RESOLVER, Login
 from vpn.ssh.login.grant import EVERYTHING, Grant
 
 LIMITED = Grant(permit_open=frozenset({("192.0.2.1", 443)}))
@@ -28,4 +28,4 @@ NOTHING = Grant(may_forward=False)
 def test_channel_is_refused_unless_the_service_judges_itself(
     grant: Grant, destination: tuple[str, int], refusal: str | None
 ) -> None:
-    assert Caller(grant).refusal(*destination) == refusal
+    assert Login(grant).refusal(*destination) == refusal

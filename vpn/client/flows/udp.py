@@ -30,7 +30,7 @@ from typing import Final, Literal, Protocol
 from shim.protocol.datagrams import MAX_ASSOCIATIONS, Deliver, Forget, Send, Undeliverable
 from shim.protocol.link import Message
 from vpn.protocol import udp
-from vpn.protocol.message_channel import Carriage
+from vpn.protocol.message_channel import MessageChannel
 from vpn.protocol.services import UDP, UDP_IN_DATAGRAMS
 from vpn.ssh.open_failure import Failure, OpenFailed
 
@@ -283,34 +283,34 @@ class _Channel(asyncio.Protocol):
 
     def __init__(self, association: Association, *, in_datagrams: bool) -> None:
         self._association = association
-        self._carriage = Carriage(
+        self._messages = MessageChannel(
             udp.MAX_MESSAGE, association.on_message, association.close, in_datagrams=in_datagrams
         )
         self.is_lost = False
 
     def send(self, message: bytes) -> bool:
         """Send a message. False if the session is full: then it is lost, as on any wire."""
-        return self._carriage.send(message)
+        return self._messages.send(message)
 
     def close(self) -> None:
         """End the channel."""
-        self._carriage.abort()
+        self._messages.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        self._carriage.begin(transport)
+        self._messages.begin(transport)
 
     def data_received(self, data: bytes) -> None:
         """Pass on the messages that are complete."""
-        self._carriage.feed(data)
+        self._messages.feed(data)
 
     def pause_writing(self) -> None:
         """Lose what comes now, unless it goes in datagrams."""
-        self._carriage.is_paused = True
+        self._messages.is_paused = True
 
     def resume_writing(self) -> None:
         """Go on."""
-        self._carriage.is_paused = False
+        self._messages.is_paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the association; the next datagram begins another one."""

@@ -40,7 +40,7 @@ _BESIDE_MANAGER: Final = "name the device in unmanaged-devices if it interferes"
 NOT_TOLD: Final = Told(ABSENT, ABSENT)
 
 
-class HostDns:
+class ResolvedHelper:
     """What the services of this machine were told, and what they made of it."""
 
     def __init__(self, sock: socket.socket | None) -> None:

@@ -48,7 +48,7 @@ def spawn(
 
 
 def monitor() -> tuple[socket.socket, int | None]:
-    """Return a link to a monitor: as root to our own, and its warden's id; else to the service.
+    """Return a link to a monitor: as root to our own, and its launcher's id; else to the service.
 
     Raises OverlayError.
     """

@@ -31,7 +31,7 @@ from typing import Final, cast
 
 from vpn.protocol import echo
 from vpn.protocol.echo import Failed, Reply, Request
-from vpn.protocol.services import Caller
+from vpn.protocol.services import Login
 from vpn.server.failures import from_error
 from vpn.server.services.ping_socket import Pinger
 from vpn.server.services.resolver import Resolve
@@ -61,9 +61,9 @@ class EchoService:
         self._resolve = resolve
         self._has_warned = False
 
-    def protocol(self, caller: Caller) -> asyncio.Protocol:
+    def protocol(self, login: Login) -> asyncio.Protocol:
         """Return the protocol of one channel."""
-        return EchoProtocol(self, caller)
+        return EchoProtocol(self, login)
 
     def new_pinger(self, family: int) -> Pinger:
         """Return a ping socket. Raises OSError; that it is forbidden is logged the first time."""
@@ -115,9 +115,9 @@ class _Query:
 class EchoProtocol(asyncio.Protocol):
     """One channel to the service."""
 
-    def __init__(self, service: EchoService, caller: Caller) -> None:
+    def __init__(self, service: EchoService, login: Login) -> None:
         self._service = service
-        self._caller = caller
+        self._login = login
         self._loop = asyncio.get_running_loop()
         self._requests = echo.Requests()
         self._queries: OrderedDict[int, _Query] = OrderedDict()
@@ -161,7 +161,7 @@ class EchoProtocol(asyncio.Protocol):
 
     def _on_request(self, request: Request) -> None:
         refused = is_reserved(request.host)
-        if refused or self._caller.grant.refusal(request.host, _NO_PORT) is not None:
+        if refused or self._login.grant.refusal(request.host, _NO_PORT) is not None:
             self._say_of(request, Failure.POLICY)
             return
         query = self._queries.get(request.query)
@@ -180,13 +180,13 @@ class EchoProtocol(asyncio.Protocol):
 
     def _begin(self, request: Request) -> _Query | None:
         """Return a new query, or None if this login has too many on other channels."""
-        if self._caller.held[_HELD] >= MAX_QUERIES:
+        if self._login.held[_HELD] >= MAX_QUERIES:
             if not self._queries:
                 return None
             self._forget(next(iter(self._queries.values())))
         query = _Query(request.query, request.family, request.host, self._loop.time())
         self._queries[query.number] = query
-        self._caller.held[_HELD] += 1
+        self._login.held[_HELD] += 1
         query.opening = self._loop.create_task(self._open(query))
         return query
 
@@ -277,7 +277,7 @@ class EchoProtocol(asyncio.Protocol):
         if self._queries.get(query.number) is not query:
             return
         del self._queries[query.number]
-        self._caller.held[_HELD] -= 1
+        self._login.held[_HELD] -= 1
         if query.pinger is not None:
             self._poll.unregister(query.pinger)
             del self._by_fd[query.pinger.fileno()]

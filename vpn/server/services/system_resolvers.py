@@ -36,7 +36,7 @@ _MAX_FILE: Final = 65536
 _ASK_NEXT: Final = (RCode.SERVFAIL, RCode.NOTIMP, RCode.REFUSED)
 
 
-class Recursive:
+class SystemResolvers:
     """A stub resolver for types other than addresses."""
 
     def __init__(self, resolv_conf: Path = RESOLV_CONF, port: int = _PORT) -> None:

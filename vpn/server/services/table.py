@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from vpn.protocol.services import DOMAIN, Caller
+from vpn.protocol.services import DOMAIN, Login
 from vpn.ssh.login.grant import comparable
 from vpn.ssh.open_failure import Failure, OpenFailed
 
-Handlers = Mapping[tuple[str, int], Callable[[Caller], asyncio.Protocol]]
+Handlers = Mapping[tuple[str, int], Callable[[Login], asyncio.Protocol]]
 """A protocol for each channel of a login to a service, by the service's name and port."""
 
 
@@ -18,9 +18,9 @@ def is_reserved(host: str) -> bool:
     return ("." + comparable(host)).endswith(DOMAIN)
 
 
-def protocol_for(handlers: Handlers, caller: Caller, host: str, port: int) -> asyncio.Protocol:
+def protocol_for(handlers: Handlers, login: Login, host: str, port: int) -> asyncio.Protocol:
     """Return a protocol which gives a service. Raises OpenFailed if there is no such service."""
     handler = handlers.get((comparable(host), port))
     if handler is None:
         raise OpenFailed(Failure.POLICY, "reserved")
-    return handler(caller)
+    return handler(login)

@@ -32,8 +32,8 @@ from ipaddress import ip_address
 from typing import Final, Literal
 
 from vpn.protocol import udp
-from vpn.protocol.message_channel import Carriage
-from vpn.protocol.services import Caller
+from vpn.protocol.message_channel import MessageChannel
+from vpn.protocol.services import Login
 from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.failures import from_error
 from vpn.server.services.resolver import Resolve
@@ -78,21 +78,21 @@ class UdpService:
         self._ticking = self._loop.call_later(TICK_S, self._on_tick)
 
     def protocol(
-        self, family: Literal[4, 6], caller: Caller, *, in_datagrams: bool = False
+        self, family: Literal[4, 6], login: Login, *, in_datagrams: bool = False
     ) -> asyncio.Protocol:
         """Return the protocol of the channel of a new association. Raises OpenFailed."""
-        return _Channel(lambda emit: self.begin(caller, family, emit), in_datagrams=in_datagrams)
+        return _Channel(lambda emit: self.begin(login, family, emit), in_datagrams=in_datagrams)
 
-    def begin(self, caller: Caller, family: Literal[4, 6], emit: Emit) -> Association:
+    def begin(self, login: Login, family: Literal[4, 6], emit: Emit) -> Association:
         """Return a new association, to be closed. Raises OpenFailed."""
-        if caller.held[_HELD] >= MAX_ASSOCIATIONS or len(self._open) >= self._most:
+        if login.held[_HELD] >= MAX_ASSOCIATIONS or len(self._open) >= self._most:
             raise OpenFailed(Failure.UNAVAILABLE, "too many associations")
         try:
             sock = DatagramSocket(family)
         except OSError as error:
             raise from_error(error) from error
-        association = Association(self, caller, family, sock, emit)
-        caller.held[_HELD] += 1
+        association = Association(self, login, family, sock, emit)
+        login.held[_HELD] += 1
         self._open.add(association)
         self._readiness.add(sock.fileno(), association.on_ready)
         return association
@@ -101,10 +101,10 @@ class UdpService:
         """Call back for datagrams and errors, or only for errors."""
         self._readiness.modify(sock.fileno(), is_read=is_read)
 
-    def end(self, association: Association, caller: Caller, sock: DatagramSocket) -> None:
+    def end(self, association: Association, login: Login, sock: DatagramSocket) -> None:
         """Forget an association that is closing."""
         self._open.discard(association)
-        caller.held[_HELD] -= 1
+        login.held[_HELD] -= 1
         self._readiness.remove(sock.fileno())
 
     def close(self) -> None:
@@ -137,13 +137,13 @@ class Association:
     def __init__(
         self,
         service: UdpService,
-        caller: Caller,
+        login: Login,
         family: Literal[4, 6],
         sock: DatagramSocket,
         emit: Emit,
     ) -> None:
         self._service = service
-        self._caller = caller
+        self._login = login
         self._family: Literal[4, 6] = family
         self._sock = sock
         self._emit = emit
@@ -167,7 +167,7 @@ class Association:
         if self._is_closed:
             return
         self.last = self._loop.time()
-        if is_reserved(sent.host) or self._caller.grant.refusal(sent.host, sent.port) is not None:
+        if is_reserved(sent.host) or self._login.grant.refusal(sent.host, sent.port) is not None:
             self._say_of(sent, Failure.ECONNREFUSED)
             return
         try:
@@ -199,7 +199,7 @@ class Association:
         for name in self._names.values():
             if name.resolving is not None:
                 name.resolving.cancel()
-        self._service.end(self, self._caller, self._sock)
+        self._service.end(self, self._login, self._sock)
         self._sock.close()
 
     def on_ready(self, events: int) -> None:
@@ -296,9 +296,9 @@ class _Channel(asyncio.Protocol):
     """Carries the messages of one association."""
 
     def __init__(self, begin: Callable[[Emit], Association], *, in_datagrams: bool) -> None:
-        self._association = begin(lambda message: self._carriage.send(message))
+        self._association = begin(lambda message: self._messages.send(message))
         self._association.on_expired = self._on_expired
-        self._carriage = Carriage(
+        self._messages = MessageChannel(
             udp.MAX_MESSAGE,
             self._association.on_message,
             self._on_expired,
@@ -307,20 +307,20 @@ class _Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to serve."""
-        self._carriage.begin(transport)
+        self._messages.begin(transport)
 
     def data_received(self, data: bytes) -> None:
         """Send what is complete."""
-        self._carriage.feed(data)
+        self._messages.feed(data)
 
     def pause_writing(self) -> None:
         """Leave in the socket what the client does not take, and lose what else is to be said."""
-        self._carriage.is_paused = True
+        self._messages.is_paused = True
         self._association.pause()
 
     def resume_writing(self) -> None:
         """Go on."""
-        self._carriage.is_paused = False
+        self._messages.is_paused = False
         self._association.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -329,4 +329,4 @@ class _Channel(asyncio.Protocol):
 
     def _on_expired(self) -> None:
         self._association.close()
-        self._carriage.abort()
+        self._messages.abort()

@@ -71,7 +71,7 @@ async def connect(transport: Transport, dialing: Dialing, login: Login) -> Sessi
     """
     files = _keys_of(login)
     address, host_keys = dialing.address, login.host_keys
-    owner = _Owner(login, files)
+    owner = _Callbacks(login, files)
     loop = asyncio.get_running_loop()
     options = _options(owner, address, login)
     options.waiter = loop.create_future()
@@ -116,7 +116,7 @@ def _keys_of(login: Login) -> keys.KeyFiles:
 class Session:
     """A session in which flows are opened. `closed` has the reason as its result, one line."""
 
-    def __init__(self, connection: _Connection, owner: _Owner) -> None:
+    def __init__(self, connection: _Connection, owner: _Callbacks) -> None:
         self._connection = connection
         self._owner = owner
         self.closed: asyncio.Future[str] = owner.closed
@@ -212,7 +212,7 @@ class _Connection(FlowConnection, SSHClientConnection):
         return self.host_key
 
 
-class _Owner(asyncssh.SSHClient):
+class _Callbacks(asyncssh.SSHClient):
     """What asyncssh asks and tells: keys to log in with, and the end."""
 
     def __init__(self, login: Login, files: keys.KeyFiles) -> None:
@@ -262,7 +262,7 @@ class _Owner(asyncssh.SSHClient):
             self._agent.close()
 
 
-def _options(owner: _Owner, address: Address, login: Login) -> SSHClientConnectionOptions:
+def _options(owner: _Callbacks, address: Address, login: Login) -> SSHClientConnectionOptions:
     try:
         return SSHClientConnectionOptions(
             config=None,
@@ -279,7 +279,7 @@ def _options(owner: _Owner, address: Address, login: Login) -> SSHClientConnecti
             signature_algs=algorithms.SIGNATURES,
             compression_algs=["none"],
             utf8_decode_errors="replace",  # a server's reasons are in the words of its locale
-            client_keys=None,  # asked of `_Owner`
+            client_keys=None,  # asked of `_Callbacks`
             preferred_auth=["publickey"],
             password_auth=False,
             kbdint_auth=False,
@@ -297,7 +297,7 @@ def _options(owner: _Owner, address: Address, login: Login) -> SSHClientConnecti
 
 
 def _explain(
-    error: Exception, address: Address, login: Login, connection: _Connection, owner: _Owner
+    error: Exception, address: Address, login: Login, connection: _Connection, owner: _Callbacks
 ) -> OverlayError:
     """Return the one line for a login that failed."""
     if connection.refusal is not None:
@@ -314,7 +314,7 @@ def _explain(
     return TransportError(f"{address} ended the login: {reason or type(error).__name__}")
 
 
-def _denied(address: Address, login: Login, owner: _Owner) -> str:
+def _denied(address: Address, login: Login, owner: _Callbacks) -> str:
     text = f"permission denied for {login.user} at {address}: "
     if owner.offered:
         text += f"none of {owner.offered} key(s) was accepted"

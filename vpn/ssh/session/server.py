@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-`Gatekeeper.protocol` makes the protocol for each accepted stream; a session lives as long as its
+`SshAcceptor.protocol` makes the protocol for each accepted stream; a session lives as long as its
 stream. What asyncssh would allow by default is refused here one by one: passwords, shells,
 commands, subsystems, terminals, forwarded ports and sockets, agents, X11, TUN devices. There is
 one way in (public keys and OpenSSH user certificates of `authorized_keys`) and one thing to do
@@ -41,7 +41,7 @@ from asyncssh.public_key import (
     decode_ssh_certificate,
 )
 
-from vpn.protocol.services import Caller
+from vpn.protocol.services import Login
 from vpn.ssh import algorithms
 from vpn.ssh.login.authorized_files import Authorized
 from vpn.ssh.login.authorized_keys import AuthorizedKeys, Entry
@@ -63,11 +63,11 @@ GOODBYE_S = 0.5  # for the disconnect messages to leave
 KEEPALIVE_S = 15.0
 KEEPALIVE_PROBES = 3
 
-OpenFlow = Callable[[Caller, str, int], Awaitable[asyncio.Protocol]]
+OpenFlow = Callable[[Login, str, int], Awaitable[asyncio.Protocol]]
 """Connects to a destination for a login; returns the protocol of its channel. Raises OpenFailed."""
 
 
-class Gatekeeper:
+class SshAcceptor:
     """Accepts SSH sessions with one host key, one set of authorized keys, one way out."""
 
     def __init__(self, host_key: SSHKey, authorized: Authorized, open_flow: OpenFlow) -> None:
@@ -79,7 +79,7 @@ class Gatekeeper:
         self._is_draining = False
         self._changed = asyncio.Event()
         self._options = SSHServerConnectionOptions(
-            server_factory=lambda: _Owner(self),
+            server_factory=lambda: _Callbacks(self),
             server_version=VERSION,
             server_host_keys=[host_key],
             authorized_client_keys=None,  # set for each login
@@ -108,7 +108,7 @@ class Gatekeeper:
         if self._is_draining:
             return _Closed()
         connection = _Connection(asyncio.get_running_loop(), self._options)
-        connection.gatekeeper = self
+        connection.acceptor = self
         carrier = Carrier(connection, connection.pressure, self._on_lost)
         self._carriers.add(carrier)
         return carrier
@@ -163,15 +163,15 @@ class Gatekeeper:
         """Note that a flow has ended."""
         self._changed.set()
 
-    async def open(self, caller: Caller, host: str, port: int) -> asyncio.Protocol:
+    async def open(self, login: Login, host: str, port: int) -> asyncio.Protocol:
         """Open a flow if it is granted. Raises ChannelOpenError."""
         try:
             if self._is_draining:
                 raise OpenFailed(Failure.UNAVAILABLE, "the server is stopping")
-            rule = caller.refusal(host, port)
+            rule = login.refusal(host, port)
             if rule is not None:
                 raise OpenFailed(Failure.POLICY, rule)
-            return await self._open_flow(caller, host, port)
+            return await self._open_flow(login, host, port)
         except OpenFailed as failed:
             raise ChannelOpenError(*to_wire(failed)) from None
 
@@ -179,7 +179,7 @@ class Gatekeeper:
 class _Connection(FlowConnection, SSHServerConnection):
     """asyncssh's server connection with the checks it lacks."""
 
-    gatekeeper: Gatekeeper
+    acceptor: SshAcceptor
     failures = 0
 
     @property
@@ -189,7 +189,7 @@ class _Connection(FlowConnection, SSHServerConnection):
     def remove_channel(self, recv_chan: int) -> None:
         """Take a channel's number back."""
         super().remove_channel(recv_chan)
-        self.gatekeeper.on_flow_end()
+        self.acceptor.on_flow_end()
 
     async def reload_config(self) -> None:
         """Do nothing: there are no configuration files. Called for each user name."""
@@ -221,51 +221,51 @@ class _Connection(FlowConnection, SSHServerConnection):
         super().send_userauth_failure(partial_success)
 
 
-class _Owner(asyncssh.SSHServer):
+class _Callbacks(asyncssh.SSHServer):
     """What asyncssh asks and tells about one connection."""
 
     _connection: _Connection
     _source: tuple[Any, ...]
 
-    def __init__(self, gatekeeper: Gatekeeper) -> None:
-        self._gatekeeper = gatekeeper
+    def __init__(self, acceptor: SshAcceptor) -> None:
+        self._acceptor = acceptor
         self._is_logged_in = False
-        self._caller: Caller | None = None
+        self._login: Login | None = None
 
     def connection_made(self, conn: SSHServerConnection) -> None:
         """Start on the doorstep."""
         self._connection = cast(_Connection, conn)
         self._source = conn.get_extra_info("peername") or ("unknown", 0)
-        self._gatekeeper.on_arrival(self._connection)
+        self._acceptor.on_arrival(self._connection)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; log that it failed to log in, if it tried."""
-        self._gatekeeper.on_end(self._connection)
+        self._acceptor.on_end(self._connection)
         if self._connection.failures and not self._is_logged_in:
             logger.warning("authentication failed from %s port %d", *self._source[:2])
 
     def begin_auth(self, username: str) -> bool:
         """Read who may log in, now, and ask for a proof."""
-        keys = self._gatekeeper.authorized_keys()
+        keys = self._acceptor.authorized_keys()
         self._connection.set_authorized_keys(_Lines(keys, username))
         return True
 
     def auth_completed(self) -> None:
         """Come in."""
         self._is_logged_in = True
-        self._gatekeeper.on_login(self._connection)
+        self._acceptor.on_login(self._connection)
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> Any:
         """Return the channel for a flow, and the coroutine that opens it."""
-        if self._caller is None:
+        if self._login is None:
             grant = self._connection.get_key_option(GRANT)
             if not isinstance(grant, Grant):
                 raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "POLICY:no-grant")
-            self._caller = Caller(grant)
+            self._login = Login(grant)
         channel = Channel(self._connection, asyncio.Protocol())
-        return channel, self._gatekeeper.open(self._caller, dest_host, dest_port)
+        return channel, self._acceptor.open(self._login, dest_host, dest_port)
 
     def session_requested(self) -> NoReturn:
         """Refuse shells, commands, subsystems, and with them terminals, agents and X11."""

@@ -50,8 +50,8 @@ def test_without_the_machine_s_id_the_key_is_a_new_one(tmp_path: Path, text: str
 
 def test_filter_lets_libc_block_signals_around_a_fork() -> None:
     """As glibc does from 2.41; the one here may be older."""
-    keeper = os.fork()
-    if keeper == 0:
+    supervisor = os.fork()
+    if supervisor == 0:
         try:
             prctl.set_no_new_privs(1)
             filters.install(seccomp.assemble(PROFILE.syscalls))
@@ -59,4 +59,4 @@ def test_filter_lets_libc_block_signals_around_a_fork() -> None:
             os._exit(0)
         finally:
             os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(supervisor, 0)[1]) == 0

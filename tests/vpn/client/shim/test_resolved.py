@@ -9,17 +9,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shim.protocol.link import Link, Message
-from shim.protocol.resolved import ABSENT, HOST_DNS, Announce, Answer, Outcome, Told, Withdraw
-from vpn.client.shim import resolved as hostdns
-from vpn.client.shim.resolved import HostDns
+from shim.protocol.resolved import ABSENT, RESOLVED, Announce, Answer, Outcome, Told, Withdraw
+from vpn.client.shim import resolved
+from vpn.client.shim.resolved import ResolvedHelper
 
 DONE = Told(Answer(Outcome.DONE), ABSENT)
 
 
-def play(dialogue: Callable[[HostDns, Link], Awaitable[None]]) -> None:
+def play(dialogue: Callable[[ResolvedHelper, Link], Awaitable[None]]) -> None:
     async def act() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        host, service = HostDns(ours), Link(theirs, HOST_DNS)
+        host, service = ResolvedHelper(ours), Link(theirs, RESOLVED)
         try:
             await asyncio.wait_for(dialogue(host, service), 10)
         finally:
@@ -39,7 +39,7 @@ async def said(service: Link) -> Message:
 
 def test_without_a_bus_nobody_is_told() -> None:
     async def act() -> None:
-        host = HostDns(None)
+        host = ResolvedHelper(None)
         await host.announce()
         host.pause(10)
         host.close()
@@ -49,7 +49,7 @@ def test_without_a_bus_nobody_is_told() -> None:
 
 
 def test_answer_ends_the_wait() -> None:
-    async def dialogue(host: HostDns, service: Link) -> None:
+    async def dialogue(host: ResolvedHelper, service: Link) -> None:
         announcing = asyncio.create_task(host.announce())
         assert await said(service) == Announce()
         assert not announcing.done()
@@ -69,7 +69,7 @@ def test_answer_ends_the_wait() -> None:
     ],
 )
 def test_what_went_wrong_is_one_warning(answer: Answer, words: str) -> None:
-    async def dialogue(host: HostDns, service: Link) -> None:
+    async def dialogue(host: ResolvedHelper, service: Link) -> None:
         service.send(Told(answer, answer))
         await host.announce()
         resolved, manager = host.warnings
@@ -82,9 +82,9 @@ def test_what_went_wrong_is_one_warning(answer: Answer, words: str) -> None:
 
 
 def test_silence_delays_by_a_bound_and_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostdns, "START_PATIENCE_S", 0.01)
+    monkeypatch.setattr(resolved, "START_PATIENCE_S", 0.01)
 
-    async def dialogue(host: HostDns, service: Link) -> None:
+    async def dialogue(host: ResolvedHelper, service: Link) -> None:
         await host.announce()
         assert host.told.resolved.outcome is Outcome.SILENT
         service.send(DONE)
@@ -96,7 +96,7 @@ def test_silence_delays_by_a_bound_and_is_made_good(monkeypatch: pytest.MonkeyPa
 
 
 def test_process_that_ends_is_nobody_to_wait_for() -> None:
-    async def dialogue(host: HostDns, service: Link) -> None:
+    async def dialogue(host: ResolvedHelper, service: Link) -> None:
         announcing = asyncio.create_task(host.announce())
         await said(service)
         service.close()
@@ -108,7 +108,7 @@ def test_process_that_ends_is_nobody_to_wait_for() -> None:
 
 
 def test_pause_withdraws_and_its_end_announces_again() -> None:
-    async def dialogue(host: HostDns, service: Link) -> None:
+    async def dialogue(host: ResolvedHelper, service: Link) -> None:
         host.pause(3600)
         assert await said(service) == Withdraw()
         host.pause(0)

@@ -17,7 +17,7 @@ from transport_lab import Recorder
 
 from vpn.protocol import echo
 from vpn.protocol.echo import Answers, Failed, Reply, Request
-from vpn.protocol.services import ECHO, Caller
+from vpn.protocol.services import ECHO, Login
 from vpn.server.services import echo as module
 from vpn.server.services.echo import EchoService
 from vpn.server.services.ping_socket import Answer, Error
@@ -73,12 +73,12 @@ class Bench:
         self.resolved: list[tuple[str, Any]] = []
         self.service = EchoService(self._resolve)
         self.service.new_pinger = self._new_pinger  # type: ignore[method-assign, assignment]
-        self.caller = Caller(grant)
+        self.login = Login(grant)
         self.client, self.answers = self.channel()
 
     def channel(self) -> tuple[Recorder, Answers]:
         client = Recorder()
-        memory_pair(self.service.protocol(self.caller), client)
+        memory_pair(self.service.protocol(self.login), client)
         return client, Answers()
 
     def _new_pinger(self, family: int) -> Kernel:
@@ -129,7 +129,7 @@ def played(run: Callable, dialogue: Callable[[Bench], Any], **arguments: Any) ->
         bench.client.transport.abort()
         await bench.settle()
         assert all(kernel.is_closed for kernel in bench.kernels)
-        assert bench.caller.held["echo"] == 0
+        assert bench.login.held["echo"] == 0
 
     run(play())
 

@@ -21,7 +21,7 @@ from dns.names import to_wire
 from dns.records import Record
 from dns.upstream import Answer, Outcome
 from vpn.server.services import system_resolvers as module
-from vpn.server.services.system_resolvers import Recursive
+from vpn.server.services.system_resolvers import SystemResolvers
 
 TXT = 16
 NAME = (b"app", b"example")
@@ -112,7 +112,7 @@ async def world(tmp_path: Path, *behaviours: Behaviour, options: str = "timeout:
             players.append(played)
         path = tmp_path / "resolv.conf"
         path.write_text("\n".join(lines))
-        yield Recursive(path, port), players
+        yield SystemResolvers(path, port), players
 
 
 def outcome_of(found: bytes | None) -> Outcome | None:
@@ -184,7 +184,7 @@ def test_file_that_changes_is_read_again(tmp_path: Path) -> None:
 
 
 def test_without_a_file_this_machine_is_asked(tmp_path: Path) -> None:
-    assert Recursive(tmp_path / "missing").settings().servers == ("127.0.0.1",)
+    assert SystemResolvers(tmp_path / "missing").settings().servers == ("127.0.0.1",)
 
 
 def test_all_patience_together_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import uvloop
 
 from vpn.protocol import udp
 from vpn.protocol.framing import Frames, frame
-from vpn.protocol.services import Caller
+from vpn.protocol.services import Login
 from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.services import udp as module
 from vpn.server.services.udp import Association, UdpService
@@ -64,13 +64,13 @@ class Bench:
 
     def __init__(self, family: Literal[4, 6] = 4, grant: Grant | None = None) -> None:
         self.service = UdpService(resolve)
-        self.caller = Caller(grant or Grant())
+        self.login = Login(grant or Grant())
         self.said: Said = []
         self.association = self.begin(family)
 
     def begin(self, family: Literal[4, 6] = 4) -> Association:
         return self.service.begin(
-            self.caller, family, lambda message: self.said.append(udp.decode_answer(message))
+            self.login, family, lambda message: self.said.append(udp.decode_answer(message))
         )
 
     def send(self, host: str, port: int, payload: bytes = b"hi", hop_limit: int = 64) -> None:
@@ -263,10 +263,10 @@ def test_association_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     async def dialogue() -> None:
         bench = Bench()
         for _ in range(5000):
-            if not bench.caller.held["udp"]:
+            if not bench.login.held["udp"]:
                 break
             await asyncio.sleep(0.001)
-        assert bench.caller.held["udp"] == 0
+        assert bench.login.held["udp"] == 0
         bench.send(LOOPBACK[4], 9)  # is nobody's any more
         bench.service.close()
 
@@ -330,16 +330,16 @@ class Transport(asyncio.Transport):
 
 def test_channel_carries_one_association_and_ends_it() -> None:
     async def dialogue() -> None:
-        service, caller, transport = UdpService(resolve), Caller(Grant()), Transport()
-        protocol = service.protocol(4, caller)
+        service, login, transport = UdpService(resolve), Login(Grant()), Transport()
+        protocol = service.protocol(4, login)
         protocol.connection_made(transport)
         assert isinstance(protocol, asyncio.Protocol)
         for octet in frame(udp.encode(Send("224.0.0.1", 7, 64, True, b""))):
             protocol.data_received(bytes([octet]))
         assert transport.said == [Undeliverable("224.0.0.1", 7, 3, 3, 0, "")]
-        assert caller.held["udp"] == 1
+        assert login.held["udp"] == 1
         protocol.connection_lost(None)
-        assert caller.held["udp"] == 0
+        assert login.held["udp"] == 0
         service.close()
 
     asyncio.run(dialogue())
@@ -348,7 +348,7 @@ def test_channel_carries_one_association_and_ends_it() -> None:
 def test_client_that_does_not_take_what_is_said_loses_it() -> None:
     async def dialogue() -> None:
         service, transport = UdpService(resolve), Transport()
-        protocol = service.protocol(4, Caller(Grant()))
+        protocol = service.protocol(4, Login(Grant()))
         protocol.connection_made(transport)
         assert isinstance(protocol, asyncio.Protocol)
         undeliverable = frame(udp.encode(Send("224.0.0.1", 7, 64, True, b"")))
@@ -366,13 +366,13 @@ def test_client_that_does_not_take_what_is_said_loses_it() -> None:
 
 def test_client_that_says_nonsense_loses_the_channel() -> None:
     async def dialogue() -> None:
-        service, caller, transport = UdpService(resolve), Caller(Grant()), Transport()
-        protocol = service.protocol(4, caller)
+        service, login, transport = UdpService(resolve), Login(Grant()), Transport()
+        protocol = service.protocol(4, login)
         protocol.connection_made(transport)
         assert isinstance(protocol, asyncio.Protocol)
         protocol.data_received(frame(b"nonsense"))
         assert transport.is_aborted
-        assert caller.held["udp"] == 0
+        assert login.held["udp"] == 0
         service.close()
 
     asyncio.run(dialogue())

@@ -497,7 +497,7 @@ def test_crowd_on_the_doorstep_does_not_keep_out_who_knocks(run_one: Callable, k
                 for _ in range(400)
             ]
             assert await is_in(server, keys)
-            waiting = server._gatekeeper._admission.waiting()
+            waiting = server._acceptor._admission.waiting()
             assert len(waiting) <= 256
             for _, writer in crowd:
                 writer.transport.abort()
