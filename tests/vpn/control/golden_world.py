@@ -46,7 +46,7 @@ from golden_scenarios import (
 )
 
 from dns import framing
-from shim.protocol import MARK, places
+from shim.protocol import MARK, paths
 from shim.protocol.common import Missing
 from shim.protocol.gate import (
     CLIENT_OF_GATE,
@@ -58,28 +58,35 @@ from shim.protocol.gate import (
     PoolState,
     PoolWanted,
 )
-from shim.protocol.hostdns import Answer, Outcome, Told
+from shim.protocol.handover import adopt, pair
 from shim.protocol.link import Link, LinkClosedError, Message
-from shim.protocol.passed import adopt, pair
+from shim.protocol.resolved import Answer, Outcome, Told
 from shim.protocol.tap import TAP, Copied, Tapped
-from vpn import rtnetlink
 from vpn.cli import main
-from vpn.client import app, controlled, poolstate, questions, run, runtime, stub, uplink
+from vpn.client import questions, run
+from vpn.client import tunnel as client_tunnel
+from vpn.client import up as app
 from vpn.client.answering import Answering
-from vpn.client.core import Core, resolver_for
-from vpn.client.egress import Egress, Limits
-from vpn.client.explain import Explainer, Surroundings, asked_of
-from vpn.client.hostdns import HostDns
+from vpn.client.explain import Explainer, TunnelContext, asked_of
+from vpn.client.flows.egress import Egress, Limits
 from vpn.client.listing import FlowStatus
-from vpn.client.monitor import Monitor
-from vpn.client.uplink import Uplink
+from vpn.client.names import pool_query
+from vpn.client.session import renewing
+from vpn.client.session.renewing import Uplink
+from vpn.client.shim.monitor import Monitor
+from vpn.client.shim.resolved import ResolvedHelper
+from vpn.client.tunnel import resolver_for
+from vpn.config.forwards import parse_host
+from vpn.config.target import parse_routes, parse_target
+from vpn.control import dns_query
+from vpn.control import runs as runtime
+from vpn.control import server as controlled
 from vpn.errors import OverlayError
-from vpn.local import parse_host
-from vpn.policy import Action, Policy, parse_rule
-from vpn.routing import Packet as Routed
-from vpn.routing import Prefix, Route, Rule
-from vpn.ssh.client import Login, Session
-from vpn.target import parse_routes, parse_target
+from vpn.linux import rtnetlink
+from vpn.linux.routing import Packet as Routed
+from vpn.linux.routing import Prefix, Route, Rule
+from vpn.policy.rules import Action, Policy, parse_rule
+from vpn.ssh.session.client import Login, Session
 from vpn.transport import base
 
 PID = 4711
@@ -167,22 +174,22 @@ def _replace_the_machine(
     patch.setenv("COLUMNS", "80")
     patch.setenv("TZ", "UTC")
     time.tzset()
-    patch.setattr(places, "RUN_DIRECTORY", str(directory))
-    Path(places.state_directory()).mkdir()
+    patch.setattr(paths, "RUN_DIRECTORY", str(directory))
+    Path(paths.state_directory()).mkdir()
     patch.setenv("XDG_RUNTIME_DIR", str(directory))
     patch.setattr(app, "os", SimpleNamespace(getpid=lambda: PID))
     patch.setattr(app, "say", lambda line: None)
-    patch.setattr(uplink, "Changes", lambda on_change: SimpleNamespace(close=lambda: None))
-    patch.setattr(stub, "server_of", lambda: world.resolver)
+    patch.setattr(renewing, "Changes", lambda on_change: SimpleNamespace(close=lambda: None))
+    patch.setattr(dns_query, "server_of", lambda: world.resolver)
     if world.resolver == SILENT:
-        patch.setattr(stub, "TIMEOUT_S", SOON_S)
+        patch.setattr(dns_query, "TIMEOUT_S", SOON_S)
     # The network of a run is that of the test.
     patch.setattr(runtime, "enter", lambda space, kind: os.close(space))
     if world.is_strangers:
         patch.setattr(controlled, "_peer_uid", lambda sock: 4242)
     if world.left == "silent":
         patch.setattr(questions, "TIMEOUT_S", SOON_S)
-    patch.setattr(poolstate, "TIMEOUT_S", SOON_S if _is_gate_silent(world) else 30.0)
+    patch.setattr(pool_query, "TIMEOUT_S", SOON_S if _is_gate_silent(world) else 30.0)
     kernel = KERNELS[world.kernel]
     patch.setattr(rtnetlink, "route_of", partial(_route_of, kernel))
     patch.setattr(rtnetlink, "rules", partial(_rules, kernel))
@@ -330,10 +337,10 @@ def _leave(world: World, stack: ExitStack) -> None:
     for name in world.killed_runs:
         listener, _ = runtime.listen(name)
         listener.close()
-    state = Path(places.state_directory())
+    state = Path(paths.state_directory())
     if world.left == "blocked":
-        (state / places.JOURNAL).write_text('{"guard":"overlay-vpn"}\n')
-        (state / places.LOCK).touch()
+        (state / paths.JOURNAL).write_text('{"guard":"overlay-vpn"}\n')
+        (state / paths.LOCK).touch()
     elif world.left:
         listener = _listener()
         if world.left == "gone":
@@ -355,7 +362,7 @@ def _hang_up(listener: socket.socket) -> None:
 
 def _listener() -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(f"{places.state_directory()}/{places.CONTROL}")
+    listener.bind(f"{paths.state_directory()}/{paths.CONTROL}")
     listener.listen(16)
     return listener
 
@@ -468,7 +475,7 @@ class Gate:
     def __init__(self, tunnel: Tunnel) -> None:
         self.tunnel = tunnel
         self.link, ours = pair(CLIENT_OF_GATE, GATE)
-        self.core: Core | None = None
+        self.core: client_tunnel.Tunnel | None = None
         self._held: list[int] = []
         self._taps: list[Link] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -616,7 +623,7 @@ async def _up(
         kill_switch=tunnel.kill_switch,
         lan=tunnel.lan,
     )
-    gate, host_dns = Gate(tunnel), HostDns(None)
+    gate, host_dns = Gate(tunnel), ResolvedHelper(None)
     machine = Machine(tunnel, gate)
     host_dns.told = Told(
         *(Answer(Outcome(word), error) for word, error in (tunnel.resolved, tunnel.network_manager))
@@ -655,7 +662,7 @@ async def _up(
     gate.close()
 
 
-def _fill(core: Core, gate: Gate) -> None:
+def _fill(core: client_tunnel.Tunnel, gate: Gate) -> None:
     """Let a client have flows, counters, and a capture that goes on."""
     tunnel = gate.tunnel
     gate.core = core
@@ -708,10 +715,10 @@ async def _run(about: Run, clock: Clock, ready: asyncio.Future[Gate], over: asyn
     rules += [parse_rule(Action.ALLOW, text) for text in tunnel.allow]
     limits = Limits(Policy(rules), dict(map(parse_host, tunnel.hosts)), tunnel.host_loopback)
     egress = Egress(session, resolver, limits)
-    core = Core(gate.link, egress, base.PlainSockets())
+    core = client_tunnel.Tunnel(gate.link, egress, base.PlainSockets())
     configure = Configure(True, ())
     await core.configure(configure)
-    around = Surroundings(
+    around = TunnelContext(
         server="embedded" if about.is_embedded else where,
         asked=asked_of(tunnel.dns_server, is_asking=resolver is not None),
         search=() if rules else ("corp.example", "example.org"),
