@@ -1,6 +1,7 @@
 # make demo   runs the main job in a lab and shows what came back
 # make test   passes the tests; both install what they need first
 # make check  lint, types, floors of the design, documents
+# make mutants FILES=vpn/policy/rules.py   small mutations that the unit tests do not notice
 # make bench  side-by-side measurements; make soak: long tests
 
 SHELL := bash
@@ -9,7 +10,7 @@ BIN := .venv/bin
 # The most exposure that each unit may have (systemd-analyze security); see docs/decisions/0008-units.md
 UNITS := server=1.0 client=1.0 shim=1.1
 
-.PHONY: setup check test demo bench soak clean
+.PHONY: setup check test demo bench soak mutants clean
 
 setup: .venv/.ready
 
@@ -44,6 +45,9 @@ bench: setup
 
 soak: setup
 	tools/netns-tests --soak
+
+mutants: setup
+	$(BIN)/python tools/mutants $(FILES)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
