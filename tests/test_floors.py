@@ -221,3 +221,61 @@ def test_monitor_is_small_and_loads_nothing_heavy() -> None:
     assert {"pyroute2", "msgspec", "shim.monitor.service"} <= names
     assert not {name.partition(".")[0] for name in names} & HEAVY
     assert sum(code_lines(file.read_text()) for file in files) <= MONITOR_LINES
+
+
+# Layers: tools/check-layers has the order, and shows it.
+
+
+def layered(root: Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, ROOT / "tools/check-layers", "--root", root]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("planted", "said"),
+    [
+        ({}, ""),
+        ({"vpn/ssh/keys.py": "from vpn.errors import OverlayError"}, ""),
+        (
+            {"vpn/errors.py": "import vpn.client"},
+            "vpn.errors imports vpn.client, which is not below",
+        ),
+        ({"vpn/ssh/keys.py": "from vpn import client"}, "vpn.ssh imports vpn.client"),
+        (
+            {"vpn/ssh/keys.py": "def f():\n    from vpn.client.up import x"},
+            "vpn.ssh imports vpn.client",
+        ),
+        ({"vpn/other.py": ""}, "vpn.other is in no layer"),
+        (
+            {
+                "vpn/ssh/one.py": "from vpn.ssh import two",
+                "vpn/ssh/two.py": "from vpn.ssh.one import x",
+            },
+            "vpn.ssh has a circle",
+        ),
+        (
+            {
+                "vpn/ssh/inner/__init__.py": "",
+                "vpn/ssh/inner/deep.py": "from vpn.ssh.keys import x",
+                "vpn/ssh/keys.py": "from vpn.ssh.inner import deep",
+            },
+            "vpn.ssh has a circle",
+        ),
+    ],
+)
+def test_planted_import_against_the_layers_is_seen(
+    tmp_path: Path, planted: dict[str, str], said: str
+) -> None:
+    tree = {
+        **{f"{part}/__init__.py": "" for part in ("dns", "shim", "vpn", "vpn/ssh", "vpn/client")},
+        "vpn/errors.py": "",
+        "vpn/client/up.py": "from vpn.errors import x\nfrom vpn.ssh.keys import y",
+        "vpn/ssh/keys.py": "",
+        **planted,
+    }
+    for name, text in tree.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = layered(tmp_path)
+    assert said in done.stderr
+    assert done.returncode == bool(said)
