@@ -37,6 +37,7 @@ PURE = [
     ROOT / "vpn/protocol/fields.py",
     ROOT / "vpn/protocol/framing.py",
     ROOT / "vpn/policy/rules.py",
+    ROOT / "vpn/endpoint.py",
     ROOT / "vpn/text.py",
     ROOT / "vpn/policy/report.py",
     ROOT / "vpn/linux/routing.py",

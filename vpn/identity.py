@@ -44,13 +44,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from vpn.endpoint import known_hosts_name
 from vpn.errors import ConfigurationError
 from vpn.linux.secret_files import is_open_to_others
 from vpn.ssh import asyncssh
 
 ALGORITHM = "ssh-ed25519"  # RFC 8709, section 4
 RAW_BYTES = 32  # RFC 8032, section 5.1.5
-SSH_PORT = 22  # known_hosts names it without brackets (sshd(8))
 MAX_FILE_BYTES = 16384  # an Ed25519 key file has about 400
 
 
@@ -83,8 +83,7 @@ class Identity:
 
     def known_hosts_line(self, host: str, port: int) -> str:
         """Return the line which makes ssh(1) and our client accept this key at `host`."""
-        name = host if port == SSH_PORT else f"[{host}]:{port}"
-        return f"{name} {self.openssh_public}"
+        return f"{known_hosts_name(host, port)} {self.openssh_public}"
 
     def ssh_key(self) -> asyncssh.SSHKey:
         """Return the key in the form in which asyncssh takes a host key."""

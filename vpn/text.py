@@ -15,8 +15,3 @@ def columns(rows: Sequence[Iterable[str]]) -> list[str]:
     texts = [[printable(word) for word in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in texts]
-
-
-def endpoint(host: str, port: int) -> str:
-    """Return a host and a port as people write them (RFC 3986 §3.2)."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from vpn.capture.headers import ICMP, ICMPV6, TCP, UDP, Headers
-from vpn.text import endpoint
+from vpn.endpoint import join_host_port
 
 _PROTOCOLS: Final = {TCP: "TCP", UDP: "UDP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 _FLAGS: Final = "FSRP.UEW"
@@ -30,7 +30,7 @@ def line(time: datetime, headers: Headers | None, length: int, name: str, *, out
 
 
 def _end(host: str, port: int) -> str:
-    return endpoint(host, port) if port else host
+    return join_host_port(host, port) if port else host
 
 
 def _particulars(headers: Headers) -> list[str]:

@@ -6,8 +6,9 @@ import click
 
 from vpn.client import asking
 from vpn.client.listing import FlowList, FlowStatus
+from vpn.endpoint import join_host_port
 from vpn.errors import UsageError
-from vpn.text import columns, endpoint
+from vpn.text import columns
 
 _HEAD = ("ID", "PROTO", "SOURCE", "DESTINATION", "STATE", "UP", "DOWN", "AGE", "IDLE", "EXIT")
 
@@ -37,8 +38,8 @@ def _row(flow: FlowStatus) -> tuple[str, ...]:
     return (
         flow.id,
         flow.protocol,
-        endpoint(flow.source, flow.source_port),
-        endpoint(flow.destination, flow.destination_port),
+        join_host_port(flow.source, flow.source_port),
+        join_host_port(flow.destination, flow.destination_port),
         flow.state,
         str(flow.bytes_up),
         str(flow.bytes_down),

@@ -22,9 +22,10 @@ from vpn.control.verdict import (
     route_text,
     way_text,
 )
+from vpn.endpoint import join_host_port
 from vpn.linux import rtnetlink
 from vpn.linux.routing import Packet, rule_of
-from vpn.text import endpoint, printable
+from vpn.text import printable
 
 
 @click.group("route")
@@ -157,4 +158,4 @@ def _route_line(route: RouteText) -> str:
 
 
 def _endpoint(host: str, port: int) -> str:
-    return endpoint(host, port) if port else host
+    return join_host_port(host, port) if port else host

@@ -25,7 +25,7 @@ from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink
 from vpn.config.forwards import address_of
 from vpn.control.messages import DestinationStatus, DnsStatus, Pool, Resolution, Way
-from vpn.text import endpoint
+from vpn.endpoint import join_host_port
 
 FAR_TIMEOUT_S: Final = 5.0
 _POOL: Final = (IPv4Network(POOL4), IPv6Network(POOL6))
@@ -87,7 +87,7 @@ class Explainer:
             is_captured=around.is_captured,
             suffixes=self._suffix_texts,
             hosts={
-                name: endpoint(address, port) if port else address
+                name: join_host_port(address, port) if port else address
                 for name, (address, port) in self._egress.limits.hosts.items()
             },
             search=around.search,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from dns.names import fold, from_text, host_name
+from vpn.endpoint import parse_bare_host_port, parse_port, split_host
 from vpn.errors import UsageError
 
 
@@ -24,18 +25,16 @@ def parse_publication(text: str) -> Publication:
     The second port is the command's; without it both are the same. Without an address only this
     machine reaches it.
     """
-    address, rest = "127.0.0.1", text
-    if text.startswith("["):
-        address, bracket, rest = text[1:].partition("]:")
-        if not bracket:
-            raise _bad_publication(text)
-    elif text.count(":") and not text.partition(":")[0].isdigit():
-        address, _, rest = text.partition(":")
-    ports = rest.split(":")
-    is_readable = len(ports) in (1, 2) and all(map(_is_port, ports))
-    if address_of(address) is None or not is_readable:
+    has_address = not text.partition(":")[0].isdigit()
+    try:
+        address, ports = split_host(text if has_address else f"127.0.0.1:{text}")
+        outer, _, inner = (ports or "").partition(":")
+        publication = Publication(address, parse_port(outer), parse_port(inner or outer))
+    except ValueError:
+        raise _bad_publication(text) from None
+    if address_of(address) is None or text.endswith(":"):
         raise _bad_publication(text)
-    return Publication(address, int(ports[0]), int(ports[-1]))
+    return publication
 
 
 def _bad_publication(text: str) -> UsageError:
@@ -48,19 +47,14 @@ def parse_host(text: str) -> tuple[str, tuple[str, int]]:
     Raises UsageError.
     """
     name, equals, rest = text.partition("=")
-    address, port = rest, "0"
-    if rest.startswith("["):
-        address, _, tail = rest[1:].partition("]")
-        port = tail.removeprefix(":") or "0"
-    elif rest.count(":") == 1:
-        address, _, port = rest.partition(":")
     try:
         host = host_name(fold(from_text(name)))
+        address, port = parse_bare_host_port(rest)
     except ValueError:
-        host = None
-    if not equals or not host or address_of(address) is None or not (port == "0" or _is_port(port)):
+        host, address, port = None, "", None
+    if not equals or not host or address_of(address) is None:
         raise UsageError(f"cannot read --host {text!r}: write NAME=ADDRESS[:PORT]")
-    return host, (address, int(port))
+    return host, (address, port or 0)
 
 
 def address_of(host: str) -> IPv4Address | IPv6Address | None:
@@ -76,31 +70,22 @@ def parse_destination(text: str) -> tuple[str, int]:
 
     Raises UsageError where the host is neither a name nor an address.
     """
-    host, port = text, ""
-    if text.startswith("["):
-        host, bracket, tail = text[1:].partition("]")
-        port = tail.removeprefix(":")
-        is_whole = bool(bracket) and (not tail or (tail.startswith(":") and bool(port)))
-    else:
-        is_whole = True
-        if text.count(":") == 1:
-            host, _, port = text.partition(":")
-            is_whole = bool(port)
     try:
-        # A zone (RFC 4007 §11) names an interface, and so is a route already.
-        host = str(ip_address(host)) if "%" not in host else ""
+        host, port = parse_bare_host_port(text)
+        return _canonical(host), port or 0
     except ValueError:
-        try:
-            host = host_name(from_text(host)) or ""
-        except ValueError:
-            host = ""
-    if not is_whole or not host or not (port == "" or _is_port(port)):
         raise UsageError(
             f"cannot read {text!r}: write a name or an address, with a port as in name:443 or "
             "[2001:db8::1]:443"
-        )
-    return host, int(port or 0)
+        ) from None
 
 
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536
+def _canonical(host: str) -> str:
+    """Return the one text of a name or an address. Raises ValueError if it is neither."""
+    if "%" in host:  # a zone (RFC 4007 §11) names an interface, and so is a route already
+        raise ValueError("a zone")
+    address = address_of(host)
+    name = str(address) if address is not None else host_name(from_text(host))
+    if not name:
+        raise ValueError("not the name of a host")
+    return name

@@ -10,11 +10,11 @@ from typing import Final
 
 from shim.protocol.gate import MAX_SUFFIXES
 from shim.protocol.monitor import MAX_PREFIXES
+from vpn.endpoint import SSH_PORT, parse_host_port
 from vpn.errors import UsageError
 from vpn.transport.base import Address
 
 QUIC_PORT: Final = 4422
-SSH_PORT: Final = 22
 
 _FORMS: Final = "user@host:port or ssh://user@host[:port]"
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]+(%\w+)?")
@@ -62,37 +62,26 @@ def parse_target(text: str) -> Target:
     user, at, host_port = rest.rpartition("@")
     if at and not user:
         raise _malformed(text, "the user is empty")
-    host, port = _split_port(text, host_port, default_port)
+    try:
+        host, port = parse_host_port(host_port)
+    except ValueError as error:
+        raise _malformed(text, str(error)) from None
     if not _HOST.fullmatch(host) or len(host) > 253:
         raise _malformed(text, f"{host!r} is not a host")
-    return Target(transport, user, Address(host, port))
+    return Target(transport, user, Address(host, port or default_port))
 
 
 def parse_listen(text: str) -> Address:
     """Return where to listen: `host`, `host:port` or `[address]:port`. Raises UsageError."""
-    host, port = _split_port(text, text, QUIC_PORT)
-    if not _HOST.fullmatch(host):
-        raise UsageError(f"cannot listen on {text!r}: write an address as 192.0.2.1:4422")
-    return Address(host, port)
-
-
-def _split_port(text: str, host_port: str, default: int) -> tuple[str, int]:
-    if host_port.startswith("["):
-        host, bracket, tail = host_port[1:].partition("]")
-        if not bracket or (tail and not tail.startswith(":")):
-            raise _malformed(text, "the brackets do not match")
-        port = tail[1:] if tail else ""
-        has_port = bool(tail)
-    else:
-        host, colon, port = host_port.partition(":")
-        has_port = bool(colon)
-        if ":" in port:
-            raise _malformed(text, "an IPv6 address needs brackets")
-    if not has_port:
-        return host, default
-    if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
-        raise _malformed(text, f"{port!r} is not a port")
-    return host, int(port)
+    try:
+        host, port = parse_host_port(text)
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is not a host")
+    except ValueError as error:
+        raise UsageError(
+            f"cannot listen on {text!r}: {error}; write an address as 192.0.2.1:{QUIC_PORT}"
+        ) from None
+    return Address(host, port or QUIC_PORT)
 
 
 def _malformed(text: str, why: str) -> UsageError:

@@ -13,9 +13,9 @@ import msgspec
 
 from shim.protocol import DEVICE, LAN, ROUTE_PROTOCOL
 from vpn.control.messages import DestinationStatus, Resolution
+from vpn.endpoint import join_host_port
 from vpn.linux.routing import Route, Rule
 from vpn.policy.rules import DEFAULT
-from vpn.text import endpoint
 
 DNS_PORT: Final = 53
 
@@ -135,7 +135,7 @@ def inside(port: int, fate: DestinationStatus) -> tuple[VerdictKind, str]:
         return "unreachable", f"no session ({fate.last_error}); next try {when}"
     if not port and not fate.carries_udp:
         return "unreachable", f"{fate.server} carries connections, and no ping"
-    place = f" as {endpoint(fate.place, fate.place_port or port)}" if fate.place else ""
+    place = f" as {join_host_port(fate.place, fate.place_port or port)}" if fate.place else ""
     return "tunnel", f"it leaves at {fate.server}{place}"
 
 

@@ -45,6 +45,7 @@ from ipaddress import (
 from typing import Final
 
 from dns.names import Labels, from_text, matches_suffix
+from vpn.endpoint import MAX_PORT, split_bare_host
 from vpn.errors import UsageError
 
 DEFAULT: Final = "default"
@@ -52,7 +53,6 @@ DEFAULT: Final = "default"
 NO_DESTINATION: Final = "not a destination"
 """The rule text of what is neither a name nor an address, and always denied."""
 
-_MAX_PORT: Final = 65535
 _MAX_TEXT: Final = 253
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
@@ -249,21 +249,14 @@ def _edges(rules: Iterable[Rule]) -> set[int]:
     """Return ports that stand for all: decisions change only where a range begins or has ended."""
     ranges = [rule.ports for rule in rules if rule.ports is not None]
     begins = {1, *(ports.start for ports in ranges)}
-    return begins | {ports.stop for ports in ranges if ports.stop <= _MAX_PORT}
+    return begins | {ports.stop for ports in ranges if ports.stop <= MAX_PORT}
 
 
 def _split_ports(text: str) -> tuple[str, range | None]:
-    if text.startswith("["):
-        host, bracket, tail = text[1:].partition("]")
-        if not bracket or (tail and not tail.startswith(":")):
-            raise ValueError("the brackets do not match")
-        if ":" not in host:
-            raise ValueError("brackets are for IPv6")
-        return host, _parse_ports(tail[1:]) if tail else None
-    if text.count(":") > 1:
-        return text, None
-    host, colon, ports = text.partition(":")
-    return host, _parse_ports(ports) if colon else None
+    host, ports = split_bare_host(text)
+    if text.startswith("[") and ":" not in host:
+        raise ValueError("brackets are for IPv6")
+    return host, None if ports is None else _parse_ports(ports)
 
 
 def _parse_ports(text: str) -> range:
@@ -272,7 +265,7 @@ def _parse_ports(text: str) -> range:
         raise ValueError(f"{text!r} is not a port or a range of ports")
     low = int(match[1])
     high = int(match[2] or low)
-    if not 0 < low <= high <= _MAX_PORT:
+    if not 0 < low <= high <= MAX_PORT:
         raise ValueError(f"{text!r} is not a port or a range of ports")
     return range(low, high + 1)
 

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+from vpn.endpoint import join_host_port
 from vpn.errors import UsageError
 
 ENTRY_POINTS = "overlay_vpn.transports"
@@ -58,7 +59,7 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
 
 Resolve = Callable[

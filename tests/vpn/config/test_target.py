@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpn.config.target import QUIC_PORT, SSH_PORT, Routes, Target, parse_routes, parse_target
+from vpn.config.target import QUIC_PORT, Routes, Target, parse_routes, parse_target
+from vpn.endpoint import SSH_PORT
 from vpn.errors import UsageError
 from vpn.transport.base import Address
 

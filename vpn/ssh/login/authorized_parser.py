@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timezone
 
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
+from vpn.endpoint import parse_port, split_host
 from vpn.ssh.login import address_patterns
 from vpn.ssh.login.authorized_keys import AuthorizedKeys, Entry
 from vpn.ssh.login.grant import ANY_HOST, comparable
@@ -147,16 +148,10 @@ def _apply_flag(entry: Entry, name: str) -> Entry:
 
 
 def _destination(text: str) -> tuple[str, int | None]:
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not colon or not host:
+    host, port = split_host(text)
+    if not port or not host:
         raise ValueError("permitopen is not host:port")
-    if port == ANY_HOST:
-        return comparable(host), None
-    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
-        raise ValueError("permitopen has no port")
-    return comparable(host), int(port)
+    return comparable(host), None if port == ANY_HOST else parse_port(port)
 
 
 def _moment(text: str, local: timezone | None) -> float:

@@ -10,13 +10,13 @@ from pathlib import Path
 from asyncssh.known_hosts import SSHKnownHosts
 from asyncssh.public_key import SSHKey
 
+from vpn.endpoint import known_hosts_name
 from vpn.errors import ConfigurationError, UsageError
 from vpn.ssh.trust.host_keys import HostKeys, KnownKeys
 from vpn.transport.base import Address
 
 USER_FILE = Path("~/.ssh/known_hosts")
 SYSTEM_FILE = Path("/etc/ssh/ssh_known_hosts")
-SSH_PORT = 22
 _FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 _MEANING_SOMETHING = frozenset(" ,*?!|#@\t\r\n")  # in the first field of a line
 
@@ -26,7 +26,7 @@ def name_of(address: Address) -> str:
     host = address.host.lower()
     if not host or _MEANING_SOMETHING & set(host):
         raise ConfigurationError(f"{address.host!r} cannot be a host name")
-    return host if address.port == SSH_PORT else f"[{host}]:{address.port}"
+    return known_hosts_name(host, address.port)
 
 
 def find(texts: Iterable[str], address: Address) -> KnownKeys:
