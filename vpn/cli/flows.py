@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vpn.client import asking
-from vpn.client.listing import FlowList, FlowStatus
+from vpn.control.messages import FlowList, FlowStatus
 from vpn.endpoint import join_host_port
 from vpn.errors import UsageError
 from vpn.text import columns

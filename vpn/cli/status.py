@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vpn.control import client as control
+from vpn.control.messages import Status
 from vpn.errors import Exit
 from vpn.text import printable
 
@@ -23,7 +24,7 @@ def command(as_json: bool) -> int:
     return Exit.OK if status.state == "connected" else Exit.FAILURE
 
 
-def _text(status: control.Status) -> str:
+def _text(status: Status) -> str:
     if status.state == "down":
         return status.state
     if status.state == "blocked":
@@ -50,7 +51,7 @@ def _text(status: control.Status) -> str:
     return "\n".join(map(printable, texts))
 
 
-def _headline(status: control.Status) -> str:
+def _headline(status: Status) -> str:
     if status.state != "reconnecting":
         return status.state
     when = f"next try in {status.retry_in_s} s" if status.retry_in_s else "trying now"

@@ -16,10 +16,9 @@ from shim.protocol.handover import adopt
 from shim.protocol.link import Link, ViolationError
 from shim.protocol.tap import TAP
 from vpn.client import listing, questions
-from vpn.client.listing import FlowStatus
 from vpn.control import client as control
 from vpn.control import runs
-from vpn.control.messages import MAX_BYTES, DestinationStatus, DnsStatus, Resolution
+from vpn.control.messages import MAX_BYTES, DestinationStatus, DnsStatus, FlowStatus, Resolution
 from vpn.errors import OverlayError
 
 MAX_FLOWS: Final = 65536

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from vpn.client import listing
-from vpn.client.listing import FlowStatus
 from vpn.client.packet_tap import Captures
 from vpn.client.questions import BUSY, CAPTURE, DONE, FLOWS, KILL, NO_FLOW, NOT_UP, TIMEOUT_S
+from vpn.control.messages import FlowStatus
 
 if TYPE_CHECKING:
     from vpn.client.explain import Explainer

@@ -27,7 +27,6 @@ from vpn.client.flows.echo import Echo
 from vpn.client.flows.egress import Egress
 from vpn.client.flows.tcp import Counters, Flows
 from vpn.client.flows.udp import Associations
-from vpn.client.listing import FlowStatus
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.names.forwarder import Forwarder
 from vpn.client.names.pool_query import PoolQuestions
@@ -35,6 +34,7 @@ from vpn.client.packet_tap import Captures
 from vpn.client.session.renewing import Uplink
 from vpn.client.shim.datagram_link import DatagramLink
 from vpn.client.shim.link import AsyncLink, close_all
+from vpn.control.messages import FlowStatus
 from vpn.errors import ConfigurationError, OverlayError
 from vpn.protocol.services import RESOLVER
 from vpn.transport.base import OuterSockets

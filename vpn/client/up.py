@@ -47,7 +47,7 @@ from vpn.client.shim.monitor import Monitor
 from vpn.client.shim.resolved import ResolvedHelper
 from vpn.client.tunnel import Tunnel, resolver_for
 from vpn.config.target import Routes, Target
-from vpn.control.client import State, Status
+from vpn.control.messages import State, Status
 from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
 from vpn.ssh.session import client as ssh

@@ -9,53 +9,13 @@ import fcntl
 import os
 import socket
 import time
-from typing import Final, Literal
 
 import msgspec
 
 from shim.protocol.paths import CONTROL, JOURNAL, LOCK, state_directory
 from vpn.client import questions
+from vpn.control.messages import BLOCKED, DOWN, Status
 from vpn.errors import NotPermittedError, OverlayError
-
-SCHEMA: Final = 1
-
-State = Literal["down", "blocked", "connecting", "connected", "reconnecting", "closing"]
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """What `overlay-vpn status --json` prints. Sizes are bytes, times seconds."""
-
-    schema: int = SCHEMA
-    state: State
-    target: str = ""
-    transport: str = ""
-    device: str = ""
-    dns: str = ""
-    routes: tuple[str, ...] = ()
-    pid: int = 0
-    uptime_s: int = 0
-    attempts: int = 0
-    """How often a session has been tried for since the last one was lost."""
-    retry_in_s: int = 0
-    """Until the next try; 0 while one is running."""
-    last_error: str = ""
-    """Why there is no session any more, or yet."""
-    flows_active: int = 0
-    flows_opened: int = 0
-    flows_refused: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    dropped: dict[str, int] = {}
-    """Packets of this machine that were dropped, by reason (`shim.protocol.gate.DropReason`)."""
-    kill_switch: bool = False
-    lan: bool = True
-    paused_s: int = 0
-    warnings: tuple[str, ...] = ()
-
-
-DOWN: Final = Status(state="down")
-BLOCKED: Final = Status(state="blocked", kill_switch=True)
-"""Nobody runs, and the kill switch of who ran last holds."""
 
 
 def query() -> Status:

@@ -9,10 +9,81 @@ from typing import Final, Literal
 
 import msgspec
 
-from vpn.client.listing import Exit
-
 SCHEMA: Final = 1
 MAX_BYTES: Final = 1 << 20
+
+State = Literal["down", "blocked", "connecting", "connected", "reconnecting", "closing"]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """What `overlay-vpn status --json` prints. Sizes are bytes, times seconds."""
+
+    schema: int = SCHEMA
+    state: State
+    target: str = ""
+    transport: str = ""
+    device: str = ""
+    dns: str = ""
+    routes: tuple[str, ...] = ()
+    pid: int = 0
+    uptime_s: int = 0
+    attempts: int = 0
+    """How often a session has been tried for since the last one was lost."""
+    retry_in_s: int = 0
+    """Until the next try; 0 while one is running."""
+    last_error: str = ""
+    """Why there is no session any more, or yet."""
+    flows_active: int = 0
+    flows_opened: int = 0
+    flows_refused: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    dropped: dict[str, int] = {}
+    """Packets of this machine that were dropped, by reason (`shim.protocol.gate.DropReason`)."""
+    kill_switch: bool = False
+    lan: bool = True
+    paused_s: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+DOWN: Final = Status(state="down")
+BLOCKED: Final = Status(state="blocked", kill_switch=True)
+"""Nobody runs, and the kill switch of who ran last holds."""
+
+
+FlowState = Literal["opening", "open", "half-closed-local", "half-closed-remote", "closing"]
+"""As in RFC 9113 §5.1: which side has ended its data, seen from the application."""
+
+Exit = Literal["server", "loopback"]
+
+
+class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One flow. Sizes are bytes, times whole seconds.
+
+    `destination` is the name that the application has connected to, an address if there is none.
+    `exit` is where it leaves: at the server, or at the loopback device of this machine.
+    """
+
+    id: str
+    protocol: Literal["tcp", "udp"]
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    state: FlowState
+    bytes_up: int
+    bytes_down: int
+    age_s: int
+    idle_s: int
+    exit: Exit
+
+
+class FlowList(msgspec.Struct, frozen=True):
+    """What `overlay-vpn flows --json` prints."""
+
+    schema: int
+    flows: tuple[FlowStatus, ...]
+
 
 Way = Literal["virtual", "static", "far", "cached", "forwarded", "special", "outside", "refused"]
 """`dns.disposition.Path`, and two more: names are not captured, or a rule forbids it."""

@@ -20,7 +20,7 @@ from shim.protocol.monitor import MAX_PAUSE_S
 from vpn.client import inspection
 from vpn.client.answering import Answering, question_of
 from vpn.client.questions import DONE, DOWN, NOT_PERMITTED, PAUSE, STATUS
-from vpn.control.client import Status
+from vpn.control.messages import Status
 from vpn.errors import OverlayError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpn.cli import status
-from vpn.control.client import Status
+from vpn.control.messages import Status
 
 
 def test_answer_of_a_hostile_client_does_nothing_to_the_terminal() -> None:

@@ -17,9 +17,8 @@ from shim.protocol.link import Link, LinkClosedError, Message
 from shim.protocol.tap import TAP
 from vpn.client import asking, inspection, listing, questions
 from vpn.client.explain import Explainer
-from vpn.client.listing import FlowStatus
 from vpn.client.packet_tap import Captures
-from vpn.control.messages import DestinationStatus, DnsStatus, Resolution
+from vpn.control.messages import DestinationStatus, DnsStatus, FlowStatus, Resolution
 from vpn.errors import NotPermittedError, OverlayError
 
 FLOW = FlowStatus(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vpn.client import listing
-from vpn.client.listing import END, PER_PACKET, FlowStatus
+from vpn.client.listing import END, PER_PACKET
 from vpn.client.questions import MAX_PACKET
+from vpn.control.messages import FlowStatus
 
 
 def flow(number: int = 1, destination: str = "www.example.com") -> FlowStatus:
@@ -59,16 +59,3 @@ def test_packet_that_is_no_list_is_an_error_and_nothing_else(packet: bytes) -> N
         assert listing.unpack(packet) == ()
     except msgspec.MsgspecError:
         return
-
-
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        (bytes([198, 18, 0, 2, 192, 0, 2, 1, 0x9C, 0x40, 1, 187]), ("198.18.0.2", 40000)),
-        (b"\xfd" + bytes(14) + b"\x02" + bytes(16) + bytes([0, 80, 0, 81]), ("fd00::2", 80)),
-        (b"", ("", 0)),
-        (bytes(13), ("", 0)),
-    ],
-)
-def test_source_is_in_the_key(key: bytes, expected: tuple[str, int]) -> None:
-    assert listing.source_of(key) == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 from shim.protocol.common import Missing
 from vpn.cli.status import _text
 from vpn.client import sandbox
-from vpn.control.client import Status
+from vpn.control.messages import Status
 
 PRELUDE = """
 import errno, os, socket, sys, threading

@@ -69,7 +69,6 @@ from vpn.client import up as app
 from vpn.client.answering import Answering
 from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.egress import Egress, Limits
-from vpn.client.listing import FlowStatus
 from vpn.client.names import pool_query
 from vpn.client.session import renewing
 from vpn.client.session.renewing import Uplink
@@ -81,6 +80,7 @@ from vpn.config.target import parse_routes, parse_target
 from vpn.control import dns_query
 from vpn.control import runs as runtime
 from vpn.control import server as controlled
+from vpn.control.messages import FlowStatus
 from vpn.errors import OverlayError
 from vpn.linux import rtnetlink
 from vpn.linux.routing import Packet as Routed

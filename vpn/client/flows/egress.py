@@ -21,8 +21,8 @@ from dns.upstream import Outcome as FarOutcome
 from shim.protocol import GATEWAY4, GATEWAY6
 from shim.protocol.gate import LookedUp, Lookup, Outcome
 from vpn.client.flows.tcp import Opener
-from vpn.client.listing import Exit
 from vpn.client.names.far_resolver import FarResolver
+from vpn.control.messages import Exit
 from vpn.policy import report as reports
 from vpn.policy.rules import Decision, Policy
 from vpn.ssh.open_failure import Failure, OpenFailed

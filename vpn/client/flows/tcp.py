@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final, Protocol
 
 from shim.protocol.gate import (
@@ -34,8 +35,7 @@ from shim.protocol.gate import (
     Refused,
 )
 from shim.protocol.link import Message
-from vpn.client import listing
-from vpn.client.listing import Exit, FlowStatus
+from vpn.control.messages import Exit, FlowState, FlowStatus
 from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
 
@@ -198,7 +198,7 @@ class Flows:
             self._send(Adopt(tuple(known[start : start + MAX_KNOWN])))
 
     def _status_of(self, asked: Open, age_s: int, leaves: Exit) -> FlowStatus:
-        source, source_port = listing.source_of(asked.key)
+        source, source_port = source_of(asked.key)
         flow = self._flows.get(asked.flow)
         return FlowStatus(
             id=f"t{asked.flow}",
@@ -253,7 +253,7 @@ class Flows:
         self._closed.clear()
 
 
-def _state_of(flow: _Flow) -> listing.State:
+def _state_of(flow: _Flow) -> FlowState:
     if flow.sock is None:
         return "opening"
     match flow.pump.has_ended:
@@ -264,6 +264,16 @@ def _state_of(flow: _Flow) -> listing.State:
         case False, True:
             return "half-closed-remote"
     return "open"
+
+
+def source_of(key: bytes) -> tuple[str, int]:
+    """Return the source address and port that a key says; ("", 0) if it is none.
+
+    A key is source and destination address and port in network order (`shim.protocol.gate`).
+    """
+    if len(key) not in (12, 36):
+        return "", 0
+    return str(ip_address(key[: (len(key) - 4) // 2])), int.from_bytes(key[-4:-2])
 
 
 def idle_ms(sock: socket.socket) -> int:

@@ -22,8 +22,8 @@ from shim.protocol.gate import (
 )
 from shim.protocol.link import Message
 from vpn.client.flows import tcp as module
-from vpn.client.flows.tcp import Flows
-from vpn.client.listing import FlowStatus
+from vpn.client.flows.tcp import Flows, source_of
+from vpn.control.messages import FlowStatus
 from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
 
@@ -338,3 +338,16 @@ def test_many_flows_are_told_oldest_first_in_messages_of_bounded_size() -> None:
         assert [one.flow for one in (*first.flows, *second.flows)] == list(range(count))
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (bytes([198, 18, 0, 2, 192, 0, 2, 1, 0x9C, 0x40, 1, 187]), ("198.18.0.2", 40000)),
+        (b"\xfd" + bytes(14) + b"\x02" + bytes(16) + bytes([0, 80, 0, 81]), ("fd00::2", 80)),
+        (b"", ("", 0)),
+        (bytes(13), ("", 0)),
+    ],
+)
+def test_source_is_in_the_key(key: bytes, expected: tuple[str, int]) -> None:
+    assert source_of(key) == expected
