@@ -326,7 +326,7 @@ REACH = {
 
 def test_list_of_what_can_be_reached_is_the_one_of_the_document() -> None:
     text = (Path(__file__).parents[1] / "SECURITY.md").read_text()
-    _, _, section = text.partition("## What a client that was taken over can do\n")
+    _, _, section = text.partition("## What a compromised client can do\n")
     items = re.findall(r"^- (.*?)[;.]\n(?=- |\n)", section.partition("\n## ")[0], re.M | re.S)
     listed = [" ".join(item.split()) for item in items]
     assert [item.partition(" (")[0] for item in listed] == list(REACH)
