@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 from shim.protocol.gate_supervisor import LAUNCHER_OF_SUPERVISOR, Keep, Keeping
-from shim.protocol.launcher import MONITOR_OF_WARDEN, Serve
+from shim.protocol.launcher import MONITOR_OF_LAUNCHER, Serve
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 
 _TIMEOUT_S: Final = 10.0
@@ -70,7 +70,7 @@ class Monitor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.pid = _spawn("shim.monitor", theirs)
-        self._link = Link(ours, MONITOR_OF_WARDEN)
+        self._link = Link(ours, MONITOR_OF_LAUNCHER)
 
     def fileno(self) -> int:
         """Return the descriptor whose end tells it that we have ended."""

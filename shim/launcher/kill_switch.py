@@ -21,9 +21,10 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Final
 
-from shim.monitor.plan import DHCP, Family
+from shim.monitor.plan import DHCP
+from shim.netlink.changes import Family
 from shim.protocol import DEVICE, LAN, MARK, POOL4, POOL6
-from shim.protocol.launcher import ARP, INET, PROTOCOLS, Chain, Line, Test
+from shim.protocol.netfilter import ARP, INET, PROTOCOLS, Chain, Line, Test
 
 # linux/netfilter/nf_tables.h: enum nft_meta_keys
 _MARK: Final = 3

@@ -43,16 +43,17 @@ from typing import Final
 from shim import linux, protocol
 from shim.gate.process import flow_namespace
 from shim.gate.wire import tun
-from shim.launcher import access, children, kill_switch, recover
+from shim.launcher import access, children, kill_switch
 from shim.launcher import host_network as machines
 from shim.launcher import state_directory as files
 from shim.launcher.children import GateSupervisor, Monitor
 from shim.launcher.host_network import Machine
 from shim.launcher.state_directory import BusyError, State
+from shim.launcher.undo import undo
 from shim.monitor import journal
-from shim.monitor.plan import TABLE, Family
 from shim.monitor.process import PROFILE as MONITOR_PROFILE
 from shim.netlink import rules as routing
+from shim.netlink.changes import TABLE, Family
 from shim.netlink.links import Interfaces
 from shim.netlink.rules import Netlink
 from shim.protocol.common import Failed, Fault
@@ -97,7 +98,7 @@ def main(
     """
     machine.forget()
     if is_service:
-        recover.undo(machine, keep_kill_switch=True)
+        undo(machine, keep_kill_switch=True)
     try:
         admitted = access.admit(link)
     except access.PolicyError as error:

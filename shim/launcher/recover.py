@@ -1,4 +1,4 @@
-"""`python -I -B -m shim.launcher.recover`: undo what a killed instance left. Twice is harmless.
+"""`python -I -B -m shim.launcher.recover`: undoes what a killed instance left.
 
 The shim as a service does the same whenever it starts, but for the kill switch.
 """
@@ -6,37 +6,9 @@ The shim as a service does the same whenever it starts, but for the kill switch.
 from __future__ import annotations
 
 import sys
-from typing import Final
 
-from shim.launcher import host_network as machine
-from shim.launcher.host_network import Machine
-from shim.launcher.state_directory import BusyError, State
-from shim.netlink.rules import Netlink
-
-BUSY: Final = 75
-
-
-def undo(machine: Machine, *, keep_kill_switch: bool = False) -> int:
-    """Undo, and return an exit status: 0, 1 if something remains, 75 while an instance runs."""
-    try:
-        state = State(machine.netns)
-    except BusyError:
-        return BUSY
-    except OSError as error:
-        print(f"overlay-vpn: cannot open the state directory: {error}", file=sys.stderr)
-        return 1
-    try:
-        if state.journal.is_guarded and keep_kill_switch:
-            return 0
-        state.journal.undo(Netlink(machine.route, machine.netfilter))
-        state.remove()
-    except OSError as error:
-        print(f"overlay-vpn: cannot undo a routing rule: {error}", file=sys.stderr)
-        return 1
-    finally:
-        state.close()
-    return 0
-
+from shim.launcher import host_network
+from shim.launcher.undo import undo
 
 if __name__ == "__main__":
-    sys.exit(undo(machine.opened()))
+    sys.exit(undo(host_network.opened()))

@@ -26,11 +26,11 @@ from typing import Final
 
 import msgspec
 
-from shim.monitor.plan import Change, Guard
+from shim.netlink.changes import Change, Guard
 from shim.netlink.rules import Netlink
 
-SYSCALLS_TO_RECORD: Final = frozenset({"lseek", "pwrite64"})
 SYSCALLS_TO_UNDO: Final = frozenset({"ftruncate", "pread64"})
+SYSCALLS: Final = SYSCALLS_TO_UNDO | {"lseek", "pwrite64"}
 
 _MAX_BYTES: Final = 1 << 20
 

@@ -41,19 +41,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
-
+from shim.netlink.changes import TABLE, Change, Family, Guard, Rule, Unreachable
 from shim.protocol import DEVICE, DEVICE4, DEVICE6, LAN, MARK, POOL4, POOL6
 from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
 Network = IPv4Network | IPv6Network
-Family = Literal[4, 6]
 
 EVERYTHING: Final = ("0.0.0.0/0", "::/0")
 
-TABLE: Final = 7200
 MAIN: Final = 254
 FIRST: Final = 7200
 CAPTURE: Final = 7210
@@ -66,43 +63,6 @@ _TCP: Final = 6
 
 DHCP: Final[dict[Family, tuple[int, int]]] = {4: (68, 67), 6: (546, 547)}
 """The ports of client and server (RFC 2131 §4.1, RFC 8415 §7.2)."""
-
-
-class Guard(msgspec.Struct, frozen=True, tag="guard"):
-    """The filter of `shim.launcher.kill_switch`, in nftables tables of this name.
-
-    `lan` stays reachable.
-    """
-
-    name: str
-    lan: bool
-
-
-class Unreachable(msgspec.Struct, frozen=True, tag="unreachable"):
-    """The last route of our table: what has no way through the tunnel has none."""
-
-    family: Family
-
-
-class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="rule"):
-    """One rule of ip-rule(8): looks into `table`, or goes to priority `goto`, or does nothing."""
-
-    family: Family
-    priority: int
-    table: int = 0
-    goto: int = 0
-    source: str = ""
-    destination: str = ""
-    mark: int = 0
-    incoming: str = ""
-    protocol: int = 0
-    port: int = 0
-    source_port: int = 0
-    without_default: bool = False
-
-
-Change = Guard | Unreachable | Rule
-"""A change of the network. Making one that is there already is an error: it is not ours."""
 
 
 def networks(prefixes: tuple[Prefix, ...]) -> list[Network]:

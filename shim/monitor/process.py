@@ -24,19 +24,13 @@ from shim.monitor import journal as journals
 from shim.monitor import service as serving
 from shim.netlink import rules as routing
 from shim.protocol import link as links
-from shim.protocol.launcher import MONITOR_OF_WARDEN, Serve
+from shim.protocol.launcher import MONITOR_OF_LAUNCHER, Serve
 from shim.protocol.link import Link, LinkClosedError
 from shim.protocol.monitor import MONITOR
 from shim.sandbox.stages import NET_ADMIN, Profile, enter
 
-PROFILE: Final = Profile(
-    routing.SYSCALLS
-    | journals.SYSCALLS_TO_UNDO
-    | journals.SYSCALLS_TO_RECORD
-    | serving.SYSCALLS
-    | links.SYSCALLS,
-    frozenset({NET_ADMIN}),
-)
+SYSCALLS: Final = routing.SYSCALLS | journals.SYSCALLS | serving.SYSCALLS | links.SYSCALLS
+PROFILE: Final = Profile(SYSCALLS, frozenset({NET_ADMIN}))
 
 _WITHOUT_DOWN: Final = 3
 """The exit status of a monitor whose client has gone without a word."""
@@ -46,7 +40,7 @@ def main(sock: socket.socket) -> int:
     """Serve the client that the launcher gives us over this link. Returns the exit status."""
     # Of a service all are told to end at once; we learn of it from the supervisor.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    launcher = Link(sock, MONITOR_OF_WARDEN)
+    launcher = Link(sock, MONITOR_OF_LAUNCHER)
     select.select([launcher], [], [])
     with suppress(LinkClosedError):
         match launcher.receive():

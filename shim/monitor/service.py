@@ -27,23 +27,15 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 from shim.monitor.journal import Journal
-from shim.monitor.plan import Change, Family, Guard, Network, Rule, changes, is_allowed
-from shim.netlink.rules import FAMILIES, Netlink
+from shim.monitor.plan import Network, changes, is_allowed
+from shim.netlink.changes import Change, Family, Guard, Rule
+from shim.netlink.common import FAMILIES
+from shim.netlink.rules import Netlink
 from shim.protocol import DEVICE, MARK, VERSION
+from shim.protocol import monitor as messages
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.launcher import NETNS_COOKIE
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
-from shim.protocol.monitor import (
-    MAX_PAUSE_S,
-    Capture,
-    Captured,
-    Down,
-    Mark,
-    Marked,
-    Pause,
-    Paused,
-    Welcome,
-)
 
 C = TypeVar("C", bound=Change)
 
@@ -129,13 +121,13 @@ class Service:
     def _on_hello(self, hello: Hello) -> None:
         if hello.version != VERSION:
             raise ViolationError("another version of the protocol")
-        welcome = Welcome(VERSION, DEVICE, self.missing)
+        welcome = messages.Welcome(VERSION, DEVICE, self.missing)
         self._send(welcome, self.gate.fileno(), self.control.fileno())
         self.gate.close()
         self.control.close()
         self.phase = Phase.READY
 
-    def _on_mark(self, _: Mark, fd: int) -> None:
+    def _on_mark(self, _: messages.Mark, fd: int) -> None:
         try:
             with socket.socket(fileno=os.dup(fd)) as sock:
                 kind = (sock.type, sock.proto)
@@ -146,9 +138,9 @@ class Service:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
         except OSError as error:
             raise ViolationError("cannot be marked") from error
-        self._send(Marked())
+        self._send(messages.Marked())
 
-    def _on_capture(self, capture: Capture) -> None:
+    def _on_capture(self, capture: messages.Capture) -> None:
         try:
             is_permitted = is_allowed(capture, self.routes)
             plan = changes(capture, self.families, self.journal.held)
@@ -163,10 +155,10 @@ class Service:
             self._send(Failed(Fault.NETLINK, error.errno or 0))
             return
         self.phase = Phase.CAPTURING
-        self._send(Captured())
+        self._send(messages.Captured())
 
-    def _on_pause(self, pause: Pause) -> None:
-        if not 0 <= pause.seconds <= MAX_PAUSE_S:
+    def _on_pause(self, pause: messages.Pause) -> None:
+        if not 0 <= pause.seconds <= messages.MAX_PAUSE_S:
             raise ViolationError("not a pause")
         if self._paused_until_s is not None:
             self._resume()
@@ -175,7 +167,7 @@ class Service:
             self._open(pause.seconds)
             for rule in reversed(self._plan(Rule)):
                 self.netlink.revert(rule)
-        self._send(Paused())
+        self._send(messages.Paused())
 
     def _resume(self) -> None:
         self._paused_until_s = None
@@ -196,7 +188,7 @@ class Service:
             return None
         return max(0.0, (self._paused_until_s - time.monotonic()) * 1000)
 
-    def _on_down(self, _: Down) -> None:
+    def _on_down(self, _: messages.Down) -> None:
         self.phase = Phase.OVER
 
     def _send(self, message: Message, *fds: int) -> None:
@@ -206,8 +198,8 @@ class Service:
 
 TABLE: Final[dict[type[Message], Entry]] = {
     Hello: Entry(frozenset({Phase.NEW}), Service._on_hello),
-    Mark: Entry(frozenset({Phase.READY, Phase.CAPTURING}), Service._on_mark),
-    Capture: Entry(frozenset({Phase.READY}), Service._on_capture),
-    Pause: Entry(frozenset({Phase.CAPTURING}), Service._on_pause),
-    Down: Entry(frozenset({Phase.NEW, Phase.READY, Phase.CAPTURING}), Service._on_down),
+    messages.Mark: Entry(frozenset({Phase.READY, Phase.CAPTURING}), Service._on_mark),
+    messages.Capture: Entry(frozenset({Phase.READY}), Service._on_capture),
+    messages.Pause: Entry(frozenset({Phase.CAPTURING}), Service._on_pause),
+    messages.Down: Entry(frozenset({Phase.NEW, Phase.READY, Phase.CAPTURING}), Service._on_down),
 }

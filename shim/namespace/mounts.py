@@ -28,7 +28,7 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from shim.namespace import linux
+from shim import linux
 from shim.protocol import GATEWAY4
 from shim.protocol.paths import RUN_DIRECTORY
 

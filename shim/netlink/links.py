@@ -17,9 +17,9 @@ from pyroute2.netlink.nfnetlink.nftsocket import Meta, Regs
 from pyroute2.nftables.expressions import genex, verdict
 from pyroute2.nftables.main import NFTables
 
-from shim.netlink.rules import FAMILIES, adopt, as_oserror, data_of, match_of
+from shim.netlink.common import FAMILIES, adopt, as_oserror, data_of, match_of
 from shim.protocol import ROUTE_PROTOCOL
-from shim.protocol.launcher import INET, Test
+from shim.protocol.netfilter import INET, Test
 
 TX_QUEUE_PACKETS: Final = 1000
 MTU_BYTES: Final = 65535

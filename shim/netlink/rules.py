@@ -6,23 +6,21 @@ data (`shim.monitor.plan`), and whatever the kernel refuses is raised as OSError
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Any, Final
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink import nftsocket as nf
-from pyroute2.nftables.expressions import genex, verdict
+from pyroute2.nftables.expressions import verdict
 from pyroute2.nftables.main import AsyncNFTables, NFTables, NFTSet, NFTSetElem
 
-from shim.monitor.plan import TABLE, Change, Guard, Rule, Unreachable
+from shim.netlink.changes import TABLE, Change, Guard, Rule, Unreachable
+from shim.netlink.common import FAMILIES, NETLINK_NETFILTER, adopt, as_oserror, match_of
 from shim.protocol import ROUTE_PROTOCOL
-from shim.protocol.launcher import ARP, INET, PAUSED, PROTOCOLS, Chain, Chains, Test
+from shim.protocol.netfilter import ARP, INET, PAUSED, PROTOCOLS, Chain, Chains
 
 SYSCALLS: Final = frozenset({"epoll_wait", "getpid", "recvfrom", "sendto"})
 """What a request needs; taking the sockets over needs more."""
@@ -30,35 +28,11 @@ SYSCALLS: Final = frozenset({"epoll_wait", "getpid", "recvfrom", "sendto"})
 _FR_ACT_TO_TBL: Final = 1
 _FR_ACT_GOTO: Final = 2
 _FR_ACT_NOP: Final = 3
-NETLINK_NETFILTER: Final = 12
-FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
+_ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)
+"""How the kernel says that a rule, a route or a table is not there, or cannot be."""
 _LAST: Final = 0xFFFFFFFF
 """The metric of a route that is asked after all others."""
-
-
-@contextlib.contextmanager
-def as_oserror() -> Iterator[None]:
-    """Raise what the kernel refuses as OSError."""
-    try:
-        yield
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code)) from error
-
-
-@contextlib.contextmanager
-def _if_there() -> Iterator[None]:
-    try:
-        with as_oserror():
-            yield
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT):
-            raise
-
-
-def adopt(fd: int, protocol: int) -> socket.socket:
-    """Return a netlink socket for pyroute2, which believes in datagrams (netlink(7): the same)."""
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, protocol, os.dup(fd))
 
 
 class _NFTables(NFTables):  # type: ignore[misc]
@@ -99,14 +73,14 @@ class Netlink:
         """Undo a change, if it is there."""
         match change:
             case Rule():
-                with _if_there():
+                with as_oserror(*_ABSENT):
                     self._ip.rule("delete", **_rule(change))
             case Unreachable(family):
-                with _if_there():
+                with as_oserror(*_ABSENT):
                     self._ip.route("delete", **_unreachable(family))
             case Guard(name, _):
                 for nft in self._nft.values():
-                    with _if_there():
+                    with as_oserror(*_ABSENT):
                         nft.table("del", name=name)
 
     def pause(self, guard: Guard, seconds: int) -> None:
@@ -169,29 +143,6 @@ def _make_chain(nft: Any, table: str, chain: Chain) -> None:
     for tests, accept in chain.lines:
         matches = [match_of(test) for test in tests]
         nft.rule("add", **of, chain=chain.hook, expressions=(*matches, verdict(int(accept))))
-
-
-def match_of(test: Test) -> list[Any]:
-    """Load the field, mask it, compare it (linux/netfilter/nf_tables.h)."""
-    register, size = nf.Regs.NFT_REG_1, len(test.value)
-    if test.of in ("meta", "paused"):
-        match = [genex("meta", {"dreg": register, "key": test.at})]
-    else:
-        base = 1 if test.of == "network" else 2
-        where = {"base": base, "offset": test.at, "len": size}
-        match = [genex("payload", {"dreg": register, **where})]
-    if test.of == "paused":
-        return [*match, genex("lookup", {"set": PAUSED, "sreg": register})]
-    if test.mask:
-        by = {"len": size, "mask": data_of(test.mask), "xor": data_of(bytes(size))}
-        match.append(genex("bitwise", {"sreg": register, "dreg": register, **by}))
-    equal = {"sreg": register, "op": nf.Cmp.NFT_CMP_EQ, "data": data_of(test.value)}
-    return [*match, genex("cmp", equal)]
-
-
-def data_of(value: bytes) -> dict[str, Any]:
-    """Return a value as an attribute of an expression."""
-    return {"attrs": [("NFTA_DATA_VALUE", value)]}
 
 
 def _command(nft: Any, message: Any, verb: str, number: int, attributes: dict[str, Any]) -> None:

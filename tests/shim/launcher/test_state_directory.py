@@ -11,7 +11,8 @@ import pytest
 
 from shim.launcher import state_directory as module
 from shim.launcher.state_directory import BusyError, State
-from shim.monitor.plan import Change, Guard, changes
+from shim.monitor.plan import changes
+from shim.netlink.changes import Change, Guard
 from shim.protocol.monitor import Capture
 
 OPEN = Capture(True, True, ())

@@ -9,17 +9,12 @@ import pytest
 
 from shim.monitor.plan import (
     DHCP,
-    TABLE,
-    Change,
-    Family,
-    Guard,
-    Rule,
-    Unreachable,
     is_allowed,
     networks,
 )
 from shim.monitor.plan import EVERYTHING as ANYWHERE
 from shim.monitor.plan import changes as plan_of
+from shim.netlink.changes import TABLE, Change, Family, Guard, Rule, Unreachable
 from shim.protocol import DEVICE4, DEVICE6, MARK
 from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 

@@ -14,8 +14,9 @@ from ipaddress import ip_network
 import pytest
 
 from shim import protocol
-from shim.monitor.plan import EVERYTHING, Change, Guard, Network, Rule, changes
+from shim.monitor.plan import EVERYTHING, Network, changes
 from shim.monitor.service import Service
+from shim.netlink.changes import Change, Guard, Rule
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.handover import pair
 from shim.protocol.link import LinkClosedError, Message
