@@ -149,7 +149,7 @@ def _begin(
     try:
         families, control = _make_network(state, supervisor, machine)
     except _RefusedError:
-        if not state.journal.is_guarded:
+        if not state.journal.has_kill_switch:
             state.remove()
         raise
     filters = (kill_switch.chains(lan=False), kill_switch.chains(lan=True))
@@ -167,7 +167,7 @@ def _make_network(
     state: State, supervisor: GateSupervisor, machine: Machine
 ) -> tuple[tuple[Family, ...], socket.socket]:
     try:
-        if not state.journal.is_guarded:
+        if not state.journal.has_kill_switch:
             state.journal.undo(Netlink(machine.route, machine.netfilter))
     except OSError as error:
         raise _RefusedError(Fault.NETLINK, error.errno or 0) from error

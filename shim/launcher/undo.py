@@ -22,7 +22,7 @@ def undo(machine: Machine, *, keep_kill_switch: bool = False) -> int:
         print(f"overlay-vpn: cannot open the state directory: {error}", file=sys.stderr)
         return 1
     try:
-        if state.journal.is_guarded and keep_kill_switch:
+        if state.journal.has_kill_switch and keep_kill_switch:
             return 0
         state.journal.undo(Netlink(machine.route, machine.netfilter))
         state.remove()

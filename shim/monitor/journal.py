@@ -26,7 +26,7 @@ from typing import Final
 
 import msgspec
 
-from shim.netlink.changes import Change, Guard
+from shim.netlink.changes import Change, KillSwitch
 from shim.netlink.rules import Netlink
 
 SYSCALLS_TO_UNDO: Final = frozenset({"ftruncate", "pread64"})
@@ -48,9 +48,9 @@ class Journal:
         return self._fd
 
     @property
-    def is_guarded(self) -> bool:
+    def has_kill_switch(self) -> bool:
         """Whether the kill switch is on: then only a user undoes what is recorded."""
-        return any(isinstance(change, Guard) for change in self.recorded())
+        return any(isinstance(change, KillSwitch) for change in self.recorded())
 
     def make(self, netlink: Netlink, plan: Iterable[Change]) -> None:
         """Make the changes of a plan, and undo those of an earlier one. Raises OSError.
@@ -111,7 +111,7 @@ class Journal:
 
         Otherwise the kill switch, if it is on, stays. Returns whether everything is undone.
         """
-        is_over = status == 0 or not self.is_guarded
+        is_over = status == 0 or not self.has_kill_switch
         if is_over:
             self.undo(netlink)
         return is_over

@@ -43,7 +43,7 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
-from shim.netlink.changes import TABLE, Change, Family, Guard, Rule, Unreachable
+from shim.netlink.changes import TABLE, Change, Family, KillSwitch, Rule, Unreachable
 from shim.protocol import DEVICE, DEVICE4, DEVICE6, LAN, MARK, POOL4, POOL6
 from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
@@ -96,10 +96,10 @@ def changes(
     chosen = networks(capture.prefixes)
     plan: list[Change] = []
     if capture.kill_switch:
-        taken = {change.name for change in held if isinstance(change, Guard)}
+        taken = {change.name for change in held if isinstance(change, KillSwitch)}
         names = {"overlay-vpn", *(f"overlay-vpn-{number}" for number in range(2, len(taken) + 2))}
         name = min(names - taken)
-        plan += [Guard(name, capture.lan), *map(Unreachable, families)]
+        plan += [KillSwitch(name, capture.lan), *map(Unreachable, families)]
     return plan + [rule for family in families for rule in _rules(family, capture, chosen)]
 
 

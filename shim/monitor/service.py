@@ -28,7 +28,7 @@ from typing import Final, TypeVar
 
 from shim.monitor.journal import Journal
 from shim.monitor.plan import Network, changes, is_allowed
-from shim.netlink.changes import Change, Family, Guard, Rule
+from shim.netlink.changes import Change, Family, KillSwitch, Rule
 from shim.netlink.common import FAMILIES
 from shim.netlink.rules import Netlink
 from shim.protocol import DEVICE, MARK, VERSION
@@ -176,8 +176,8 @@ class Service:
         self._open(0)
 
     def _open(self, seconds: int) -> None:
-        for guard in self._plan(Guard):
-            self.netlink.pause(guard, seconds)
+        for switch in self._plan(KillSwitch):
+            self.netlink.pause(switch, seconds)
 
     def _plan(self, kind: type[C]) -> list[C]:
         return [change for change in self.journal.held if isinstance(change, kind)]

@@ -15,7 +15,7 @@ TABLE: Final = 7200
 """The routing table of our own: a default route into the capture TUN, for both families."""
 
 
-class Guard(msgspec.Struct, frozen=True, tag="guard"):
+class KillSwitch(msgspec.Struct, frozen=True, tag="guard"):
     """The filter of `shim.launcher.kill_switch`, in nftables tables of this name.
 
     `lan` stays reachable.
@@ -48,5 +48,5 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="r
     without_default: bool = False
 
 
-Change = Guard | Unreachable | Rule
+Change = KillSwitch | Unreachable | Rule
 """A change of the network. Making one that is there already is an error: it is not ours."""

@@ -17,7 +17,7 @@ from pyroute2.netlink.nfnetlink import nftsocket as nf
 from pyroute2.nftables.expressions import verdict
 from pyroute2.nftables.main import AsyncNFTables, NFTables, NFTSet, NFTSetElem
 
-from shim.netlink.changes import TABLE, Change, Guard, Rule, Unreachable
+from shim.netlink.changes import TABLE, Change, KillSwitch, Rule, Unreachable
 from shim.netlink.common import FAMILIES, NETLINK_NETFILTER, adopt, as_oserror, match_of
 from shim.protocol import ROUTE_PROTOCOL
 from shim.protocol.netfilter import ARP, INET, PAUSED, PROTOCOLS, Chain, Chains
@@ -49,7 +49,7 @@ class Netlink:
     """The network namespace of two netlink sockets, which stay the caller's; it opens none."""
 
     def __init__(self, route: int, netfilter: int, filters: Sequence[Chains] = ()) -> None:
-        """`filters` are those of a guard without and with the local network."""
+        """`filters` are those of a kill switch without and with the local network."""
         self._filters = filters
         with as_oserror():
             self._ip: Any = IPRoute(use_socket=adopt(route, socket.NETLINK_ROUTE))
@@ -66,8 +66,8 @@ class Netlink:
                     self._ip.rule("add", **_rule(change))
                 case Unreachable(family):
                     self._ip.route("add", **_unreachable(family))
-                case Guard(name, lan):
-                    _make_guard(self._nft, name, self._filters[lan])
+                case KillSwitch(name, lan):
+                    _make_kill_switch(self._nft, name, self._filters[lan])
 
     def revert(self, change: Change) -> None:
         """Undo a change, if it is there."""
@@ -78,16 +78,16 @@ class Netlink:
             case Unreachable(family):
                 with as_oserror(*_ABSENT):
                     self._ip.route("delete", **_unreachable(family))
-            case Guard(name, _):
+            case KillSwitch(name, _):
                 for nft in self._nft.values():
                     with as_oserror(*_ABSENT):
                         nft.table("del", name=name)
 
-    def pause(self, guard: Guard, seconds: int) -> None:
+    def pause(self, switch: KillSwitch, seconds: int) -> None:
         """Let everything pass for a while; the kernel ends it (nft(8), timeout). 0 ends it now."""
         each = [NFTSetElem(value, timeout=seconds * 1000) for value in PROTOCOLS.values()]
         elements = {"elements": [element.as_netlink(None) for element in each]}
-        of: dict[str, Any] = {"table": guard.name, "set": PAUSED}
+        of: dict[str, Any] = {"table": switch.name, "set": PAUSED}
         nft = self._nft[INET]
         with as_oserror():
             # Without elements: all of them.
@@ -126,7 +126,7 @@ def _unreachable(family: int) -> dict[str, Any]:
     return {**where, "type": "unreachable", "proto": ROUTE_PROTOCOL}
 
 
-def _make_guard(nfts: dict[int, Any], name: str, filters: Chains) -> None:
+def _make_kill_switch(nfts: dict[int, Any], name: str, filters: Chains) -> None:
     for family, nft in nfts.items():
         nft.table("create", name=name)
         if family == INET:

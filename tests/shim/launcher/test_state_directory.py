@@ -12,7 +12,7 @@ import pytest
 from shim.launcher import state_directory as module
 from shim.launcher.state_directory import BusyError, State
 from shim.monitor.plan import changes
-from shim.netlink.changes import Change, Guard
+from shim.netlink.changes import Change, KillSwitch
 from shim.protocol.monitor import Capture
 
 OPEN = Capture(True, True, ())
@@ -43,7 +43,7 @@ class Kernel:
             raise PermissionError
         if change in self.there:
             raise FileExistsError
-        if isinstance(change, Guard):
+        if isinstance(change, KillSwitch):
             if change.name in self.begun:
                 raise FileExistsError
             self.begun.add(change.name)
@@ -53,7 +53,7 @@ class Kernel:
     def revert(self, change: Change) -> None:
         self._step()
         self.reverted.append(change)
-        if isinstance(change, Guard):
+        if isinstance(change, KillSwitch):
             self.begun.discard(change.name)
             self.there = [one for one in self.there if not _has_name(one, change.name)]
         elif change in self.there:
@@ -67,7 +67,7 @@ class Kernel:
 
 
 def _has_name(change: Change, name: str) -> bool:
-    return isinstance(change, Guard) and change.name == name
+    return isinstance(change, KillSwitch) and change.name == name
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_torn_last_line_is_a_change_that_was_not_made(
     second = State(0)
     assert second.journal.recorded() == PLAN[:1]
     make(second, changes(SWITCH))
-    assert second.journal.is_guarded
+    assert second.journal.has_kill_switch
     second.remove()
 
 
@@ -216,7 +216,7 @@ def test_refused_plan_leaves_nothing_changed(run_directory: Path) -> None:
     with pytest.raises(PermissionError):
         make(state, changes(SWITCH), kernel)
     assert kernel.there == []
-    assert not state.journal.is_guarded
+    assert not state.journal.has_kill_switch
     state.remove()
 
 
@@ -233,7 +233,7 @@ def test_refused_plan_leaves_the_switch_of_an_earlier_one(
     with pytest.raises(PermissionError):
         make(second, [*changes(SWITCH, held=second.journal.held), *PLAN], kernel)
     assert kernel.there == before
-    assert second.journal.is_guarded
+    assert second.journal.has_kill_switch
     second.remove()
 
 
@@ -261,7 +261,7 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
         make(first, changes(SWITCH), kernel)
         killed(first)
         second = State(0)
-        assert second.journal.is_guarded
+        assert second.journal.has_kill_switch
         kernel.killed_after = steps
         was_killed = False
         try:
@@ -269,11 +269,11 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
         except Killed:
             was_killed = True
         kernel.killed_after = None
-        guards = [change for change in kernel.there if isinstance(change, Guard)]
+        switches = [change for change in kernel.there if isinstance(change, KillSwitch)]
         if was_killed:
-            assert guards or _is_only_opening(then, kernel)
+            assert switches or _is_only_opening(then, kernel)
         else:
-            assert len(guards) == then.kill_switch
+            assert len(switches) == then.kill_switch
         killed(second)
         third = State(0)
         undo(third, kernel)
@@ -302,10 +302,10 @@ def test_starts_that_are_killed_in_the_middle_leave_the_next_one_a_whole_filter(
             with suppress(Killed):
                 make(state, changes(capture, held=state.journal.held), kernel)
             killed(state)
-            assert any(isinstance(change, Guard) for change in kernel.there), steps
-        (guard,) = [change for change in kernel.there if isinstance(change, Guard)]
-        assert kernel.begun == {guard.name}
-        assert not guard.lan
+            assert any(isinstance(change, KillSwitch) for change in kernel.there), steps
+        (switch,) = [change for change in kernel.there if isinstance(change, KillSwitch)]
+        assert kernel.begun == {switch.name}
+        assert not switch.lan
         kernel.killed_after = None
         last = State(0)
         undo(last, kernel)

@@ -14,7 +14,7 @@ from shim.monitor.plan import (
 )
 from shim.monitor.plan import EVERYTHING as ANYWHERE
 from shim.monitor.plan import changes as plan_of
-from shim.netlink.changes import TABLE, Change, Family, Guard, Rule, Unreachable
+from shim.netlink.changes import TABLE, Change, Family, KillSwitch, Rule, Unreachable
 from shim.protocol import DEVICE4, DEVICE6, MARK
 from shim.protocol.monitor import MAX_PREFIXES, Capture, Prefix
 
@@ -253,9 +253,9 @@ def test_switch_lets_the_lease_be_renewed(family: Family) -> None:
 
 def test_filter_is_made_first_and_the_rules_that_capture_last() -> None:
     plan = plan_of(SWITCH)
-    assert plan[:3] == [Guard("overlay-vpn", True), Unreachable(4), Unreachable(6)]
+    assert plan[:3] == [KillSwitch("overlay-vpn", True), Unreachable(4), Unreachable(6)]
     assert all(isinstance(change, Rule) for change in plan[3:])
-    assert not any(isinstance(change, Guard | Unreachable) for change in plan_of(EVERYTHING))
+    assert not any(isinstance(change, KillSwitch | Unreachable) for change in plan_of(EVERYTHING))
 
 
 def test_filter_is_never_the_one_that_is_held() -> None:

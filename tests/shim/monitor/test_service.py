@@ -16,7 +16,7 @@ import pytest
 from shim import protocol
 from shim.monitor.plan import EVERYTHING, Network, changes
 from shim.monitor.service import Service
-from shim.netlink.changes import Change, Guard, Rule
+from shim.netlink.changes import Change, KillSwitch, Rule
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.handover import pair
 from shim.protocol.link import LinkClosedError, Message
@@ -59,7 +59,7 @@ class World:
     def revert(self, change: Change) -> None:
         self.there = [one for one in self.there if one != change]
 
-    def pause(self, guard: Guard, seconds: int) -> None:
+    def pause(self, switch: KillSwitch, seconds: int) -> None:
         self.open_for.append(seconds)
 
 
