@@ -27,10 +27,6 @@ Source: landlock(7), linux/landlock.h.
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
-import struct
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -38,14 +34,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shim.protocol.common import Missing
+from vpn.linux import landlock
 
 if TYPE_CHECKING:
     from vpn.ssh.session.client import Login
-
-_WRITE_FILE: Final = 1 << 1
-_READ_FILE: Final = 1 << 2
-_READ_DIR: Final = 1 << 3
-_OF_FILES: Final = _READ_FILE | _WRITE_FILE
 
 _SYSTEM: Final = ("/usr", "/lib", "/lib64", "/etc", "/nix/store", "/dev/urandom", "/proc/sys")
 _RESOLVERS: Final = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
@@ -56,8 +48,6 @@ _WARNINGS: Final = {
     Missing.SECCOMP: "no system call filter for this kernel or machine: a part that is taken over "
     "can make every call that its user can",
 }
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def warnings(missing: Iterable[Missing]) -> tuple[str, ...]:
@@ -82,45 +72,4 @@ def confine(login: Login) -> tuple[Missing, ...]:
             hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             hosts.touch(mode=0o600)
         writable.append(str(hosts))
-    return () if restrict(readable, writable) else (Missing.LANDLOCK,)
-
-
-def restrict(readable: Iterable[str], writable: Iterable[str]) -> bool:
-    """Leave this thread these files and directories, as far as they exist, and nothing else.
-
-    Returns False where the kernel has no Landlock. Raises OSError.
-    """
-    try:
-        version = _syscall(444, None, ctypes.c_size_t(0), 1)
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
-            return False
-        raise
-    files = (1 << 13 + (version >= 2) + (version >= 3) + (version >= 5)) - 1
-    attributes = struct.pack("QQQ", files, 0, 3 if version >= 6 else 0)
-    ruleset = _syscall(444, attributes, ctypes.c_size_t(len(attributes)), 0)
-    for paths, rights in ((readable, _READ_FILE | _READ_DIR), (writable, _OF_FILES)):
-        for path in paths:
-            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                _allow(ruleset, Path(path).expanduser(), rights)
-    _syscall(446, ruleset, 0)
-    os.close(ruleset)
-    return True
-
-
-def _allow(ruleset: int, path: Path, rights: int) -> None:
-    opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        applicable = rights if path.is_dir() else rights & _OF_FILES
-        _syscall(445, ruleset, 1, struct.pack("=Qi", applicable, opened), 0)
-    finally:
-        os.close(opened)
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    """Make one of the three calls of Landlock, of the same number on every machine."""
-    result: int = _libc.syscall(number, *arguments)
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"Landlock: {os.strerror(error)}")
-    return result
+    return () if landlock.restrict(readable, writable) else (Missing.LANDLOCK,)

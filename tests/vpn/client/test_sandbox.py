@@ -16,6 +16,7 @@ import errno, os, socket, sys, threading
 from pathlib import Path
 import prctl
 from vpn.client import sandbox
+from vpn.linux import landlock
 from vpn.ssh.session.client import Login
 from vpn.ssh.trust.host_keys import HostKeys
 from vpn.ssh.trust.known_hosts import add
@@ -118,7 +119,7 @@ def test_kernel_without_landlock_is_told_of(tmp_path: Path) -> None:
 def absent(number, *arguments):
     raise OSError(errno.ENOSYS, "not here")
 
-sandbox._syscall = absent
+landlock._syscall = absent
 print(*sandbox.confine(login(False)))
 """,
     ) == ["landlock"]
