@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from vpn.client.session.backoff import Suspension
+from vpn.linux.suspension import Suspension
 
 TICK_S: Final = 2.0
 _MESSAGE_BYTES: Final = 64 << 10

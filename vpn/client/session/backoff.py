@@ -29,7 +29,6 @@ MAX_S: Final = 30.0
 LASTED_S: Final = 60.0
 SETTLE_S: Final = 0.25
 PATIENCE_S: Final = 5.0
-SUSPENDED_S: Final = 2.0
 
 _MAX_DOUBLINGS: Final = 5
 
@@ -95,15 +94,3 @@ class Schedule:
     def _wait(self, now: float, random: float) -> None:
         self.due = now + random * min(MAX_S, FIRST_S * 2 ** min(self._failures, _MAX_DOUBLINGS))
         self._failures += 1
-
-
-class Suspension:
-    """Notices that the machine has slept: only CLOCK_BOOTTIME goes on then (clock_gettime(2))."""
-
-    def __init__(self, boottime: float, monotonic: float) -> None:
-        self._asleep_s = boottime - monotonic
-
-    def on_tick(self, boottime: float, monotonic: float) -> bool:
-        """Return whether the machine has slept since the last look at the clocks."""
-        before_s, self._asleep_s = self._asleep_s, boottime - monotonic
-        return self._asleep_s - before_s >= SUSPENDED_S

@@ -15,7 +15,6 @@ from vpn.client.session.backoff import (
     PATIENCE_S,
     SETTLE_S,
     Schedule,
-    Suspension,
     is_fatal,
 )
 from vpn.errors import (
@@ -169,19 +168,3 @@ def test_changes_without_end_are_no_storm_of_tries(
 )
 def test_only_what_passes_by_itself_is_tried_again(error: OverlayError, expected: bool) -> None:
     assert is_fatal(error) is expected
-
-
-def test_suspension_is_what_only_the_boottime_clock_has_seen() -> None:
-    suspension = Suspension(1000.0, 400.0)
-    assert not suspension.on_tick(1002.0, 402.0)
-    assert suspension.on_tick(5000.0, 403.0)
-    assert not suspension.on_tick(5002.0, 405.0)
-
-
-@given(st.lists(st.floats(0, 100), min_size=1))
-def test_time_that_both_clocks_have_seen_is_no_suspension(ticks: list[float]) -> None:
-    suspension = Suspension(1000.0, 400.0)
-    now = 0.0
-    for tick in ticks:
-        now += tick
-        assert not suspension.on_tick(1000.0 + now, 400.0 + now)
