@@ -40,7 +40,9 @@ PURE = [
     ROOT / "vpn/text.py",
     ROOT / "vpn/policy/report.py",
     ROOT / "vpn/linux/routing.py",
+    ROOT / "vpn/linux/suspension.py",
     ROOT / "vpn/server/services/udp_peers.py",
+    ROOT / "vpn/config/routes.py",
     ROOT / "vpn/config/target.py",
     ROOT / "vpn/protocol/udp.py",
 ]

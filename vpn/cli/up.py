@@ -15,7 +15,8 @@ from shim.protocol.gate import MAX_SUFFIXES
 from vpn.cli import detach
 from vpn.cli.options import Access, access
 from vpn.client.shim import start
-from vpn.config.target import parse_routes, parse_target
+from vpn.config.routes import parse_routes
+from vpn.config.target import parse_target
 from vpn.errors import UsageError
 from vpn.linux import privileges
 
@@ -67,7 +68,7 @@ def command(
         raise UsageError("--lan says what the kill switch does; add --kill-switch")
     if len(chosen.suffixes) + len(access.hosts) > MAX_SUFFIXES:
         raise UsageError(f"too many names with --route and --host: at most {MAX_SUFFIXES}")
-    who = privileges.find(os.environ)
+    who = privileges.invoking_user(os.environ)
     names = chosen.names(access.hosts)
 
     def settings() -> Settings:

@@ -42,11 +42,12 @@ from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.egress import Egress, Limits
 from vpn.client.flows.tcp import Counters
 from vpn.client.session.renewing import Uplink
-from vpn.client.session.server_address import Places
+from vpn.client.session.server_address import ServerAddress
 from vpn.client.shim.monitor import Monitor
 from vpn.client.shim.resolved import ResolvedHelper
 from vpn.client.tunnel import Tunnel, resolver_for
-from vpn.config.target import Routes, Target
+from vpn.config.routes import Routes
+from vpn.config.target import Target
 from vpn.control.messages import State, Status
 from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
@@ -98,7 +99,7 @@ class Client:
         self._paused_until_s = 0.0
         self._core: Tunnel | None = None
         self._uplink: Uplink | None = None
-        self._places = Places(monitor)
+        self._server_address = ServerAddress(monitor)
         self._login = settings.login
 
     def stop(self) -> None:
@@ -182,7 +183,7 @@ class Client:
         settings = self._settings
         return TunnelContext(
             server=settings.login_text,
-            server_addresses=self._places.addresses,
+            server_addresses=self._server_address.addresses,
             asked=asked_of(settings.dns_server, is_asking=self._is_asking),
             is_captured=settings.routes.names(settings.hosts) is not None,
             kill_switch=settings.kill_switch,
@@ -203,7 +204,7 @@ class Client:
             target.address,
             self._monitor,
             self._login.host_keys.check_peer,
-            resolve=self._places.resolve,
+            resolve=self._server_address.resolve,
             datagrams=self._settings.datagrams,
         )
         return await ssh.connect(transport, dialing, self._login)

@@ -76,7 +76,8 @@ from vpn.client.shim.monitor import Monitor
 from vpn.client.shim.resolved import ResolvedHelper
 from vpn.client.tunnel import resolver_for
 from vpn.config.forwards import parse_host
-from vpn.config.target import parse_routes, parse_target
+from vpn.config.routes import parse_routes
+from vpn.config.target import parse_target
 from vpn.control import dns_query
 from vpn.control import runs as runtime
 from vpn.control import server as controlled
@@ -630,7 +631,7 @@ async def _up(
     )
     client = Client(settings, cast(Monitor, machine), host_dns)
     client._started -= tunnel.uptime_s
-    client._places._found = tuple(
+    client._server_address._found = tuple(
         (socket.AF_INET, (one, target.address.port)) for one in tunnel.server_addresses
     )
     far_end = FarEnd(tunnel)

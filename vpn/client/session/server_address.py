@@ -1,30 +1,49 @@
-"""Where a server is, as it was found before its own tunnel answered every question about names.
+"""The socket addresses of the server, resolved once for all sessions of this client.
 
-With names captured, port 53 leads to our resolver, which asks the far end: without a session
-nobody could say where to make one. So the addresses of the first resolution are used for as long
-as the client runs. A server that has moved is found again by a new `up`.
+Once names are captured, port 53 leads to the resolver of the tunnel, which asks the far end:
+without a session the name of the server could not be resolved. So the addresses of the first
+resolution serve for as long as the client runs. A server that has moved is found by a new `up`.
+
+While the kill switch of an earlier instance holds, the resolver of this machine is cut off like
+everything else. Its upstream resolvers are asked directly then, over sockets that bypass the kill
+switch. They are read from the file that systemd-resolved writes, as /etc/resolv.conf names only
+systemd-resolved itself (resolv.conf(5), systemd-resolved.service(8)).
 """
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
 
-from vpn.client import beside
+from dns import resolv_conf, upstream
+from dns.codes import RRType
 from vpn.transport.base import Address, OuterSockets, SocketAddress, resolve
 
+FILES: Final = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
 
-class Places:
-    """Resolves once."""
+_PORT: Final = 53
+_PATIENCE_S: Final = 2.0
+_MAX_ANSWER: Final = 65535
+_TYPES: Final = (RRType.A, RRType.AAAA)
+
+
+class ServerAddress:
+    """The addresses of one server, resolved at most once."""
 
     def __init__(self, sockets: OuterSockets) -> None:
-        """`sockets` leave beside the tunnel, and beside a kill switch that still holds."""
+        """`sockets` bypass the tunnel, and a kill switch that still holds."""
         self._sockets = sockets
         self._found: Sequence[tuple[socket.AddressFamily, SocketAddress]] = ()
 
     @property
     def addresses(self) -> frozenset[str]:
-        """The addresses that were found."""
+        """The addresses as text; empty before the first resolution."""
         return frozenset(str(where[0]) for _, where in self._found)
 
     async def resolve(
@@ -37,8 +56,41 @@ class Places:
             except socket.gaierror as error:
                 if error.errno != socket.EAI_AGAIN:
                     raise
-                for one in await beside.addresses_of(address.host, self._sockets):
+                for one in await addresses_of(address.host, self._sockets):
                     self._found = (*self._found, *await resolve(Address(one, address.port), kind))
                 if not self._found:
                     raise
         return self._found
+
+
+async def addresses_of(name: str, sockets: OuterSockets) -> list[str]:
+    """Return the addresses of a name; none if no resolver has any."""
+    for resolver in _resolvers():
+        found: list[str] = []
+        for rtype in _TYPES:
+            with suppress(OSError, ValueError):
+                found += await _ask(resolver, name, rtype, sockets)
+        if found:
+            return found
+    return []
+
+
+def _resolvers() -> Iterator[str]:
+    for path in FILES:
+        with suppress(OSError):
+            for server in resolv_conf.parse(Path(path).read_text(errors="replace")).servers:
+                if not ip_address(server).is_loopback:
+                    yield server
+
+
+async def _ask(resolver: str, name: str, rtype: int, sockets: OuterSockets) -> list[str]:
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in resolver else socket.AF_INET
+    ident = secrets.randbelow(1 << 16)
+    with await sockets.outer_socket(family, socket.SOCK_DGRAM) as sock:
+        async with asyncio.timeout(_PATIENCE_S):
+            await loop.sock_connect(sock, (resolver, _PORT))
+            await loop.sock_sendall(sock, upstream.build_query(ident, name, rtype))
+            answer = await loop.sock_recv(sock, _MAX_ANSWER)
+    records = upstream.read_answer(answer, ident, name, rtype).records
+    return [str(ip_address(one.data)) for one in records if one.rtype == rtype]

@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from vpn.client import beside
 from vpn.client.session import server_address as module
-from vpn.client.session.server_address import Places
+from vpn.client.session.server_address import ServerAddress
 from vpn.transport.base import Address, OuterSockets, PlainSockets
 
 
@@ -28,20 +27,20 @@ def test_resolves_once_and_again_only_after_a_failure(monkeypatch: pytest.Monkey
         return []
 
     monkeypatch.setattr(module, "resolve", resolve)
-    monkeypatch.setattr(beside, "addresses_of", nobody)
+    monkeypatch.setattr(module, "addresses_of", nobody)
 
     async def dialogue() -> None:
-        places, address = Places(PlainSockets()), Address("vpn.example.net", 22)
+        server, address = ServerAddress(PlainSockets()), Address("vpn.example.net", 22)
         with pytest.raises(socket.gaierror):
-            await places.resolve(address, socket.SOCK_STREAM)
+            await server.resolve(address, socket.SOCK_STREAM)
         for _ in range(3):
-            assert await places.resolve(address, socket.SOCK_STREAM) == found
+            assert await server.resolve(address, socket.SOCK_STREAM) == found
         assert len(asked) == 2
 
     asyncio.run(dialogue())
 
 
-def test_where_the_machine_cannot_ask_its_resolvers_are_asked_beside(
+def test_where_the_resolver_is_cut_off_its_upstreams_are_asked_directly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def resolve(address: Address, kind: socket.SocketKind) -> object:
@@ -53,8 +52,10 @@ def test_where_the_machine_cannot_ask_its_resolvers_are_asked_beside(
         return ["198.51.100.2", "198.51.100.3"]
 
     monkeypatch.setattr(module, "resolve", resolve)
-    monkeypatch.setattr(beside, "addresses_of", two)
-    asked = Places(PlainSockets()).resolve(Address("vpn.example.net", 22), socket.SOCK_STREAM)
+    monkeypatch.setattr(module, "addresses_of", two)
+    asked = ServerAddress(PlainSockets()).resolve(
+        Address("vpn.example.net", 22), socket.SOCK_STREAM
+    )
     assert asyncio.run(_result(asked)) == [("198.51.100.2", 22), ("198.51.100.3", 22)]
 
 
