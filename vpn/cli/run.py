@@ -130,7 +130,9 @@ def command(
         from vpn.client.run import Settings
 
         limits = Limits(policy, access.hosts, host_loopback)
-        login = None if parsed is None else access.login(parsed, privileges.find(os.environ))
+        login = (
+            None if parsed is None else access.login(parsed, privileges.invoking_user(os.environ))
+        )
         return Settings(
             run_id,
             parent,

@@ -24,6 +24,7 @@ from typing import Final, NoReturn
 import prctl
 
 from vpn.console import say
+from vpn.linux import privileges
 from vpn.linux.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, enter
 
 NOT_EXECUTABLE: Final = 126
@@ -83,12 +84,9 @@ def _enter(spaces: tuple[int, int, int], directory: str, parent: int) -> None:
     for space, kind in zip(spaces, (CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET), strict=True):
         enter(space, kind)
     os.chdir(directory)
-    # The rights that a user namespace gives would let the command undo what was done for it.
-    for capability in range(_last_capability() + 1):
-        prctl.capbset_drop(capability)
-    prctl.cap_inheritable.limit()
-    prctl.cap_effective.limit()
-    prctl.cap_permitted.limit()
+    # The capabilities that a user namespace gives would let the command undo what confines it.
+    privileges.drop_bounding_set()
+    privileges.drop_capabilities()
     prctl.set_no_new_privs(1)
     prctl.set_pdeathsig(signal.SIGKILL)
     if os.getppid() != parent:
@@ -100,11 +98,6 @@ def _add_search(domains: tuple[str, ...]) -> None:
     if domains:
         with open("/etc/resolv.conf", "a") as file:
             file.write(f"search {' '.join(domains)}\n")
-
-
-def _last_capability() -> int:
-    with open("/proc/sys/kernel/cap_last_cap") as file:
-        return int(file.read())
 
 
 def _execute(argv: tuple[str, ...], extra: Mapping[str, str]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Whose tunnel it is, and becoming that user for good."""
+"""The privileges of this process: its user, capabilities and limits, each given up for good."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vpn.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class LocalUser:
-    """The user whose keys, agent and known hosts are used."""
+    """A user of this machine, whose keys, agent and known hosts are used (passwd(5))."""
 
     uid: int
     gid: int
@@ -24,8 +24,11 @@ class LocalUser:
     home: Path
 
 
-def find(environment: Mapping[str, str]) -> LocalUser:
-    """Return the user who ran sudo, or the one who runs us. Raises ConfigurationError."""
+def invoking_user(environment: Mapping[str, str]) -> LocalUser:
+    """Return the user who ran sudo(8), or else the one of this process.
+
+    Raises ConfigurationError.
+    """
     uid = os.getuid()
     if uid == 0:
         try:
@@ -42,33 +45,47 @@ def find(environment: Mapping[str, str]) -> LocalUser:
 
 
 def allow_many_files() -> None:
-    """Use as many descriptors as the machine allows: each flow is one (getrlimit(2))."""
+    """Raise the soft limit of open descriptors to the hard one: each flow is one (getrlimit(2))."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:  # a service manager has done it, and may not let us
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def become(caller: LocalUser) -> None:
-    """Become the caller, without any capability and without a way back.
+def become(user: LocalUser) -> None:
+    """Become a user, without any capability and without a way back.
 
     Raises OSError. Nothing that handles bytes of the network runs before this.
     """
-    if os.getuid() == 0 and caller.uid != 0:
-        os.initgroups(caller.name, caller.gid)
-        os.setresgid(caller.gid, caller.gid, caller.gid)
-        os.setresuid(caller.uid, caller.uid, caller.uid)
+    if os.getuid() == 0 and user.uid != 0:
+        os.initgroups(user.name, user.gid)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
     lock()
-    os.environ |= {"HOME": str(caller.home), "USER": caller.name, "LOGNAME": caller.name}
+    os.environ |= {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
 
 
 def lock() -> None:
-    """Give away every capability for good, and keep keys in memory from being traced or dumped."""
-    if _holds_capabilities():  # else a service manager may not let us say so again
+    """Give up every capability for good, and keep keys in memory from being traced or dumped."""
+    drop_capabilities()
+    prctl.set_dumpable(0)
+    prctl.set_no_new_privs(1)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability that this thread holds (capabilities(7)).
+
+    A service manager that has taken them may also forbid capset(2), so it is not called in vain.
+    """
+    if _holds_capabilities():
         prctl.cap_inheritable.limit()
         prctl.cap_effective.limit()
         prctl.cap_permitted.limit()
-    prctl.set_dumpable(0)
-    prctl.set_no_new_privs(1)
+
+
+def drop_bounding_set() -> None:
+    """Keep every program that is run from now on from gaining a capability; needs CAP_SETPCAP."""
+    for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
+        prctl.capbset_drop(capability)
 
 
 def _holds_capabilities() -> bool:
