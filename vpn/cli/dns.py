@@ -8,7 +8,7 @@ from typing import Final, Literal
 import click
 import msgspec
 
-from dns import reply as replies
+from dns import presentation
 from dns.codes import RCode
 from dns.names import Labels, parse_text, to_text
 from dns.reply import Reply
@@ -81,7 +81,7 @@ def query(name: str, rtype: str, as_json: bool, run_id: str | None) -> int:
     The exit status is 3 if there is no such name, 4 if it has no such record, 1 without an answer.
     """
     try:
-        labels, number = parse_text(name), replies.type_number(rtype)
+        labels, number = parse_text(name), presentation.type_number(rtype)
     except ValueError as error:
         line = f"cannot ask for that: {error}; write it as in: query example.com MX"
         raise UsageError(line) from None
@@ -116,12 +116,12 @@ def ask(labels: Labels, rtype: int, run_id: str | None) -> Answer:
         why = error.strerror or "it cannot be asked"
     return Answer(
         name=name,
-        type=replies.type_name(rtype),
+        type=presentation.type_name(rtype),
         outcome=outcome_of(reply, rtype),
         rcode=reply.rcode_name if reply is not None else "",
         why=why if reply is None else reply.why,
-        answers=tuple(map(replies.show, reply.answers)) if reply else (),
-        authority=tuple(map(replies.show, reply.authority)) if reply else (),
+        answers=tuple(map(presentation.show, reply.answers)) if reply else (),
+        authority=tuple(map(presentation.show, reply.authority)) if reply else (),
         path=way,
         path_text=_path_text(way, server, reply),
         server=server,
@@ -146,7 +146,7 @@ def outcome_of(reply: Reply | None, rtype: int) -> Outcome:
         return "failed"
     if reply.rcode == RCode.NXDOMAIN:
         return "nxdomain"
-    is_any = rtype == replies.TYPES["ANY"]
+    is_any = rtype == presentation.TYPES["ANY"]
     has_any = any(is_any or record.rtype == rtype for record in reply.answers)
     return "found" if has_any else "no-data"
 

@@ -13,7 +13,7 @@ import pytest
 
 from dns import framing
 from dns.names import parse_text
-from dns.reply import show
+from dns.presentation import show
 from dns.wire import WireError
 from vpn.control import dns_query
 
