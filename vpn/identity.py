@@ -47,7 +47,6 @@ from cryptography.hazmat.primitives.serialization import (
 from vpn.endpoint import known_hosts_name
 from vpn.errors import ConfigurationError
 from vpn.linux.secret_files import is_open_to_others
-from vpn.ssh import asyncssh
 
 ALGORITHM = "ssh-ed25519"  # RFC 8709, section 4
 RAW_BYTES = 32  # RFC 8032, section 5.1.5
@@ -85,17 +84,14 @@ class Identity:
         """Return the line which makes ssh(1) and our client accept this key at `host`."""
         return f"{known_hosts_name(host, port)} {self.openssh_public}"
 
-    def ssh_key(self) -> asyncssh.SSHKey:
-        """Return the key in the form in which asyncssh takes a host key."""
-        return asyncssh.import_private_key(self._openssh_private())
-
-    def _private_key(self) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self.seed)
-
-    def _openssh_private(self) -> bytes:
+    def openssh_private(self) -> bytes:
+        """Return the content of the file of the secret, in OpenSSH's format, not encrypted."""
         return self._private_key().private_bytes(
             Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
         )
+
+    def _private_key(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
 
 
 def fingerprint_of(public: bytes) -> str:
@@ -128,7 +124,7 @@ def generate(path: str | os.PathLike[str]) -> Identity:
     public_line = f"{identity.openssh_public}\n".encode()
     try:
         with (
-            _written(secret_path, identity._openssh_private(), 0o600) as secret_temporary,
+            _written(secret_path, identity.openssh_private(), 0o600) as secret_temporary,
             _written(public_path, public_line, 0o644) as public_temporary,
             _published(secret_temporary, secret_path),
             _published(public_temporary, public_path),

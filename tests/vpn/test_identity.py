@@ -4,7 +4,6 @@ import stat
 import subprocess
 from pathlib import Path
 
-import asyncssh
 import pytest
 
 from vpn import identity
@@ -67,13 +66,6 @@ def test_known_hosts_line_is_found_by_ssh_keygen(path: Path, tmp_path: Path) -> 
         known_hosts.write_text(made.known_hosts_line(host, port) + "\n")
         wanted = host if port == 22 else f"[{host}]:{port}"
         assert made.openssh_public in ssh_keygen("-F", wanted, "-f", str(known_hosts))
-
-
-def test_ssh_key_is_the_same_key(path: Path) -> None:
-    made = identity.generate(path)
-    key = made.ssh_key()
-    assert isinstance(key, asyncssh.SSHKey)
-    assert key.get_fingerprint() == made.fingerprint
 
 
 def test_node_id_is_52_characters_and_injective_text(path: Path) -> None:

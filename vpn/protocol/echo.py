@@ -15,9 +15,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from vpn.protocol import framing
+from vpn.protocol.failure import Failure
 from vpn.protocol.fields import MAX_HOST, Host, Octet
 from vpn.protocol.framing import Frames
-from vpn.ssh.open_failure import Failure
 
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""

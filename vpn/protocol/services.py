@@ -6,12 +6,8 @@ simply refuses them; `.internal` is reserved for private use and never resolves.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
-
-from vpn.ssh.login.grant import Grant, comparable
 
 DOMAIN = ".overlay-vpn.internal"
 RESOLVER = ("resolver" + DOMAIN, 53)
@@ -31,24 +27,3 @@ UDP_IN_DATAGRAMS: Mapping[Literal[4, 6], tuple[str, int]] = {
 }
 """The same, and messages that fit go in datagrams of the channel, both ways. A client asks for it
 only if it has seen the server's key on the connection that these datagrams are of."""
-
-_JUDGES = frozenset({ECHO, *UDP.values(), *UDP_IN_DATAGRAMS.values()})
-"""Those that compare each destination they are asked for with the grant of the login."""
-
-
-@dataclass(eq=False, slots=True)
-class Login:
-    """A login, to the services that it asks for.
-
-    `held` counts what each of them keeps for it, by the service's name: all channels share a limit.
-    """
-
-    grant: Grant
-    held: Counter[str] = field(default_factory=Counter)
-
-    def refusal(self, host: str, port: int) -> str | None:
-        """Return the rule that forbids a channel to a destination or service, or None."""
-        rule = self.grant.refusal(host, port)
-        if rule is not None and self.grant.may_forward and (comparable(host), port) in _JUDGES:
-            return None
-        return rule

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 from vpn.identity import Identity
-from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, Login
+from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS
 from vpn.server.dial import Dialer
 from vpn.server.services import table
 from vpn.server.services.echo import EchoService
@@ -14,7 +14,9 @@ from vpn.server.services.getaddrinfo import Lookups
 from vpn.server.services.resolver import ResolverProtocol
 from vpn.server.services.system_resolvers import SystemResolvers
 from vpn.server.services.udp import UdpService
+from vpn.ssh.login import keys
 from vpn.ssh.login.authorized_files import Authorized
+from vpn.ssh.login.login import Login
 from vpn.ssh.session.server import SshAcceptor
 from vpn.transport.base import Address, Listener, Listening, Transport
 from vpn.transport.pump import Pump
@@ -36,7 +38,7 @@ class Server:
             UDP_IN_DATAGRAMS[4]: partial(self._udp.protocol, 4, in_datagrams=True),
             UDP_IN_DATAGRAMS[6]: partial(self._udp.protocol, 6, in_datagrams=True),
         }
-        self._acceptor = SshAcceptor(identity.ssh_key(), authorized, self._open_flow)
+        self._acceptor = SshAcceptor(keys.of_identity(identity), authorized, self._open_flow)
         self._listener: Listener
 
     @classmethod

@@ -24,8 +24,8 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.server.failures import from_error
-from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.transport.dial import race
 
 TIMEOUT_S = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 
 _FROM_ERRNO = {
     errno.ECONNREFUSED: Failure.ECONNREFUSED,

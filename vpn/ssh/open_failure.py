@@ -16,8 +16,6 @@ A refusal by policy is recognised by its code, never by its text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import Enum
 
 from asyncssh.constants import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
@@ -25,21 +23,8 @@ from asyncssh.constants import (
     OPEN_RESOURCE_SHORTAGE,
 )
 
+from vpn.protocol.failure import READABLE, Failure, OpenFailed
 from vpn.text import printable
-
-
-class Failure(Enum):
-    """What kept a flow from being opened; the value is the word on the wire."""
-
-    ECONNREFUSED = "ECONNREFUSED"
-    EHOSTUNREACH = "EHOSTUNREACH"
-    ENETUNREACH = "ENETUNREACH"
-    ETIMEDOUT = "ETIMEDOUT"
-    NXDOMAIN = "NXDOMAIN"
-    POLICY = "POLICY"
-    UNAVAILABLE = "UNAVAILABLE"  # the session, the server's resources or its resolver
-    UNSUPPORTED = "UNSUPPORTED"  # by this kind of server
-
 
 # Order matters where one text contains another's words. Texts are compared in lower case.
 _WORDINGS: tuple[tuple[str, Failure], ...] = (
@@ -84,27 +69,6 @@ _OWN_WORD = re.compile(r"(?P<word>[A-Z]+)(?::\s*(?P<detail>.*))?", re.DOTALL)
 
 MAX_DETAIL = 200
 
-_READABLE = {
-    Failure.ECONNREFUSED: "connection refused",
-    Failure.EHOSTUNREACH: "no route to host",
-    Failure.ENETUNREACH: "network is unreachable",
-    Failure.ETIMEDOUT: "connection timed out",
-    Failure.NXDOMAIN: "name does not resolve",
-    Failure.UNAVAILABLE: "the server cannot open it now",
-    Failure.UNSUPPORTED: "the server has no such service",
-}
-
-
-@dataclass(eq=False)
-class OpenFailed(Exception):  # noqa: N818 - what happened at the far end, no error here
-    """A flow was not opened. `detail` is the rule for POLICY, else words for people, or empty."""
-
-    failure: Failure
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.failure.value}: {self.detail or _READABLE.get(self.failure, 'denied')}"
-
 
 def classify(code: int, reason: str) -> OpenFailed:
     """Return what a server means by the code and text of SSH_MSG_CHANNEL_OPEN_FAILURE."""
@@ -128,8 +92,8 @@ def to_wire(failed: OpenFailed) -> tuple[int, str]:
     if failed.failure is Failure.POLICY:
         return OPEN_ADMINISTRATIVELY_PROHIBITED, f"POLICY:{failed.detail}"
     if failed.failure is Failure.UNAVAILABLE:
-        return OPEN_RESOURCE_SHORTAGE, failed.detail or _READABLE[failed.failure]
-    readable = failed.detail or _READABLE[failed.failure]
+        return OPEN_RESOURCE_SHORTAGE, failed.detail or READABLE[failed.failure]
+    readable = failed.detail or READABLE[failed.failure]
     return OPEN_CONNECT_FAILED, f"{failed.failure.value}: {readable}"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vpn.protocol.services import ECHO, RESOLVER, Login
+from vpn.protocol.services import ECHO, RESOLVER
 from vpn.ssh.login.grant import EVERYTHING, Grant
+from vpn.ssh.login.login import Login
 
 LIMITED = Grant(permit_open=frozenset({("192.0.2.1", 443)}))
 NOTHING = Grant(may_forward=False)

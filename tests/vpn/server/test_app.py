@@ -9,9 +9,9 @@ from ssh_lab import LOOPBACK, Keys, connect, destination, flow_to, login_with, o
 from transport_lab import SEED
 
 from vpn.errors import TransportError
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.server.app import Server
 from vpn.ssh.login.authorized_files import AuthorizedFiles
-from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.transport.base import Address, Listening
 from vpn.transport.tcp import TcpTransport
 

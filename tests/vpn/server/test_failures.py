@@ -5,8 +5,9 @@ import socket
 import pytest
 from asyncssh.constants import OPEN_CONNECT_FAILED
 
+from vpn.protocol.failure import Failure
 from vpn.server.failures import from_error
-from vpn.ssh.open_failure import Failure, classify
+from vpn.ssh.open_failure import classify
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from asyncssh.constants import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpn.ssh.open_failure import MAX_DETAIL, Failure, OpenFailed, classify, to_wire
+from vpn.protocol.failure import Failure, OpenFailed
+from vpn.ssh.open_failure import MAX_DETAIL, classify, to_wire
 
 # What each kind of server was seen, or is documented, to say.
 SAID = [

@@ -21,8 +21,8 @@ from shim.protocol.link import Message
 from vpn.client.flows.egress import Egress
 from vpn.protocol import echo
 from vpn.protocol.echo import Failed, Reply, Request
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.services import ECHO
-from vpn.ssh.open_failure import Failure, OpenFailed
 
 MAX_QUERIES: Final = 1024
 MAX_WAITING: Final = 64

@@ -25,7 +25,7 @@ from vpn.client.names.far_resolver import FarResolver
 from vpn.control.messages import Exit
 from vpn.policy import report as reports
 from vpn.policy.rules import Decision, Policy
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
 
 _NO_PORT: Final = 0

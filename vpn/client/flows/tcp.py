@@ -36,7 +36,7 @@ from shim.protocol.gate import (
 )
 from shim.protocol.link import Message
 from vpn.control.messages import Exit, FlowState, FlowStatus
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
 
 CLOSED_AFTER_S: Final = 0.05

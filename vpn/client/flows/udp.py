@@ -30,9 +30,9 @@ from typing import Final, Literal, Protocol
 from shim.protocol.datagrams import MAX_ASSOCIATIONS, Deliver, Forget, Send, Undeliverable
 from shim.protocol.link import Message
 from vpn.protocol import udp
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.message_channel import MessageChannel
 from vpn.protocol.services import UDP, UDP_IN_DATAGRAMS
-from vpn.ssh.open_failure import Failure, OpenFailed
 
 MAX_DESTINATIONS: Final = 256
 MAX_WAITING_BYTES: Final = 128 << 10

@@ -24,8 +24,8 @@ from dns import framing, search
 from dns.cache import Cache, Key
 from dns.codes import RRType
 from dns.upstream import FAILED, Answer, Outcome, build_query, read_answer
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.services import SEARCH
-from vpn.ssh.open_failure import Failure, OpenFailed
 
 TIMEOUT_S: Final = 10.0
 PATIENCE_S: Final = 1.0

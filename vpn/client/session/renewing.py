@@ -25,7 +25,7 @@ from typing import NoReturn
 from vpn.client.session.backoff import Schedule, is_fatal
 from vpn.errors import OverlayError
 from vpn.linux.network_changes import Changes
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.ssh.session.client import Session
 from vpn.transport.pump import Pump
 

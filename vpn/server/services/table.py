@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from vpn.protocol.services import DOMAIN, Login
+from vpn.protocol.failure import Failure, OpenFailed
+from vpn.protocol.services import DOMAIN
 from vpn.ssh.login.grant import comparable
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.ssh.login.login import Login
 
 Handlers = Mapping[tuple[str, int], Callable[[Login], asyncio.Protocol]]
 """A protocol for each channel of a login to a service, by the service's name and port."""

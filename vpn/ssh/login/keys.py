@@ -7,9 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncssh.public_key import KeyImportError, SSHKey, SSHKeyPair, load_keypairs
+from asyncssh.public_key import (
+    KeyImportError,
+    SSHKey,
+    SSHKeyPair,
+    import_private_key,
+    load_keypairs,
+)
 
 from vpn.errors import ConfigurationError
+from vpn.identity import Identity
 from vpn.linux.secret_files import is_open_to_others
 
 DEFAULT_FILES = tuple(Path("~/.ssh") / name for name in ("id_ed25519", "id_ecdsa", "id_rsa"))
@@ -21,6 +28,11 @@ class KeyFiles:
 
     pairs: tuple[SSHKeyPair, ...]
     encrypted: int = 0
+
+
+def of_identity(identity: Identity) -> SSHKey:
+    """Return the key of a server as asyncssh takes a host key."""
+    return import_private_key(identity.openssh_private())
 
 
 def of_key(key: SSHKey) -> KeyFiles:

@@ -41,12 +41,13 @@ from asyncssh.public_key import (
     decode_ssh_certificate,
 )
 
-from vpn.protocol.services import Login
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.ssh import algorithms
 from vpn.ssh.login.authorized_files import Authorized
 from vpn.ssh.login.authorized_keys import AuthorizedKeys, Entry
 from vpn.ssh.login.grant import Grant
-from vpn.ssh.open_failure import Failure, OpenFailed, to_wire
+from vpn.ssh.login.login import Login
+from vpn.ssh.open_failure import to_wire
 from vpn.ssh.session.admission import Admission
 from vpn.ssh.session.carrier import Carrier
 from vpn.ssh.session.channel import Channel

@@ -17,8 +17,8 @@ from vpn.policy.report import Contact, Report
 from vpn.policy.rules import Action, Policy, parse_rule
 from vpn.protocol import echo as wire
 from vpn.protocol.echo import Failed, Reply, Request
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.services import ECHO
-from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.transport.memory import memory_pair
 from vpn.transport.pump import Pump
 

@@ -15,7 +15,7 @@ from vpn.client.flows.egress import Egress, Limits
 from vpn.client.names.far_resolver import FarResolver
 from vpn.policy.report import Report
 from vpn.policy.rules import Action, Policy, parse_rule
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
 
 A, PTR, MX, AAAA = 1, 12, 15, 28

@@ -24,7 +24,7 @@ from shim.protocol.link import Message
 from vpn.client.flows import tcp as module
 from vpn.client.flows.tcp import Flows, source_of
 from vpn.control.messages import FlowStatus
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
 
 KEY = bytes(12)

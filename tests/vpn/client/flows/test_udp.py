@@ -13,9 +13,9 @@ from shim.protocol.link import Message
 from vpn.client.flows import udp as module
 from vpn.client.flows.udp import Associations
 from vpn.protocol import udp
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.framing import Frames, frame
 from vpn.protocol.services import UDP, UDP_IN_DATAGRAMS
-from vpn.ssh.open_failure import Failure, OpenFailed
 
 HERE = "203.0.113.7"
 NAME = "www.example.com"

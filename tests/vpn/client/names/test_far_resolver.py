@@ -20,7 +20,7 @@ from dns.records import Record
 from dns.upstream import Answer, Outcome
 from vpn.client.names import far_resolver as module
 from vpn.client.names.far_resolver import FarResolver
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

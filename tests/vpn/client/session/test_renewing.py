@@ -12,7 +12,7 @@ import pytest
 from vpn.client.session import renewing as module
 from vpn.client.session.renewing import Uplink
 from vpn.errors import AuthenticationError, OverlayError, TransportError
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.ssh.session.client import Session
 from vpn.transport.pump import Pump
 

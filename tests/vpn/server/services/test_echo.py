@@ -17,12 +17,13 @@ from transport_lab import Recorder
 
 from vpn.protocol import echo
 from vpn.protocol.echo import Answers, Failed, Reply, Request
-from vpn.protocol.services import ECHO, Login
+from vpn.protocol.failure import OpenFailed
+from vpn.protocol.services import ECHO
 from vpn.server.services import echo as module
 from vpn.server.services.echo import EchoService
 from vpn.server.services.ping_socket import Answer, Error
 from vpn.ssh.login.grant import EVERYTHING, Grant
-from vpn.ssh.open_failure import OpenFailed
+from vpn.ssh.login.login import Login
 from vpn.transport.memory import memory_pair
 
 

@@ -2,10 +2,11 @@ import asyncio
 
 import pytest
 
-from vpn.protocol.services import RESOLVER, Login
+from vpn.protocol.failure import Failure, OpenFailed
+from vpn.protocol.services import RESOLVER
 from vpn.server.services.table import is_reserved, protocol_for
 from vpn.ssh.login.grant import EVERYTHING
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.ssh.login.login import Login
 
 LOGIN = Login(EVERYTHING)
 

@@ -13,14 +13,14 @@ import pytest
 import uvloop
 
 from vpn.protocol import udp
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.framing import Frames, frame
-from vpn.protocol.services import Login
 from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.services import udp as module
 from vpn.server.services.udp import Association, UdpService
 from vpn.server.services.udp_socket import DatagramSocket
 from vpn.ssh.login.grant import Grant
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.ssh.login.login import Login
 
 LOOPBACK: dict[int, str] = {4: "127.0.0.1", 6: "::1"}
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

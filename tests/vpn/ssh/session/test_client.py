@@ -30,7 +30,7 @@ from ssh_lab import (
 from transport_lab import free_port
 
 from vpn.errors import ConfigurationError, OverlayError, TransportError
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.ssh.session import client as client_module
 from vpn.ssh.trust import known_hosts
 from vpn.transport.base import Address, Dialing, PlainSockets

@@ -24,7 +24,7 @@ from ssh_lab import (
 )
 from transport_lab import free_port
 
-from vpn.ssh.open_failure import Failure, OpenFailed
+from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.base import Address
 from vpn.transport.tcp import TcpTransport
 
