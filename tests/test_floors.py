@@ -30,6 +30,7 @@ PURE = [
     ROOT / "vpn/capture/pcapng.py",
     ROOT / "vpn/capture/text.py",
     ROOT / "vpn/control/messages.py",
+    ROOT / "vpn/client/flows/admission.py",
     ROOT / "vpn/client/session/backoff.py",
     ROOT / "vpn/control/verdict.py",
     ROOT / "vpn/protocol/echo.py",

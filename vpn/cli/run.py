@@ -126,7 +126,7 @@ def command(
     path = None if report is None else report.absolute()
 
     def settings() -> Settings:
-        from vpn.client.flows.egress import Limits
+        from vpn.client.flows.admission import Limits
         from vpn.client.run import Settings
 
         limits = Limits(policy, access.hosts, host_loopback)

@@ -20,6 +20,7 @@ from dns.names import fold, from_text, parse_text, reverse_address, to_text
 from dns.upstream import Outcome
 from shim.protocol import GATEWAY4, GATEWAY6, POOL4, POOL6
 from shim.protocol.gate import Configure, PoolState
+from vpn.client.flows.admission import Destination
 from vpn.client.flows.egress import Egress
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink
@@ -144,7 +145,7 @@ class Explainer:
         name = state.name if state is not None and address is not None else ""
         around, limits = self._surroundings(), self._egress.limits
         meant = name or host
-        decision = limits.policy.decide(meant, port)
+        admission = self._egress.judge(Destination("tcp" if port else "icmp", meant, port))
         place, place_port = limits.hosts.get(meant, ("", 0))
         return DestinationStatus(
             name=name if address is not None else host,
@@ -153,10 +154,10 @@ class Explainer:
             addresses=_addresses(state, families) if address is None else (),
             is_assigned=state is not None and state.is_assigned,
             is_pool=address is not None and _is_pool(address) and host not in _GATEWAYS,
-            is_allowed=decision.allowed,
-            rule=decision.rule_text,
-            rule_number=limits.policy.number_of(decision),
-            exit=self._egress.exit_of(meant),
+            is_allowed=admission.decision.allowed,
+            rule=admission.decision.rule_text,
+            rule_number=limits.policy.number_of(admission.decision),
+            exit=admission.exit,
             place=place,
             place_port=place_port,
             has_loopback=limits.host_loopback,

@@ -33,7 +33,8 @@ from vpn import embedded
 from vpn.client import inspection, sandbox
 from vpn.client.answering import Answering, question_of
 from vpn.client.explain import Explainer, TunnelContext, asked_of
-from vpn.client.flows.egress import Egress, Limits
+from vpn.client.flows.admission import Limits
+from vpn.client.flows.egress import Egress
 from vpn.client.messages import Done, Ready, send
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.session.renewing import Connect, Uplink

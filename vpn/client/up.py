@@ -39,7 +39,8 @@ from shim.protocol.monitor import CLIENT_OF_MONITOR
 from vpn import console
 from vpn.client import sandbox
 from vpn.client.explain import Explainer, TunnelContext, asked_of
-from vpn.client.flows.egress import Egress, Limits
+from vpn.client.flows.admission import Limits
+from vpn.client.flows.egress import Egress
 from vpn.client.flows.tcp import Counters
 from vpn.client.session.renewing import Uplink
 from vpn.client.session.server_address import ServerAddress
@@ -68,7 +69,7 @@ class Settings:
     dns_server: str | None
     """The address of a resolver that the far end can reach."""
     hosts: Mapping[str, tuple[str, int]]
-    """Names that have an address and port, 0 for any port; see `egress.Limits`."""
+    """Names that have an address and port, 0 for any port; see `admission.Limits`."""
     datagrams: bool | None = None
     """Whether UDP is to be carried in datagrams; see `base.Dialing`."""
     kill_switch: bool = False

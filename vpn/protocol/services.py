@@ -27,3 +27,8 @@ UDP_IN_DATAGRAMS: Mapping[Literal[4, 6], tuple[str, int]] = {
 }
 """The same, and messages that fit go in datagrams of the channel, both ways. A client asks for it
 only if it has seen the server's key on the connection that these datagrams are of."""
+
+
+def is_reserved(host: str) -> bool:
+    """Return whether a name is ours and must never be resolved."""
+    return f".{host.lower()}".removesuffix(".").endswith(DOMAIN)

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 from vpn.identity import Identity
-from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS
+from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, is_reserved
 from vpn.server.dial import Dialer
 from vpn.server.services import table
 from vpn.server.services.echo import EchoService
@@ -78,7 +78,7 @@ class Server:
         self._dialer.close()
 
     async def _open_flow(self, login: Login, host: str, port: int) -> asyncio.Protocol:
-        if table.is_reserved(host):
+        if is_reserved(host):
             return table.protocol_for(self._services, login, host, port)
         sock = await self._dialer.connect(host, port)
         pump = Pump()

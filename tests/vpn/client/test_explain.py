@@ -17,7 +17,8 @@ from shim.protocol import GATEWAY4, POOL4, POOL6
 from shim.protocol.gate import Configure, PoolWanted
 from shim.protocol.link import Message
 from vpn.client.explain import Explainer, TunnelContext, asked_of
-from vpn.client.flows.egress import Egress, Limits
+from vpn.client.flows.admission import Limits
+from vpn.client.flows.egress import Egress
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink

@@ -68,7 +68,8 @@ from vpn.client import tunnel as client_tunnel
 from vpn.client import up as app
 from vpn.client.answering import Answering
 from vpn.client.explain import Explainer, TunnelContext, asked_of
-from vpn.client.flows.egress import Egress, Limits
+from vpn.client.flows.admission import Limits
+from vpn.client.flows.egress import Egress
 from vpn.client.names import pool_query
 from vpn.client.session import renewing
 from vpn.client.session.renewing import Uplink

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from shim.protocol import GATEWAY4, GATEWAY6
 from shim.protocol.datagrams import Ping, Pong, Unanswered
 from shim.protocol.link import Message
+from vpn.client.flows.admission import Admission, Destination
 from vpn.client.flows.egress import Egress
 from vpn.protocol import echo
 from vpn.protocol.echo import Failed, Reply, Request
@@ -28,7 +28,7 @@ MAX_QUERIES: Final = 1024
 MAX_WAITING: Final = 64
 """Pings that wait for the channel to open."""
 
-_GATEWAYS: Final = (GATEWAY4, GATEWAY6)
+_NO_PORT: Final = 0
 _HOPS_OF_OUR_OWN: Final = 64
 _DENIED: Final = {(3, 9), (3, 10), (3, 13), (1, 1)}
 """Types and codes of ICMP that say "prohibited" (RFC 1812 §5.2.7.1, RFC 4443 §3.1)."""
@@ -36,12 +36,21 @@ _DENIED: Final = {(3, 9), (3, 10), (3, 13), (1, 1)}
 
 @dataclass(slots=True)
 class _Query:
-    """Whom the gate asks for, whom that is, None if denied; and whether it has been reported."""
+    """The pinging of one host. `has_result` says that the report has what became of it."""
 
-    host: str
-    target: str | None
+    admission: Admission
     family: int
-    has_result: bool = False
+    has_result: bool
+
+    @property
+    def host(self) -> str:
+        """The host, in the words of the gate."""
+        return self.admission.destination.host
+
+    @property
+    def target(self) -> str:
+        """The host, as the server is asked for it."""
+        return self.admission.host
 
 
 class Echo:
@@ -58,9 +67,10 @@ class Echo:
     def on_ping(self, ping: Ping) -> None:
         """An application pings."""
         query = self._query(ping)
-        if query.target is None:
-            self._refuse(ping, Failure.POLICY)
-        elif query.target in _GATEWAYS:
+        failure = query.admission.failure
+        if failure is not None and query.admission.is_forbidden:
+            self._refuse(ping, failure)
+        elif query.admission.exit == "loopback":
             # A name that stands for this machine: it is there, and so is the gate.
             self._on_result(query, None)
             self._send(Pong(ping.query, ping.sequence, _HOPS_OF_OUR_OWN, ping.host, ping.payload))
@@ -79,16 +89,11 @@ class Echo:
             self._channel.close()
 
     def _query(self, ping: Ping) -> _Query:
-        """Return what is known of a query; the rules decide when it is new."""
+        """Return what is known of a query; whether it is admitted is asked when it is new."""
         query = self._queries.get(ping.query)
         if query is None or query.host != ping.host:
-            target: str | None
-            try:
-                target = self._egress.admit_ping(ping.host)
-            except OpenFailed:
-                target = None
-            query = _Query(ping.host, target, ping.family)
-            query.has_result = target is None
+            admission = self._egress.admit(Destination("icmp", ping.host, _NO_PORT))
+            query = _Query(admission, ping.family, not admission.decision.allowed)
             if len(self._queries) >= MAX_QUERIES:
                 self._queries.popitem(last=False)
             self._queries[ping.query] = query
@@ -124,7 +129,7 @@ class Echo:
 
     def _on_answer(self, answer: Reply | Failed) -> None:
         query = self._queries.get(answer.query)
-        if query is None or query.target is None:
+        if query is None or query.admission.is_forbidden:
             return
         if isinstance(answer, Reply):
             self._on_result(query, None)
@@ -142,7 +147,7 @@ class Echo:
     def _on_result(self, query: _Query, failure: Failure | None) -> None:
         if not query.has_result and failure is not Failure.ETIMEDOUT:
             query.has_result = True
-            self._egress.on_ping_result(query.host, failure)
+            self._egress.on_result(query.admission.destination, failure)
 
     def _on_lost(self, channel: _Channel) -> None:
         if self._channel is channel:

@@ -22,13 +22,13 @@ forgotten, and judged again.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from shim.protocol.datagrams import MAX_ASSOCIATIONS, Deliver, Forget, Send, Undeliverable
 from shim.protocol.link import Message
+from vpn.client.flows.admission import Admission, Destination
 from vpn.protocol import udp
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.message_channel import MessageChannel
@@ -53,16 +53,16 @@ _SAID_FOR: Final = {
 class Egress(Protocol):
     """What associations need of the way out."""
 
-    def admit_datagrams(self, host: str, port: int) -> tuple[str, int]:
-        """Return where datagrams to a destination go. Raises OpenFailed if they may not."""
+    def admit(self, destination: Destination) -> Admission:
+        """Return what becomes of datagrams to a destination."""
         ...
 
-    def on_datagrams(self, host: str, port: int, failure: Failure | None) -> None:
-        """Report what became of an admitted destination; None is that they leave."""
+    def on_result(self, destination: Destination, failure: Failure | None) -> None:
+        """Report what became of a destination that the rules allow; None is that they leave."""
         ...
 
-    def on_datagram_bytes(self, host: str, port: int, up: int, down: int) -> None:
-        """Report what has gone to an admitted destination, and come from it."""
+    def on_bytes(self, destination: Destination, up: int, down: int) -> None:
+        """Report what has gone to a destination that the rules allow, and come from it."""
         ...
 
     @property
@@ -76,13 +76,11 @@ class Egress(Protocol):
 
 
 @dataclass(slots=True)
-class _Destination:
-    """Whom an application sends to. `target` is where that is, None if it is forbidden."""
+class _Peer:
+    """Whom an application sends to. `has_result` says that the report has what became of it."""
 
-    host: str
-    port: int
-    target: tuple[str, int] | None
-    has_result: bool = False
+    admission: Admission
+    has_result: bool
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -95,8 +93,6 @@ class Associations:
         self._egress = egress
         self._send = send
         self._associations: dict[int, Association] = {}
-        self.lost: Counter[str] = Counter()
-        """Datagrams that went no further, by reason."""
 
     def __len__(self) -> int:
         return len(self._associations)
@@ -111,7 +107,6 @@ class Associations:
         association = self._associations.get(message.association)
         if association is None:
             if len(self._associations) >= MAX_ASSOCIATIONS:
-                self.lost["associations"] += 1
                 return
             association = Association(message.association, message.family, self)
             self._associations[message.association] = association
@@ -151,10 +146,10 @@ class Association:
         self._number = number
         self._family: Literal[4, 6] = family
         self._all = all_of_them
-        self._destinations: dict[tuple[str, int], _Destination] = {}
+        self._peers: dict[tuple[str, int], _Peer] = {}
         self._origins: dict[tuple[str, int], tuple[str, int]] = {}
         """Whom the application meant, by where that is, for those that are elsewhere."""
-        self._waiting: list[tuple[_Destination, udp.Send]] = []
+        self._waiting: list[tuple[_Peer, udp.Send]] = []
         self._waiting_bytes = 0
         self._channel: _Channel | None = None
         self._opening = asyncio.create_task(self._open())
@@ -166,21 +161,21 @@ class Association:
 
     def send(self, message: Send) -> None:
         """Send a datagram, let it wait, or say why not."""
-        destination = self._destination(message.host, message.port)
-        if destination.target is None:
-            self._say(destination, Failure.POLICY)
+        peer = self._peer(message.host, message.port)
+        admission = peer.admission
+        if admission.is_forbidden:
+            self._say(peer, admission.failure)
             return
-        host, port = destination.target
+        host, port = admission.host, admission.port
         sent = udp.Send(host, port, message.hop_limit, message.may_fragment, message.payload)
         if self._channel is not None:
-            self._pass_on(self._channel, destination, sent)
+            self._pass_on(self._channel, peer, sent)
             return
         size = len(sent.payload) + _OVERHEAD_BYTES
         if self._waiting_bytes + size > MAX_WAITING_BYTES:
-            self._all.lost["opening"] += 1
             return
         self._waiting_bytes += size
-        self._waiting.append((destination, sent))
+        self._waiting.append((peer, sent))
 
     def on_message(self, message: bytes) -> None:
         """Take what the server says. Raises ValueError if that is no message."""
@@ -188,9 +183,9 @@ class Association:
         where = (answer.host, answer.port)
         host, port = self._origins.get(where, where)
         if isinstance(answer, udp.Deliver):
-            known = self._destinations.get((host, port))
-            if known is not None:
-                known.bytes_down += len(answer.payload)
+            peer = self._peers.get((host, port))
+            if peer is not None:
+                peer.bytes_down += len(answer.payload)
             self._all.tell(Deliver(self._number, host, port, answer.payload))
             return
         router = host if answer.router == answer.host else answer.router
@@ -205,9 +200,9 @@ class Association:
         if channel is not None:
             channel.close()
         self._all.forget(self._number)
-        for destination in self._destinations.values():
-            self._report_bytes(destination)
-        self._destinations.clear()
+        for peer in self._peers.values():
+            self._report_bytes(peer)
+        self._peers.clear()
 
     async def _open(self) -> None:
         in_datagrams = self._all.egress.has_datagrams
@@ -223,59 +218,59 @@ class Association:
         waiting, self._waiting = self._waiting, []
         if failure is None:
             self._channel = channel
-        for destination, sent in waiting:
+        for peer, sent in waiting:
             if failure is None:
-                self._pass_on(channel, destination, sent)
+                self._pass_on(channel, peer, sent)
             else:
-                self._say(destination, failure)
+                self._say(peer, failure)
         if failure is not None:
             self.close()
 
-    def _pass_on(self, channel: _Channel, destination: _Destination, sent: udp.Send) -> None:
+    def _pass_on(self, channel: _Channel, peer: _Peer, sent: udp.Send) -> None:
         if not channel.send(udp.encode(sent)):
-            self._all.lost["session"] += 1
             return
-        destination.bytes_up += len(sent.payload)
-        self._on_result(destination, None)
+        peer.bytes_up += len(sent.payload)
+        self._on_result(peer, None)
 
-    def _destination(self, host: str, port: int) -> _Destination:
-        """Return what is known of a destination; the rules decide when it is new."""
-        destination = self._destinations.get((host, port))
-        if destination is not None:
-            return destination
-        if len(self._destinations) >= MAX_DESTINATIONS:
-            oldest = self._destinations.pop(next(iter(self._destinations)))
-            if oldest.target is not None:
-                self._origins.pop(oldest.target, None)
-            self._report_bytes(oldest)
-        try:
-            destination = _Destination(host, port, self._all.egress.admit_datagrams(host, port))
-        except OpenFailed:
-            destination = _Destination(host, port, None, has_result=True)
-        if destination.target not in (None, (host, port)):
-            self._origins[destination.target] = (host, port)
-        self._destinations[host, port] = destination
-        return destination
+    def _peer(self, host: str, port: int) -> _Peer:
+        """Return what is known of a peer; whether it is admitted is asked when it is new."""
+        peer = self._peers.get((host, port))
+        if peer is not None:
+            return peer
+        if len(self._peers) >= MAX_DESTINATIONS:
+            self._forget(next(iter(self._peers)))
+        admission = self._all.egress.admit(Destination("udp", host, port))
+        target = admission.host, admission.port
+        if target != (host, port) and not admission.is_forbidden:
+            self._origins[target] = (host, port)
+        peer = self._peers[host, port] = _Peer(admission, not admission.decision.allowed)
+        return peer
 
-    def _say(self, destination: _Destination, failure: Failure) -> None:
+    def _forget(self, key: tuple[str, int]) -> None:
+        peer = self._peers.pop(key)
+        target = peer.admission.host, peer.admission.port
+        if self._origins.get(target) == key:
+            del self._origins[target]
+        self._report_bytes(peer)
+
+    def _say(self, peer: _Peer, failure: Failure | None) -> None:
         """Tell the application why its datagram went nowhere."""
-        self._on_result(destination, failure)
-        said = _SAID_FOR.get(failure)
+        self._on_result(peer, failure)
+        said = None if failure is None else _SAID_FOR.get(failure)
         if said is not None:
             kind, code = said[self._family]
-            host, port = destination.host, destination.port
+            host, port = peer.admission.destination.host, peer.admission.destination.port
             self._all.tell(Undeliverable(self._number, host, port, kind, code, 0, ""))
 
-    def _on_result(self, destination: _Destination, failure: Failure | None) -> None:
-        if not destination.has_result:
-            destination.has_result = True
-            self._all.egress.on_datagrams(destination.host, destination.port, failure)
+    def _on_result(self, peer: _Peer, failure: Failure | None) -> None:
+        if not peer.has_result:
+            peer.has_result = True
+            self._all.egress.on_result(peer.admission.destination, failure)
 
-    def _report_bytes(self, destination: _Destination) -> None:
-        if destination.bytes_up or destination.bytes_down:
-            self._all.egress.on_datagram_bytes(
-                destination.host, destination.port, destination.bytes_up, destination.bytes_down
-            )
+    def _report_bytes(self, peer: _Peer) -> None:
+        if peer.bytes_up or peer.bytes_down:
+            destination = peer.admission.destination
+            self._all.egress.on_bytes(destination, peer.bytes_up, peer.bytes_down)
 
 
 class _Channel(asyncio.Protocol):

@@ -32,10 +32,10 @@ from typing import Final, cast
 from vpn.protocol import echo
 from vpn.protocol.echo import Failed, Reply, Request
 from vpn.protocol.failure import Failure, OpenFailed
+from vpn.protocol.services import is_reserved
 from vpn.server.failures import from_error
 from vpn.server.services.ping_socket import Pinger
 from vpn.server.services.resolver import Resolve
-from vpn.server.services.table import is_reserved
 from vpn.ssh.login.login import Login
 
 logger = logging.getLogger(__name__)

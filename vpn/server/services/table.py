@@ -6,17 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from vpn.protocol.failure import Failure, OpenFailed
-from vpn.protocol.services import DOMAIN
 from vpn.ssh.login.grant import comparable
 from vpn.ssh.login.login import Login
 
 Handlers = Mapping[tuple[str, int], Callable[[Login], asyncio.Protocol]]
 """A protocol for each channel of a login to a service, by the service's name and port."""
-
-
-def is_reserved(host: str) -> bool:
-    """Return whether a name is ours and must never be resolved."""
-    return ("." + comparable(host)).endswith(DOMAIN)
 
 
 def protocol_for(handlers: Handlers, login: Login, host: str, port: int) -> asyncio.Protocol:

@@ -11,8 +11,9 @@ from shim.protocol import GATEWAY4
 from shim.protocol.datagrams import Ping, Pong, Unanswered
 from shim.protocol.link import Message
 from vpn.client.flows import echo as module
+from vpn.client.flows.admission import Limits
 from vpn.client.flows.echo import Echo
-from vpn.client.flows.egress import Egress, Limits
+from vpn.client.flows.egress import Egress
 from vpn.policy.report import Contact, Report
 from vpn.policy.rules import Action, Policy, parse_rule
 from vpn.protocol import echo as wire
@@ -45,6 +46,9 @@ class Server(asyncio.Protocol):
 
 class Session:
     """Has the service, or a reason why not."""
+
+    is_up = is_overlay_server = True
+    has_datagrams = False
 
     def __init__(self) -> None:
         self.failure: Failure | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
+from unittest.mock import ANY
 
 import pytest
 
@@ -11,9 +13,10 @@ from dns.disposition import Path
 from dns.upstream import read_answer
 from shim.protocol import GATEWAY4
 from shim.protocol.gate import LookedUp, Lookup, Outcome
-from vpn.client.flows.egress import Egress, Limits
+from vpn.client.flows.admission import Destination, Limits, Obstacle
+from vpn.client.flows.egress import Egress
 from vpn.client.names.far_resolver import FarResolver
-from vpn.policy.report import Report
+from vpn.policy.report import Contact, Report
 from vpn.policy.rules import Action, Policy, parse_rule
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
@@ -39,6 +42,11 @@ class Session:
         return Pump()
 
     has_datagrams = False
+    is_overlay_server = True
+
+    @property
+    def is_up(self) -> bool:
+        return self.failure is not Failure.UNAVAILABLE
 
     async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
         self.opened.append((host, port))
@@ -61,6 +69,10 @@ def open_flow(egress: Egress, host: str, port: int) -> Failure | None:
         return None
 
     return asyncio.run(dialogue())
+
+
+def contacts(report: Report) -> tuple[Contact, ...]:
+    return report.document(start=0, end=1, target="t", command=(), exit_status=0).contacts
 
 
 def hear(egress: Egress, name: str, rtype: int) -> LookedUp:
@@ -149,7 +161,19 @@ def test_way_to_an_answer_is_known() -> None:
 
 
 def test_loopback_of_this_machine_is_refused_unless_asked_for() -> None:
-    assert open_flow(Egress(Session(), None, Limits()), GATEWAY4, 80) is Failure.ECONNREFUSED
+    report = Report()
+    egress = Egress(Session(), None, Limits(), report)
+    assert open_flow(egress, GATEWAY4, 80) is Failure.ECONNREFUSED
+    assert contacts(report)[0].outcomes["refused"] == 1
+    assert (egress.exit_of(GATEWAY4), egress.exit_of("www.example")) == ("loopback", "server")
+
+
+def test_closed_port_of_this_machines_loopback_is_refused() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        limits = Limits(hosts={"me.example": (GATEWAY4, unused.getsockname()[1])})
+        egress = Egress(Session(), None, replace(limits, host_loopback=True))
+        assert open_flow(egress, "me.example", 80) is Failure.ECONNREFUSED
 
 
 def test_loopback_of_this_machine_is_reached_when_asked_for() -> None:
@@ -172,36 +196,62 @@ def test_failure_of_the_far_end_is_reported_and_passed_on(failure: Failure) -> N
     report = Report()
     egress = Egress(Session(failure), None, Limits(), report)
     assert open_flow(egress, "www.example.com", 443) is failure
-    (contact,) = report.document(start=0, end=1, target="t", command=(), exit_status=0).contacts
+    (contact,) = contacts(report)
     assert contact.outcomes["opened"] == 0
     assert sum(contact.outcomes.values()) == 1
     assert not report.has_denied
 
 
 def test_datagrams_are_judged_by_the_rules_of_connections_and_reported() -> None:
-    report = Report()
-    hosts = {"db.example": ("10.0.0.5", 5432), "web.example": ("10.0.0.6", 0)}
-    limits = Limits(policy=rules("+db.example", "+web.example:53"), hosts=hosts)
-    egress = Egress(Session(), None, limits, report)
-    assert egress.admit_datagrams("db.example", 7) == ("10.0.0.5", 5432)
-    egress.on_datagrams("db.example", 7, None)
-    egress.on_datagram_bytes("db.example", 7, 100, 1000)
-    assert egress.admit_datagrams("web.example", 53) == ("10.0.0.6", 53)
-    with pytest.raises(OpenFailed, match="POLICY"):
-        egress.admit_datagrams("web.example", 54)
-    found = report.document(start=0, end=1, target="t", command=(), exit_status=0).contacts
-    assert [(one.host, one.allowed, one.bytes_down) for one in found] == [
-        ("db.example", True, 1000),
-        ("web.example", False, 0),
-        ("web.example", True, 0),
-    ]
+    report, now = Report(), iter(range(10, 20))
+    limits = Limits(rules("+db.example", "+web.example:53"), {"db.example": ("10.0.0.5", 5432)})
+    egress = Egress(Session(), None, limits, report, lambda: next(now))
+    wanted = Destination("udp", "db.example", 7)
+    admitted = egress.admit(wanted)
+    assert (admitted.host, admitted.port, admitted.time_s) == ("10.0.0.5", 5432, 10)
+    egress.on_result(wanted, None)
+    egress.on_bytes(wanted, 100, 1000)
+    denied = egress.admit(Destination("udp", "web.example", 54))
+    assert denied.obstacle is Obstacle.RULE
+    assert egress.judge(Destination("udp", "db.example", 8)).obstacle is None
+    db, web = contacts(report)
+    assert (db.host, db.flows, db.outcomes["opened"]) == ("db.example", 1, 1)
+    assert (db.bytes_up, db.bytes_down, db.ports) == (100, 1000, (7,))
+    assert (db.first, db.last) == (10, 12)
+    assert (web.host, web.allowed, web.outcomes["denied"]) == ("web.example", False, 1)
 
 
-def test_datagrams_do_not_reach_the_loopback_of_this_machine() -> None:
-    limits = Limits(hosts={"host.example": (GATEWAY4, 0)}, host_loopback=True)
-    with pytest.raises(OpenFailed) as refused:
-        Egress(Session(), None, limits, Report()).admit_datagrams("host.example", 53)
-    assert refused.value.failure is Failure.ECONNREFUSED
+def test_without_a_report_nothing_is_reported() -> None:
+    egress = Egress(Session(), None, Limits())
+    wanted = Destination("udp", "www.example", 7)
+    assert egress.admit(wanted) == replace(egress.judge(wanted), time_s=ANY)
+    egress.on_result(wanted, None)
+    egress.on_bytes(wanted, 1, 1)
+    assert ask(egress, "www.example") is Outcome.FOUND
+
+
+def test_bytes_of_a_connection_are_reported_when_it_has_ended() -> None:
+    async def dialogue() -> None:
+        report, now = Report(), iter(range(10, 20))
+        egress = Egress(Session(), None, Limits(), report, lambda: next(now))
+        pump = await egress.open("www.example", 443)
+        pump.near.received, pump.far.received = 100, 1000
+        (before,) = contacts(report)
+        assert (before.outcomes["opened"], before.bytes_up, before.last) == (1, 0, 11)
+        pump.abort()
+        (after,) = contacts(report)
+        assert (after.bytes_up, after.bytes_down, after.last) == (100, 1000, 12)
+
+    asyncio.run(dialogue())
+
+
+def test_without_a_session_the_far_end_is_not_asked_for_a_connection() -> None:
+    session, report = Session(Failure.UNAVAILABLE), Report()
+    egress = Egress(session, None, Limits(), report)
+    assert open_flow(egress, "www.example", 443) is Failure.UNAVAILABLE
+    assert session.opened == []
+    (contact,) = contacts(report)
+    assert (contact.flows, contact.outcomes["unreachable"]) == (1, 1)
 
 
 @pytest.mark.parametrize("failure", [Failure.POLICY, Failure.UNAVAILABLE])

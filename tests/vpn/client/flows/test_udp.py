@@ -11,7 +11,9 @@ import pytest
 from shim.protocol.datagrams import Deliver, Forget, Send, Undeliverable
 from shim.protocol.link import Message
 from vpn.client.flows import udp as module
+from vpn.client.flows.admission import Admission, Destination, FarEnd, Limits, admit
 from vpn.client.flows.udp import Associations
+from vpn.policy.rules import Action, Policy, parse_rule
 from vpn.protocol import udp
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.framing import Frames, frame
@@ -19,6 +21,7 @@ from vpn.protocol.services import UDP, UDP_IN_DATAGRAMS
 
 HERE = "203.0.113.7"
 NAME = "www.example.com"
+DENIED = parse_rule(Action.DENY, "denied.example")
 
 
 class Channel(asyncio.Transport):
@@ -52,7 +55,7 @@ class Far:
         self.failure: Failure | None = None
         self.may_open = asyncio.Event()
         self.may_open.set()
-        self.hosts: dict[tuple[str, int], tuple[str, int]] = {}
+        self.hosts: dict[str, tuple[str, int]] = {}
         self.channels: list[Channel] = []
         self.services: list[tuple[str, int]] = []
         self.has_datagrams = False
@@ -60,17 +63,17 @@ class Far:
         self.results: list[tuple[str, int, Failure | None]] = []
         self.moved: list[tuple[str, int, int, int]] = []
 
-    def admit_datagrams(self, host: str, port: int) -> tuple[str, int]:
-        self.admitted.append((host, port))
-        if host == "denied.example":
-            raise OpenFailed(Failure.POLICY)
-        return self.hosts.get((host, port), (host, port))
+    def admit(self, destination: Destination) -> Admission:
+        assert destination.protocol == "udp"
+        self.admitted.append((destination.host, destination.port))
+        limits = Limits(Policy([DENIED]), self.hosts)
+        return admit(limits, FarEnd(True, True), destination, 0.0)
 
-    def on_datagrams(self, host: str, port: int, failure: Failure | None) -> None:
-        self.results.append((host, port, failure))
+    def on_result(self, destination: Destination, failure: Failure | None) -> None:
+        self.results.append((destination.host, destination.port, failure))
 
-    def on_datagram_bytes(self, host: str, port: int, up: int, down: int) -> None:
-        self.moved.append((host, port, up, down))
+    def on_bytes(self, destination: Destination, up: int, down: int) -> None:
+        self.moved.append((destination.host, destination.port, up, down))
 
     async def open_service(self, service: tuple[str, int], protocol: asyncio.Protocol) -> None:
         self.services.append(service)
@@ -137,7 +140,6 @@ def test_datagrams_wait_while_the_channel_opens_and_are_bounded() -> None:
         bench.far.may_open.set()
         await bench.send(payload=b"last")
         assert [len(one.payload) for one in bench.far.channels[0].sent] == [60_000, 60_000, 4]
-        assert bench.associations.lost == {"opening": 1}
         assert not bench.associations.is_opening
 
     play(dialogue)
@@ -152,7 +154,6 @@ def test_datagrams_that_the_session_does_not_take_are_lost() -> None:
         channel.protocol.resume_writing()
         await bench.send(payload=b"later")
         assert [one.payload for one in channel.sent] == [b"hi", b"later"]
-        assert bench.associations.lost == {"session": 1}
 
     play(dialogue)
 
@@ -216,7 +217,7 @@ def test_answers_and_errors_are_passed_on() -> None:
 
 def test_host_that_is_elsewhere_answers_under_its_name() -> None:
     async def dialogue(bench: Bench) -> None:
-        bench.far.hosts[NAME, 7] = (HERE, 7007)
+        bench.far.hosts[NAME] = (HERE, 7007)
         await bench.send(host=NAME)
         (channel,) = bench.far.channels
         assert channel.sent == [udp.Send(HERE, 7007, 63, True, b"hi")]
@@ -285,8 +286,10 @@ def test_associations_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def dialogue(bench: Bench) -> None:
         await bench.send(1)
         await bench.send(2)
-        assert len(bench.far.channels) == 1
-        assert bench.associations.lost == {"associations": 1}
+        assert len(bench.far.channels) == len(bench.associations) == 1
+        bench.associations.on_forget(Forget(1))
+        await bench.send(2)
+        assert len(bench.far.channels) == 2
 
     play(dialogue)
 

@@ -4,28 +4,11 @@ import pytest
 
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.services import RESOLVER
-from vpn.server.services.table import is_reserved, protocol_for
+from vpn.server.services.table import protocol_for
 from vpn.ssh.login.grant import EVERYTHING
 from vpn.ssh.login.login import Login
 
 LOGIN = Login(EVERYTHING)
-
-
-@pytest.mark.parametrize(
-    ("host", "is_ours"),
-    [
-        ("resolver.overlay-vpn.internal", True),
-        ("RESOLVER.Overlay-VPN.internal.", True),
-        ("a.b.overlay-vpn.internal", True),
-        ("overlay-vpn.internal", True),
-        ("notoverlay-vpn.internal", False),
-        ("overlay-vpn.internal.example", False),
-        ("192.0.2.1", False),
-        ("", False),
-    ],
-)
-def test_reserved_names(host: str, is_ours: bool) -> None:
-    assert is_reserved(host) is is_ours
 
 
 def test_service_of_the_table_is_given() -> None:
