@@ -34,6 +34,8 @@ PURE = [
     ROOT / "vpn/client/session/backoff.py",
     ROOT / "vpn/control/verdict.py",
     ROOT / "vpn/protocol/echo.py",
+    ROOT / "vpn/protocol/failure.py",
+    ROOT / "vpn/protocol/icmp.py",
     ROOT / "vpn/protocol/fields.py",
     ROOT / "vpn/protocol/framing.py",
     ROOT / "vpn/policy/rules.py",

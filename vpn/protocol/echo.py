@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from vpn.protocol import framing
+from vpn.protocol import framing, icmp
 from vpn.protocol.failure import Failure
 from vpn.protocol.fields import MAX_HOST, Host, Octet
 from vpn.protocol.framing import Frames
@@ -79,22 +79,14 @@ class Failed(_Message, frozen=True, tag="failed"):
 
 FromServer = Reply | Failed
 
-_NET, _HOST, _PROHIBITED = ({4: (3, 0), 6: (1, 0)}, {4: (3, 1), 6: (1, 3)}, {4: (3, 13), 6: (1, 1)})
-_SAID_FOR: Final = {
-    Failure.ECONNREFUSED: _HOST,
-    Failure.EHOSTUNREACH: _HOST,
-    Failure.NXDOMAIN: _HOST,
-    Failure.ENETUNREACH: _NET,
-    Failure.UNAVAILABLE: _NET,
-    Failure.POLICY: _PROHIBITED,
-    Failure.UNSUPPORTED: _PROHIBITED,
-}
 
+def error_for(failure: Failure, family: int) -> tuple[int, int] | None:
+    """Return the ICMP error for a request that was not sent; None for a timeout: silence.
 
-def said_for(failure: Failure, family: int) -> tuple[int, int] | None:
-    """Return the type and code of ICMP that say why nobody was asked. A timeout is silence."""
-    said = _SAID_FOR.get(failure)
-    return None if said is None else said[family]
+    There are no ports: a destination that refuses is a host that is not there.
+    """
+    is_refused = failure is Failure.ECONNREFUSED
+    return icmp.error_for(Failure.EHOSTUNREACH if is_refused else failure, family)
 
 
 _encode = msgspec.msgpack.Encoder().encode

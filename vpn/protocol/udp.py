@@ -71,12 +71,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _REQUESTS: Final = msgspec.msgpack.Decoder(Send)
 _ANSWERS: Final = msgspec.msgpack.Decoder(FromServer)
 
-# The ways not to arrive that have no router: type and code by family (RFC 792, RFC 4443).
-PORT_UNREACHABLE: Final = {4: (3, 3), 6: (1, 4)}
-HOST_UNREACHABLE: Final = {4: (3, 1), 6: (1, 3)}
-NET_UNREACHABLE: Final = {4: (3, 0), 6: (1, 0)}
-PROHIBITED: Final = {4: (3, 13), 6: (1, 1)}
-
 
 def encode(message: Send | Deliver | Undeliverable) -> bytes:
     """Return a message as it goes to the other end."""

@@ -1,38 +1,26 @@
-"""What errors of getaddrinfo(3) and connect(2) mean to whoever asked for the flow."""
+"""The failures that errors of getaddrinfo(3) and connect(2) on this machine stand for."""
 
 from __future__ import annotations
 
-import errno
 import socket
+from typing import Final
 
-from vpn.protocol.failure import Failure, OpenFailed
+from vpn.protocol.failure import CAUSES, Failure, OpenFailed
 
-_FROM_ERRNO = {
-    errno.ECONNREFUSED: Failure.ECONNREFUSED,
-    errno.ECONNRESET: Failure.ECONNREFUSED,
-    errno.EHOSTUNREACH: Failure.EHOSTUNREACH,
-    errno.EHOSTDOWN: Failure.EHOSTUNREACH,
-    errno.ENETUNREACH: Failure.ENETUNREACH,
-    errno.ENETDOWN: Failure.ENETUNREACH,
-    errno.EADDRNOTAVAIL: Failure.ENETUNREACH,
-    errno.EAFNOSUPPORT: Failure.ENETUNREACH,
-    errno.ETIMEDOUT: Failure.ETIMEDOUT,
-    errno.EACCES: Failure.POLICY,  # ICMPv6 administratively prohibited, or a firewall rule
-    errno.EPERM: Failure.POLICY,
-}
-# Not every C library has the last two.
-NO_ADDRESS = {
-    getattr(socket, name) for name in ("EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-}
-_FIREWALL = "firewall"
+_OF_ERRNO: Final = {number: failure for failure, one in CAUSES.items() for number in one.errnos}
+_ANSWERS: Final = frozenset(
+    getattr(socket, name) for name in CAUSES[Failure.NXDOMAIN].lookups if hasattr(socket, name)
+)
+NO_ADDRESS: Final = _ANSWERS - {socket.EAI_NONAME}
+"""Errors of getaddrinfo(3) by which a name exists, but has no address, of any or of a family."""
+_FIREWALL: Final = "firewall"
 
 
 def from_error(error: OSError) -> OpenFailed:
     """Return what an error of getaddrinfo(3) or connect(2) means."""
     if isinstance(error, socket.gaierror):
-        is_answer = error.errno == socket.EAI_NONAME or error.errno in NO_ADDRESS
-        return OpenFailed(Failure.NXDOMAIN if is_answer else Failure.UNAVAILABLE)
+        return OpenFailed(Failure.NXDOMAIN if error.errno in _ANSWERS else Failure.UNAVAILABLE)
     if isinstance(error, TimeoutError):
         return OpenFailed(Failure.ETIMEDOUT)
-    failure = _FROM_ERRNO.get(error.errno or 0, Failure.UNAVAILABLE)
+    failure = _OF_ERRNO.get(error.errno or 0, Failure.UNAVAILABLE)
     return OpenFailed(failure, _FIREWALL if failure is Failure.POLICY else "")

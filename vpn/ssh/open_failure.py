@@ -1,8 +1,9 @@
-"""Why a flow could not be opened: words on the wire, and what other servers' words mean.
+"""SSH_MSG_CHANNEL_OPEN_FAILURE: the code and text of a failure, and the failure of a code and text.
 
 RFC 4254, section 5.1 gives a refused channel a reason code and a text. The code alone says
 little (everything that goes wrong with a destination is 2, "connect failed"), so our server puts
-a stable word first in the text, and the texts of other servers are matched against `_WORDINGS`:
+a stable word first in the text, and the texts of other servers are matched against the wordings
+of `vpn.protocol.failure`:
 
 - OpenSSH sends strerror(errno) in the words of its C library, gai_strerror() for a name that
   does not resolve, and the literal "open failed" whenever connect(2) fails at once, which on
@@ -16,6 +17,7 @@ A refusal by policy is recognised by its code, never by its text.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from asyncssh.constants import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
@@ -23,47 +25,18 @@ from asyncssh.constants import (
     OPEN_RESOURCE_SHORTAGE,
 )
 
-from vpn.protocol.failure import READABLE, Failure, OpenFailed
+from vpn.protocol.failure import CAUSES, Failure, OpenFailed
 from vpn.text import printable
 
-# Order matters where one text contains another's words. Texts are compared in lower case.
-_WORDINGS: tuple[tuple[str, Failure], ...] = (
-    ("connection refused", Failure.ECONNREFUSED),
-    ("[errno 111]", Failure.ECONNREFUSED),
-    ("actively refused", Failure.ECONNREFUSED),  # Windows
-    ("connection reset", Failure.ECONNREFUSED),
-    ("no route to host", Failure.EHOSTUNREACH),
-    ("[errno 113]", Failure.EHOSTUNREACH),
-    ("host is unreachable", Failure.EHOSTUNREACH),  # musl
-    ("host is down", Failure.EHOSTUNREACH),
-    ("unreachable host", Failure.EHOSTUNREACH),  # Windows
-    ("network is unreachable", Failure.ENETUNREACH),
-    ("[errno 101]", Failure.ENETUNREACH),
-    ("network unreachable", Failure.ENETUNREACH),  # musl
-    ("network is down", Failure.ENETUNREACH),
-    ("unreachable network", Failure.ENETUNREACH),  # Windows
-    ("assign requested address", Failure.ENETUNREACH),  # no address of that family: both libcs
-    ("[errno 99]", Failure.ENETUNREACH),
-    ("permission denied", Failure.POLICY),  # a firewall of the far machine
-    ("operation not permitted", Failure.POLICY),
-    ("temporary failure in name resolution", Failure.UNAVAILABLE),
-    ("name could not be resolved at this time", Failure.UNAVAILABLE),  # FreeBSD
-    ("non-recoverable", Failure.UNAVAILABLE),
-    ("try again", Failure.UNAVAILABLE),  # musl
-    ("name or service not known", Failure.NXDOMAIN),  # glibc
-    ("no address associated with", Failure.NXDOMAIN),
-    ("address family for hostname not supported", Failure.NXDOMAIN),
-    ("name does not resolve", Failure.NXDOMAIN),  # musl, FreeBSD
-    ("name has no usable address", Failure.NXDOMAIN),  # musl
-    ("nodename nor servname provided", Failure.NXDOMAIN),  # macOS
-    ("hostname nor servname provided", Failure.NXDOMAIN),  # older BSDs
-    ("no such host", Failure.NXDOMAIN),  # Go, Windows
-    ("host not found", Failure.NXDOMAIN),
-    ("timed out", Failure.ETIMEDOUT),
-    ("timeout", Failure.ETIMEDOUT),  # Go
-    ("[errno 110]", Failure.ETIMEDOUT),
+_WORDINGS: Final = (
+    *(
+        (wording, failure)
+        for failure, cause in CAUSES.items()
+        for wording in (*cause.wordings, *(f"[errno {number}]" for number in cause.errnos))
+    ),
     ("open failed", Failure.ENETUNREACH),
 )
+"""Parts of texts in lower case; the first that is found decides."""
 
 _OWN_WORD = re.compile(r"(?P<word>[A-Z]+)(?::\s*(?P<detail>.*))?", re.DOTALL)
 
@@ -92,8 +65,8 @@ def to_wire(failed: OpenFailed) -> tuple[int, str]:
     if failed.failure is Failure.POLICY:
         return OPEN_ADMINISTRATIVELY_PROHIBITED, f"POLICY:{failed.detail}"
     if failed.failure is Failure.UNAVAILABLE:
-        return OPEN_RESOURCE_SHORTAGE, failed.detail or READABLE[failed.failure]
-    readable = failed.detail or READABLE[failed.failure]
+        return OPEN_RESOURCE_SHORTAGE, failed.detail or CAUSES[failed.failure].text
+    readable = failed.detail or CAUSES[failed.failure].text
     return OPEN_CONNECT_FAILED, f"{failed.failure.value}: {readable}"
 
 

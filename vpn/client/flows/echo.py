@@ -19,7 +19,7 @@ from shim.protocol.datagrams import Ping, Pong, Unanswered
 from shim.protocol.link import Message
 from vpn.client.flows.admission import Admission, Destination
 from vpn.client.flows.egress import Egress
-from vpn.protocol import echo
+from vpn.protocol import echo, icmp
 from vpn.protocol.echo import Failed, Reply, Request
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.services import ECHO
@@ -30,8 +30,6 @@ MAX_WAITING: Final = 64
 
 _NO_PORT: Final = 0
 _HOPS_OF_OUR_OWN: Final = 64
-_DENIED: Final = {(3, 9), (3, 10), (3, 13), (1, 1)}
-"""Types and codes of ICMP that say "prohibited" (RFC 1812 §5.2.7.1, RFC 4443 §3.1)."""
 
 
 @dataclass(slots=True)
@@ -123,9 +121,9 @@ class Echo:
         query = self._queries.get(ping.query)
         if query is not None:
             self._on_result(query, failure)
-        said = echo.said_for(failure, ping.family)
-        if said is not None:
-            self._send(Unanswered(ping.query, ping.sequence, *said, 0, ""))
+        error = echo.error_for(failure, ping.family)
+        if error is not None:
+            self._send(Unanswered(ping.query, ping.sequence, *error, 0, ""))
 
     def _on_answer(self, answer: Reply | Failed) -> None:
         query = self._queries.get(answer.query)
@@ -138,7 +136,7 @@ class Echo:
                 Pong(answer.query, answer.sequence, answer.hop_limit, source, answer.payload)
             )
             return
-        self._on_result(query, _failure(answer, query))
+        self._on_result(query, icmp.failure_of(answer.kind, answer.code, query.family))
         router = query.host if answer.router == query.target else answer.router
         self._send(
             Unanswered(answer.query, answer.sequence, answer.kind, answer.code, answer.mtu, router)
@@ -216,11 +214,3 @@ def _request(ping: Ping, target: str) -> Request:
         ping.sequence,
         ping.payload,
     )
-
-
-def _failure(answer: Failed, query: _Query) -> Failure:
-    """Return what an ICMP error says in a report; one about the way there is no result."""
-    if (answer.kind, answer.code) in _DENIED:
-        return Failure.POLICY
-    is_unreachable = answer.kind == (3 if query.family == 4 else 1) and not answer.mtu
-    return Failure.EHOSTUNREACH if is_unreachable else Failure.ETIMEDOUT

@@ -29,7 +29,7 @@ from typing import Final, Literal, Protocol
 from shim.protocol.datagrams import MAX_ASSOCIATIONS, Deliver, Forget, Send, Undeliverable
 from shim.protocol.link import Message
 from vpn.client.flows.admission import Admission, Destination
-from vpn.protocol import udp
+from vpn.protocol import icmp, udp
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.message_channel import MessageChannel
 from vpn.protocol.services import UDP, UDP_IN_DATAGRAMS
@@ -38,16 +38,8 @@ MAX_DESTINATIONS: Final = 256
 MAX_WAITING_BYTES: Final = 128 << 10
 _OVERHEAD_BYTES: Final = 512
 
-_SAID_FOR: Final = {
-    Failure.ECONNREFUSED: udp.PORT_UNREACHABLE,
-    Failure.POLICY: udp.PORT_UNREACHABLE,
-    Failure.UNSUPPORTED: udp.PORT_UNREACHABLE,
-    Failure.EHOSTUNREACH: udp.HOST_UNREACHABLE,
-    Failure.NXDOMAIN: udp.HOST_UNREACHABLE,
-    Failure.ENETUNREACH: udp.NET_UNREACHABLE,
-    Failure.UNAVAILABLE: udp.NET_UNREACHABLE,
-}
-"""What an application is told at once; a timeout is silence."""
+_AS_CLOSED_PORT: Final = (Failure.POLICY, Failure.UNSUPPORTED)
+"""Failures that an application is told of as of a closed port, so that it goes on at once."""
 
 
 class Egress(Protocol):
@@ -256,11 +248,13 @@ class Association:
     def _say(self, peer: _Peer, failure: Failure | None) -> None:
         """Tell the application why its datagram went nowhere."""
         self._on_result(peer, failure)
-        said = None if failure is None else _SAID_FOR.get(failure)
-        if said is not None:
-            kind, code = said[self._family]
+        if failure is None:
+            return
+        shown = Failure.ECONNREFUSED if failure in _AS_CLOSED_PORT else failure
+        error = icmp.error_for(shown, self._family)
+        if error is not None:
             host, port = peer.admission.destination.host, peer.admission.destination.port
-            self._all.tell(Undeliverable(self._number, host, port, kind, code, 0, ""))
+            self._all.tell(Undeliverable(self._number, host, port, *error, 0, ""))
 
     def _on_result(self, peer: _Peer, failure: Failure | None) -> None:
         if not peer.has_result:

@@ -227,9 +227,9 @@ class EchoProtocol(asyncio.Protocol):
             self._say_of(request, failure)
 
     def _say_of(self, request: Request, failure: Failure) -> None:
-        said = echo.said_for(failure, request.family)
-        if said is not None:
-            self._write(Failed(request.query, request.sequence, *said, 0, ""))
+        error = echo.error_for(failure, request.family)
+        if error is not None:
+            self._write(Failed(request.query, request.sequence, *error, 0, ""))
 
     def _on_events(self) -> None:
         for fd, events in self._poll.poll(0):

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final, Literal
 
-from vpn.protocol import udp
+from vpn.protocol import icmp, udp
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.message_channel import MessageChannel
 from vpn.protocol.services import is_reserved
@@ -52,16 +52,6 @@ RESOLVE_TIMEOUT_S: Final = 10.0
 
 _BURST: Final = 32
 _HELD: Final = "udp"
-_SAID_FOR: Final = {
-    Failure.ECONNREFUSED: udp.PORT_UNREACHABLE,
-    Failure.EHOSTUNREACH: udp.HOST_UNREACHABLE,
-    Failure.NXDOMAIN: udp.HOST_UNREACHABLE,
-    Failure.ENETUNREACH: udp.NET_UNREACHABLE,
-    Failure.UNAVAILABLE: udp.NET_UNREACHABLE,
-    Failure.POLICY: udp.PROHIBITED,
-}
-"""What this machine says itself, by what failed; a timeout is silence."""
-
 Emit = Callable[[bytes], object]
 """Takes a message for the client, or loses it."""
 
@@ -286,10 +276,9 @@ class Association:
                 self._say_of(sent, from_error(error).failure)
 
     def _say_of(self, sent: Send, failure: Failure) -> None:
-        said = _SAID_FOR.get(failure)
-        if said is not None:
-            kind, code = said[self._family]
-            self._emit(udp.encode(Undeliverable(sent.host, sent.port, kind, code, 0, "")))
+        error = icmp.error_for(failure, self._family)
+        if error is not None:
+            self._emit(udp.encode(Undeliverable(sent.host, sent.port, *error, 0, "")))
 
 
 class _Channel(asyncio.Protocol):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import uvloop
 
-from vpn.protocol import udp
+from vpn.protocol import icmp, udp
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.framing import Frames, frame
 from vpn.protocol.udp import Deliver, Send, Undeliverable
@@ -164,7 +164,7 @@ def test_closed_port_is_told_again_and_again_by_the_destination(
         bench, far = Bench(family), Far(family)
         closed = far.port
         far.sock.close()
-        kind, code = udp.PORT_UNREACHABLE[family]
+        kind, code = icmp.PORT_UNREACHABLE[family]
         for host in (LOOPBACK[family], "www.example.com", LOOPBACK[family]):
             bench.send(host, closed)
             assert await bench.hear() == Undeliverable(host, closed, kind, code, 0, host)
@@ -201,7 +201,7 @@ def test_what_must_not_be_sent_to_is_a_closed_port(host: str, port: int) -> None
         family: Literal[4, 6] = 6 if ":" in host else 4
         bench = Bench(family)
         bench.send(host, port)
-        assert bench.said == [Undeliverable(host, port, *udp.PORT_UNREACHABLE[family], 0, "")]
+        assert bench.said == [Undeliverable(host, port, *icmp.PORT_UNREACHABLE[family], 0, "")]
         bench.service.close()
 
     asyncio.run(dialogue())
