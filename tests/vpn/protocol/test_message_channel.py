@@ -52,10 +52,16 @@ class Bench:
         self.datagrams = Datagrams()
         self.channel = Channel(self.datagrams if has_datagrams else None)
         self.heard: list[bytes] = []
+        self.events: list[str] = []
         self.messages = MessageChannel(
-            MOST, self._hear, self.channel.abort, in_datagrams=in_datagrams
+            MOST,
+            self._hear,
+            lambda: self.events.append("end"),
+            in_datagrams=in_datagrams,
+            on_pause=lambda: self.events.append("pause"),
+            on_resume=lambda: self.events.append("resume"),
         )
-        self.messages.begin(self.channel)
+        self.messages.connection_made(self.channel)
 
     def _hear(self, message: bytes) -> None:
         if message == b"nonsense":
@@ -81,36 +87,56 @@ def test_not_agreed_or_not_there_all_is_in_the_stream(lack: dict[str, bool]) -> 
 
 def test_both_ways_are_heard() -> None:
     bench = Bench()
-    bench.messages.feed(frame(b"in the stream")[:7])
+    bench.messages.data_received(frame(b"in the stream")[:7])
     bench.datagrams.on_datagram(b"in a datagram")
-    bench.messages.feed(frame(b"in the stream")[7:])
+    bench.messages.data_received(frame(b"in the stream")[7:])
     assert bench.heard == [b"in a datagram", b"in the stream"]
 
 
 def test_full_stream_loses_what_does_not_fit_a_datagram() -> None:
     bench = Bench()
-    bench.messages.is_paused = True
+    bench.messages.pause_writing()
     assert not bench.messages.send(bytes(11))
     assert bench.messages.send(bytes(10))
-    bench.messages.is_paused = False
+    bench.messages.resume_writing()
     assert bench.messages.send(bytes(11))
+    assert bench.events == ["pause", "resume"]
 
 
 @pytest.mark.parametrize("way", ["stream", "datagram", "too large"])
-def test_nonsense_is_said_once_and_heard_no_further(way: str) -> None:
+def test_nonsense_ends_the_channel_once_and_nothing_more_is_heard(way: str) -> None:
     bench = Bench()
     if way == "datagram":
         bench.datagrams.on_datagram(b"nonsense")
     elif way == "stream":
-        bench.messages.feed(frame(b"nonsense") + frame(b"more"))
+        bench.messages.data_received(frame(b"nonsense") + frame(b"more"))
     else:
-        bench.messages.feed((MOST + 1).to_bytes(4))
+        bench.messages.data_received((MOST + 1).to_bytes(4))
     assert bench.channel.is_aborted
-    assert bench.heard == []
+    bench.datagrams.on_datagram(b"more")
+    bench.messages.connection_lost(None)
+    assert (bench.heard, bench.events) == ([], ["end"])
+    assert bench.messages.has_ended
     assert not bench.messages.send(b"more")
 
 
 def test_nothing_is_sent_before_there_is_a_channel() -> None:
-    messages = MessageChannel(MOST, print, print, in_datagrams=True)
+    messages = MessageChannel(MOST, print, lambda: None, in_datagrams=True)
     assert not messages.send(b"early")
-    messages.abort()
+    messages.pause_writing()
+    messages.resume_writing()
+    messages.end()
+    assert messages.has_ended
+
+
+def test_message_that_ends_the_channel_is_the_last_one_heard() -> None:
+    channel, heard = Channel(None), list[bytes]()
+
+    def hear(message: bytes) -> None:
+        heard.append(message)
+        messages.end()
+
+    messages = MessageChannel(MOST, hear, lambda: None)
+    messages.connection_made(channel)
+    messages.data_received(frame(b"last") + frame(b"more"))
+    assert heard == [b"last"]

@@ -12,7 +12,7 @@ is everything where the server has no such service, as any other sshd. Without a
 is unreachable. What cannot be sent now is lost, as on any wire: only while the channel opens do
 datagrams wait, up to `MAX_WAITING_BYTES`.
 
-What carries the messages of an association is not its business; a channel does (`_Channel`). What
+What carries the messages of an association is not its business; a `MessageChannel` does. What
 the server says is passed on to the gate, which takes answers only from whom it may.
 
 Bounds: `MAX_ASSOCIATIONS`, as at the gate; `MAX_DESTINATIONS` each, of which the oldest is
@@ -143,7 +143,7 @@ class Association:
         """Whom the application meant, by where that is, for those that are elsewhere."""
         self._waiting: list[tuple[_Peer, udp.Send]] = []
         self._waiting_bytes = 0
-        self._channel: _Channel | None = None
+        self._channel: MessageChannel | None = None
         self._opening = asyncio.create_task(self._open())
 
     @property
@@ -190,7 +190,7 @@ class Association:
         self._opening.cancel()
         channel, self._channel = self._channel, None
         if channel is not None:
-            channel.close()
+            channel.end()
         self._all.forget(self._number)
         for peer in self._peers.values():
             self._report_bytes(peer)
@@ -199,13 +199,15 @@ class Association:
     async def _open(self) -> None:
         in_datagrams = self._all.egress.has_datagrams
         service = (UDP_IN_DATAGRAMS if in_datagrams else UDP)[self._family]
-        channel = _Channel(self, in_datagrams=in_datagrams)
+        channel = MessageChannel(
+            udp.MAX_MESSAGE, self.on_message, self._on_channel_end, in_datagrams=in_datagrams
+        )
         failure: Failure | None = None
         try:
             await self._all.egress.open_service(service, channel)
         except OpenFailed as failed:
             failure = failed.failure
-        if channel.is_lost:
+        if channel.has_ended:
             failure = Failure.UNAVAILABLE
         waiting, self._waiting = self._waiting, []
         if failure is None:
@@ -218,7 +220,12 @@ class Association:
         if failure is not None:
             self.close()
 
-    def _pass_on(self, channel: _Channel, peer: _Peer, sent: udp.Send) -> None:
+    def _on_channel_end(self) -> None:
+        """Close with the channel; the next datagram begins another association."""
+        if self.is_open:
+            self.close()
+
+    def _pass_on(self, channel: MessageChannel, peer: _Peer, sent: udp.Send) -> None:
         if not channel.send(udp.encode(sent)):
             return
         peer.bytes_up += len(sent.payload)
@@ -265,44 +272,3 @@ class Association:
         if peer.bytes_up or peer.bytes_down:
             destination = peer.admission.destination
             self._all.egress.on_bytes(destination, peer.bytes_up, peer.bytes_down)
-
-
-class _Channel(asyncio.Protocol):
-    """Carries the messages of one association."""
-
-    def __init__(self, association: Association, *, in_datagrams: bool) -> None:
-        self._association = association
-        self._messages = MessageChannel(
-            udp.MAX_MESSAGE, association.on_message, association.close, in_datagrams=in_datagrams
-        )
-        self.is_lost = False
-
-    def send(self, message: bytes) -> bool:
-        """Send a message. False if the session is full: then it is lost, as on any wire."""
-        return self._messages.send(message)
-
-    def close(self) -> None:
-        """End the channel."""
-        self._messages.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._messages.begin(transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Pass on the messages that are complete."""
-        self._messages.feed(data)
-
-    def pause_writing(self) -> None:
-        """Lose what comes now, unless it goes in datagrams."""
-        self._messages.is_paused = True
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self._messages.is_paused = False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End the association; the next datagram begins another one."""
-        self.is_lost = True
-        if self._association.is_open:
-            self._association.close()

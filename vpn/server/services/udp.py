@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 An association (`vpn.protocol.udp`) has one socket here for as long as it lives, so that all its
 datagrams leave from one port, and whoever sends to that port is heard (RFC 4787). What carries its
-messages is not its business: a channel does (`_Channel`), and ends it.
+messages is not its business: a `MessageChannel` does, and ends it.
 
 Each destination is compared with the grant of the login as a connection to it would be; one that is
 not granted, reserved names and multicast are answered as a closed port is. A name is resolved once
@@ -71,7 +71,17 @@ class UdpService:
         self, family: Literal[4, 6], login: Login, *, in_datagrams: bool = False
     ) -> asyncio.Protocol:
         """Return the protocol of the channel of a new association. Raises OpenFailed."""
-        return _Channel(lambda emit: self.begin(login, family, emit), in_datagrams=in_datagrams)
+        association = self.begin(login, family, lambda message: channel.send(message))
+        channel = MessageChannel(
+            udp.MAX_MESSAGE,
+            association.on_message,
+            association.close,
+            in_datagrams=in_datagrams,
+            on_pause=association.pause,
+            on_resume=association.resume,
+        )
+        association.on_expired = channel.end
+        return channel
 
     def begin(self, login: Login, family: Literal[4, 6], emit: Emit) -> Association:
         """Return a new association, to be closed. Raises OpenFailed."""
@@ -279,43 +289,3 @@ class Association:
         error = icmp.error_for(failure, self._family)
         if error is not None:
             self._emit(udp.encode(Undeliverable(sent.host, sent.port, *error, 0, "")))
-
-
-class _Channel(asyncio.Protocol):
-    """Carries the messages of one association."""
-
-    def __init__(self, begin: Callable[[Emit], Association], *, in_datagrams: bool) -> None:
-        self._association = begin(lambda message: self._messages.send(message))
-        self._association.on_expired = self._on_expired
-        self._messages = MessageChannel(
-            udp.MAX_MESSAGE,
-            self._association.on_message,
-            self._on_expired,
-            in_datagrams=in_datagrams,
-        )
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start to serve."""
-        self._messages.begin(transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Send what is complete."""
-        self._messages.feed(data)
-
-    def pause_writing(self) -> None:
-        """Leave in the socket what the client does not take, and lose what else is to be said."""
-        self._messages.is_paused = True
-        self._association.pause()
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self._messages.is_paused = False
-        self._association.resume()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End the association."""
-        self._association.close()
-
-    def _on_expired(self) -> None:
-        self._association.close()
-        self._messages.abort()
