@@ -8,7 +8,7 @@ from typing import Any
 
 from aioquic.quic.packet import QuicErrorCode
 
-from vpn.transport.quic.connection import ABORTED, QuicLink
+from vpn.transport.quic.udp_connection import ABORTED, QuicLink
 from vpn.transport.stream import Stream
 
 

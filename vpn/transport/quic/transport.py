@@ -22,10 +22,10 @@ from vpn.transport.certificate import ed25519_key_of
 from vpn.transport.dial import dial
 from vpn.transport.quic.aioquic_engine import QuicEngine
 from vpn.transport.quic.config import ALPN, Liveness, client_configuration
-from vpn.transport.quic.connection import QuicLink
-from vpn.transport.quic.listener import QuicListener
 from vpn.transport.quic.stream import QuicStream
+from vpn.transport.quic.udp_connection import QuicLink
 from vpn.transport.quic.udp_port import UdpPort
+from vpn.transport.quic.udp_server import QuicListener
 
 # Alerts of TLS as QUIC carries them (RFC 9001, section 4.8).
 DECRYPT_ERROR = QuicErrorCode.CRYPTO_ERROR + 51  # RFC 8446, section 6.2: a signature is wrong

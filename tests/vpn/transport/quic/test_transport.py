@@ -32,13 +32,12 @@ from transport_lab import (
 from vpn.errors import AuthenticationError, TransportError
 from vpn.transport.base import Address, Datagrams, Dialing
 from vpn.transport.certificate import self_signed
-from vpn.transport.quic import connection
-from vpn.transport.quic import listener as quic_listener
+from vpn.transport.quic import udp_connection, udp_server
 from vpn.transport.quic.aioquic_engine import QuicEngine
 from vpn.transport.quic.config import ALPN, Liveness, client_configuration
-from vpn.transport.quic.listener import QuicListener
 from vpn.transport.quic.stream import QuicStream
 from vpn.transport.quic.transport import QuicClient, QuicTransport
+from vpn.transport.quic.udp_server import QuicListener
 
 Run = Callable[[Any], Any]
 
@@ -193,7 +192,7 @@ def test_answer_comes_from_the_address_that_was_called(run: Run, any_address: st
 
 
 def test_keys_are_updated_and_the_stream_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "KEY_UPDATE_PACKETS", 200)
+    monkeypatch.setattr(udp_connection, "KEY_UPDATE_PACKETS", 200)
     updates: list[QuicEngine] = []
     real_update = QuicEngine.request_key_update
 
@@ -486,7 +485,7 @@ def test_other_version_is_told_ours(run: Run) -> None:
 def test_flood_of_handshakes_is_bounded_and_passes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quic_listener, "MAX_HALF_OPEN", 2)
+    monkeypatch.setattr(udp_server, "MAX_HALF_OPEN", 2)
 
     async def dialogue() -> None:
         transport = QuicTransport(STEADY)

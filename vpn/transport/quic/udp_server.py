@@ -33,8 +33,8 @@ from vpn.transport.base import Address, Listening, StreamFactory
 from vpn.transport.bind import address_of, bound_socket, plain_name
 from vpn.transport.quic.aioquic_engine import QuicEngine
 from vpn.transport.quic.config import MAX_HALF_OPEN, Liveness, server_configuration
-from vpn.transport.quic.connection import ABORTED, QuicLink
 from vpn.transport.quic.stream import QuicStream
+from vpn.transport.quic.udp_connection import ABORTED, QuicLink
 from vpn.transport.quic.udp_port import UdpPort
 
 LONG_HEADER = 0x80  # RFC 9000, section 17.2
