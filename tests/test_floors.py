@@ -115,6 +115,11 @@ def test_pyroute2_is_in_one_package() -> None:
     assert {path.parent for path in users} == {ROOT / "shim/netlink"}
 
 
+def test_aioquic_is_in_one_file() -> None:
+    users = [path for path in sources("vpn") if "aioquic" in roots(path)]
+    assert users == [ROOT / "vpn/transport/quic/aioquic_engine.py"]
+
+
 @pytest.mark.parametrize("path", PURE, ids=str)
 def test_pure_module_does_no_io(path: Path) -> None:
     assert not roots(path) & IMPURE

@@ -1,4 +1,4 @@
-"""The stream of a QUIC connection, as asyncio knows streams, and the datagrams beside it."""
+"""The stream of a QUIC connection as an asyncio.Transport, and the datagrams beside it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aioquic.quic.packet import QuicErrorCode
+from typing_extensions import override
 
-from vpn.transport.quic.udp_connection import ABORTED, QuicLink
+from vpn.transport.base import Datagrams
+from vpn.transport.quic import engine
+from vpn.transport.quic.engine import ABORTED, NO_ERROR, Connection, Origin, Termination
 from vpn.transport.stream import Stream
 
 
-class QuicStream(Stream):
-    """Stream 0 of a link: the connection lives as long as it does.
+class QuicStream(Stream, engine.Receiver):
+    """The stream of a connection, which lives as long as it does.
 
-    close() ends our direction, waits until the peer's machine has acknowledged everything, and
+    close() ends our direction, waits until the peer has acknowledged everything, and
     closes the connection without error. abort() closes it with an error, which resets the
-    stream in both directions (RFC 9000, section 10.2).
+    stream in both directions (RFC 9000, section 10.2). Raises ConnectionClosedError.
     """
 
     def __init__(
@@ -25,64 +27,87 @@ class QuicStream(Stream):
         loop: asyncio.AbstractEventLoop,
         protocol: asyncio.Protocol,
         extra: Mapping[str, Any],
-        link: QuicLink,
+        connection: Connection,
     ) -> None:
-        self._datagrams = QuicDatagrams(self, link) if link.engine.max_datagram_bytes else None
-        super().__init__(loop, protocol, {**extra, "datagrams": self._datagrams})
-        self._link = link
-        link.stream = self
+        self._datagrams = QuicDatagrams(self, connection) if connection.max_datagram_bytes else None
+        path = connection.path
+        names = {"peername": path.peer, "sockname": path.local, "datagrams": self._datagrams}
+        super().__init__(loop, protocol, {**names, **extra})
+        self._connection = connection
+        connection.attach(self)
 
+    @override
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes were written and never sent."""
-        return self._link.engine.unsent_bytes
+        return self._connection.unsent_bytes
 
+    @override
     def on_datagram(self, data: bytes) -> None:
-        """Report a datagram; one that comes while the stream ends is lost."""
         if self._datagrams is not None and not self.is_closing():
             self.guarded(self._datagrams.on_datagram, data)
 
+    @override
+    def on_closed(self, termination: Termination) -> None:
+        self.on_end(error_of(termination))
+
+    @override
     def _send(self, data: bytes | bytearray | memoryview) -> None:
-        self._link.write(data)
+        self._connection.write(data)
 
+    @override
     def _send_fin(self) -> None:
-        self._link.write(b"", is_end=True)
+        self._connection.write(b"", is_end=True)
 
+    @override
     def _consumed(self, count: int) -> None:
-        self._link.consume(count)
+        self._connection.consume(count)
 
+    @override
     def _flushed(self) -> bool:
-        return self._link.engine.is_sending_finished
+        return self._connection.is_sending_finished
 
+    @override
     def _shut(self) -> None:
-        self._link.stream = None
-        self._link.close(QuicErrorCode.NO_ERROR)
+        self._connection.close(NO_ERROR)
 
+    @override
     def _reset(self) -> None:
-        self._link.stream = None
-        self._link.close(ABORTED)
+        self._connection.close(ABORTED)
 
 
-class QuicDatagrams:
-    """DATAGRAM frames of the stream's connection (RFC 9221); see `base.Datagrams`."""
+class QuicDatagrams(Datagrams):
+    """DATAGRAM frames of the stream's connection (RFC 9221)."""
 
-    def __init__(self, stream: QuicStream, link: QuicLink) -> None:
+    def __init__(self, stream: QuicStream, connection: Connection) -> None:
         self._stream = stream
-        self._link = link
+        self._connection = connection
         self.on_datagram: Callable[[bytes], object] = lambda _: None
 
     @property
+    @override
     def max_bytes(self) -> int:
-        """The largest datagram that can be sent now; 0 once the stream is closing."""
-        return 0 if self._stream.is_closing() else self._link.engine.max_datagram_bytes
+        return 0 if self._stream.is_closing() else self._connection.max_datagram_bytes
 
     @property
+    @override
     def dropped(self) -> int:
-        """How many were dropped because others waited in front of them."""
-        return self._link.engine.dropped_datagrams
+        return self._connection.dropped_datagrams
 
+    @override
     def send(self, data: bytes) -> bool:
-        """Send a datagram; return False if it is too large or the stream is closing."""
         if self._stream.is_closing() or len(data) > self.max_bytes:
             return False
-        self._link.send_datagram(data)
+        self._connection.send_datagram(data)
         return True
+
+
+def error_of(termination: Termination) -> Exception | None:
+    """Return what a protocol is told about an end: None if it was clean."""
+    if termination.origin is Origin.SILENCE:
+        return TimeoutError(termination.reason)
+    if termination.code == NO_ERROR:
+        return None
+    if termination.origin is Origin.APPLICATION and termination.code == ABORTED:
+        return ConnectionResetError("the peer aborted the stream")
+    return ConnectionResetError(
+        f"the QUIC connection broke: error {termination.code:#x} {termination.reason}"
+    )

@@ -1,147 +1,42 @@
 """Streams over QUIC v1 (RFC 9000): the transport of our own server.
 
 One connection carries one stream. The server proves its identity in the handshake; the client
-has it checked before the stream is opened. See `quic_link` for how a connection runs,
-`quic_engine` for flow control and `quic_listener` for the server's side.
+has it checked before the stream is opened. The library that speaks QUIC stands behind `engine`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-import time
-from typing import Any
-
-from aioquic.quic.packet import QuicErrorCode
 
 from vpn.errors import AuthenticationError, TransportError
-from vpn.transport.base import Dialing, Listener, Listening, SocketAddress, StreamFactory
-from vpn.transport.bind import plain_name
-from vpn.transport.certificate import ed25519_key_of
+from vpn.transport.base import (
+    Address,
+    Dialing,
+    Listener,
+    Listening,
+    SocketAddress,
+    StreamFactory,
+)
 from vpn.transport.dial import dial
-from vpn.transport.quic.aioquic_engine import QuicEngine
-from vpn.transport.quic.config import ALPN, Liveness, client_configuration
+from vpn.transport.quic.aioquic_engine import AioquicEngine
+from vpn.transport.quic.config import ALPN
+from vpn.transport.quic.engine import (
+    REFUSED,
+    Call,
+    Connection,
+    ConnectionClosedError,
+    Engine,
+    Origin,
+    Termination,
+)
+from vpn.transport.quic.listener import QuicListener
 from vpn.transport.quic.stream import QuicStream
-from vpn.transport.quic.udp_connection import QuicLink
-from vpn.transport.quic.udp_port import UdpPort
-from vpn.transport.quic.udp_server import QuicListener
 
 # Alerts of TLS as QUIC carries them (RFC 9001, section 4.8).
-DECRYPT_ERROR = QuicErrorCode.CRYPTO_ERROR + 51  # RFC 8446, section 6.2: a signature is wrong
-NO_APPLICATION_PROTOCOL = QuicErrorCode.CRYPTO_ERROR + 120  # RFC 7301, section 3.2
-REFUSED = 2  # our application error code: the client does not accept the server's key
-
-# The engine logs what a hostile peer can cause; without a handler it would reach stderr.
-logging.getLogger("quic").addHandler(logging.NullHandler())
-
-
-class QuicClient:
-    """A client's connection, from its first datagram until its socket is closed."""
-
-    def __init__(self, udp: socket.socket, dialing: Dialing, liveness: Liveness) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._dialing = dialing
-        self._handshake: asyncio.Future[None] = self._loop.create_future()
-        self._names = udp.getpeername(), udp.getsockname()
-        self._port = UdpPort(udp, self)
-        configuration = client_configuration(liveness, datagrams=dialing.datagrams is not False)
-        self._engine = QuicEngine(configuration=configuration)
-        self._link = QuicLink(self._engine, self, self._port.send, liveness)
-        self._key = b""
-
-    async def connect(self) -> None:
-        """Shake hands and have the server's key checked.
-
-        Raises OSError, TransportError, AuthenticationError, or what `check_peer` raises.
-        """
-        try:
-            self._engine.connect(self._names[0], now=time.monotonic())
-            self._link.transmit()
-            await self._handshake
-            certificate = self._engine.peer_certificate
-            if certificate is None:
-                raise AuthenticationError(f"the server at {self._dialing.address} has no key")
-            self._key = ed25519_key_of(certificate)
-            self._dialing.check_peer(self._key)
-        except BaseException:
-            self.close()
-            raise
-
-    def open_stream(self, protocol: asyncio.Protocol) -> QuicStream:
-        """Open the stream and let the protocol begin. Raises TransportError."""
-        if self._link.is_ended:
-            raise self._failure(None)
-        peer, local = self._names
-        extra = {
-            "peername": plain_name(peer),
-            "sockname": plain_name(local),
-            "peer_key": self._key,
-        }
-        self._engine.open_stream()
-        stream = QuicStream(self._loop, protocol, extra, self._link)
-        self._link.transmit()
-        stream.on_open()
-        return stream
-
-    def close(self) -> None:
-        """Give the connection up."""
-        self._link.close(REFUSED)
-
-    # DatagramReceiver.
-
-    def on_datagram(self, data: bytes, peer: Any) -> None:
-        """Feed the link."""
-        self._link.receive(data, peer)
-
-    def on_batch_end(self) -> None:
-        """Let the link answer."""
-        self._link.advance()
-
-    def on_socket_error(self, error: OSError) -> None:
-        """Fail a connect that cannot succeed. Later, an ICMP error may be forged or passing."""
-        if not self._handshake.done():
-            self._handshake.set_exception(error)
-
-    # LinkOwner.
-
-    def on_handshake(self, link: QuicLink) -> None:
-        """Go on in `connect`."""
-        if not self._handshake.done():
-            self._handshake.set_result(None)
-
-    def on_stream(self, link: QuicLink) -> None:
-        """Never comes: a server may open no stream."""
-
-    def on_link_end(self, link: QuicLink, error: Exception | None) -> None:
-        """Close the socket at once; the kernel answers what still comes (ICMP)."""
-        if not self._handshake.done():
-            self._handshake.set_exception(self._failure(error))
-        link.stop()
-        self._port.close()
-
-    def on_link_gone(self, link: QuicLink) -> None:
-        """All is done already."""
-
-    def on_connection_id(self, link: QuicLink, connection_id: bytes, *, is_valid: bool) -> None:
-        """A client's socket has one connection: nothing to route."""
-
-    def _failure(self, error: Exception | None) -> Exception:
-        if isinstance(error, TimeoutError):
-            return error
-        server = f"the server at {self._dialing.address}"
-        termination = self._engine.termination
-        code = termination.error_code if termination else QuicErrorCode.NO_ERROR
-        if code == DECRYPT_ERROR:
-            return AuthenticationError(f"{server} does not hold the key of its certificate")
-        if code == NO_APPLICATION_PROTOCOL:
-            reason = f"it does not speak {ALPN}"
-        else:
-            reason = (termination.reason_phrase if termination else "") or f"error {code:#x}"
-        return TransportError(
-            f"{server} refused the connection: {reason}; "
-            "is it a server of overlay-vpn of the same version?"
-        )
+CRYPTO_ERROR = 0x100
+DECRYPT_ERROR = CRYPTO_ERROR + 51  # RFC 8446, section 6.2: a signature is wrong
+NO_APPLICATION_PROTOCOL = CRYPTO_ERROR + 120  # RFC 7301, section 3.2
 
 
 class QuicTransport:
@@ -149,28 +44,70 @@ class QuicTransport:
 
     name = "quic"
 
-    def __init__(self, liveness: Liveness | None = None) -> None:
-        self._liveness = liveness or Liveness()
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._engine = engine or AioquicEngine()
 
     async def connect(self, dialing: Dialing, factory: StreamFactory) -> asyncio.Transport:
         """Return a stream to the first address that answers; see `base.Transport`."""
 
-        async def attempt(family: socket.AddressFamily, name: SocketAddress) -> QuicClient:
-            udp = await dialing.sockets.outer_socket(family, socket.SOCK_DGRAM)
-            try:
-                udp.connect(name)  # only sets the peer, so that ICMP errors come back (udp(7))
-                client = QuicClient(udp, dialing, self._liveness)
-            except BaseException:
-                udp.close()
-                raise
-            await client.connect()
-            return client
+        async def attempt(family: socket.AddressFamily, name: SocketAddress) -> Connection:
+            has_datagrams = dialing.datagrams is not False
+            call = Call(family, name, dialing.sockets, has_datagrams=has_datagrams)
+            connection = await self._engine.connect(call)
+            check(connection, dialing)
+            return connection
 
-        client = await dial(dialing, socket.SOCK_DGRAM, attempt)
-        return client.open_stream(factory())
+        try:
+            connection = await dial(dialing, socket.SOCK_DGRAM, attempt)
+            return open_stream(connection, factory())
+        except ConnectionClosedError as error:
+            raise refusal(dialing.address, error.termination) from error
 
     async def listen(self, listening: Listening, factory: StreamFactory) -> Listener:
         """Accept streams at `listening.address`; see `base.Transport`."""
-        listener = QuicListener(listening, factory, self._liveness)
-        await listener.open(listening.address)
+        listener = QuicListener(factory)
+        await listener.open(self._engine, listening)
         return listener
+
+
+def check(connection: Connection, dialing: Dialing) -> None:
+    """Have the server's key checked, or close the connection.
+
+    Raises AuthenticationError, or what `check_peer` raises.
+    """
+    try:
+        key = connection.peer_key
+        if key is None:
+            raise AuthenticationError(f"the server at {dialing.address} has proven no key")
+        dialing.check_peer(key)
+    except BaseException:
+        connection.close(REFUSED)
+        raise
+
+
+def open_stream(connection: Connection, protocol: asyncio.Protocol) -> QuicStream:
+    """Open a checked connection's stream and call `connection_made`.
+
+    Raises ConnectionClosedError.
+    """
+    extra = {"peer_key": connection.peer_key}
+    stream = QuicStream(asyncio.get_running_loop(), protocol, extra, connection)
+    stream.on_open()
+    return stream
+
+
+def refusal(address: Address, termination: Termination) -> Exception:
+    """Return the error of a connect that a server did not let come to its stream."""
+    server = f"the server at {address}"
+    if termination.origin is Origin.SILENCE:
+        return TransportError(f"{server}: {termination.reason}")
+    if termination.code == DECRYPT_ERROR:
+        return AuthenticationError(f"{server} does not hold the key of its certificate")
+    if termination.code == NO_APPLICATION_PROTOCOL:
+        reason = f"it does not speak {ALPN}"
+    else:
+        reason = termination.reason or f"error {termination.code:#x}"
+    return TransportError(
+        f"{server} refused the connection: {reason}; "
+        "is it a server of overlay-vpn of the same version?"
+    )

@@ -1,25 +1,24 @@
-"""One QUIC connection on an event loop: datagrams in, datagrams out, time, signs of life.
+"""One QUIC connection over UDP: drives a connection that does no I/O on the event loop.
 
 Theory of operation
 -------------------
-The engine (aioquic, without I/O) is fed datagrams and the time; a `QuicLink` asks it what to
-send, when to be woken, and what happened, and drives at most one stream.
+A `StateMachine` is fed packets and the time; a `UdpConnection` asks it what to send, when to be
+woken, and what happened, and is what the transport knows as an `engine.Connection`.
 
-- Several datagrams are fed before the engine is asked what happened (`advance`), so that
-  their acknowledgements share a packet and their data reaches the protocol in one piece.
+- Several packets are fed before the machine is asked what happened (`advance`), so that
+  their acknowledgements share a packet and their data reaches the receiver in one piece.
 - Writes are sent on the next turn of the loop: many small writes share packets. What is sent at
-  one time is bounded by the stream's high-water mark and the engine's pacing.
+  one time is bounded by the stream's high-water mark and the machine's pacing.
 - The timer is moved only to earlier times; when it fires too early it is set again. Most
   deadlines move later with every packet, so most packets touch no timer.
-- The engine reports an end only after its closing period; `advance` looks at `termination`, so
-  that the protocol hears of it with the packet that brought it.
+- `advance` looks at the machine's `termination`, which is known with the packet that brought it;
+  the machine itself reports an end only after the closing period.
 - During the closing period, packets that still arrive are answered with our CONNECTION_CLOSE
-  again (RFC 9000, section 10.2.1), one answer for ever more packets.
+  again (RFC 9000, section 10.2.1): after the 1st, 2nd, 4th, 8th … of them.
 - Liveness: a PING every `ping_interval_s`; a peer from which neither stream data nor the answer
   to a PING came for `dead_after_s` is dead. Only authenticated packets count.
 
-Left out: stateless resets (the engine neither sends nor knows them): a server that lost its
-state is noticed by its silence. Migration is the engine's, and the server's side of it works.
+Left out: stateless resets. A server that lost its state is noticed by its silence.
 """
 
 from __future__ import annotations
@@ -27,89 +26,74 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from aioquic.quic import events
-from aioquic.quic.packet import QuicErrorCode
+from typing_extensions import override
 
-from vpn.transport.quic.aioquic_engine import STREAM_ID, QuicEngine
+from vpn.transport.base import SocketAddress
+from vpn.transport.bind import plain_name
+from vpn.transport.quic import engine
 from vpn.transport.quic.config import KEY_UPDATE_PACKETS, Liveness
+from vpn.transport.quic.engine import (
+    ABORTED,
+    NO_ERROR,
+    ConnectionClosedError,
+    Origin,
+    Path,
+    Termination,
+)
 from vpn.transport.quic.pacer import TIMER_RESOLUTION_S
+from vpn.transport.quic.state_machine import Events, StateMachine
 from vpn.transport.quic.udp_port import Datagram
 
-ABORTED = 1  # our application error code for abort(); 0 is a clean end
 MAX_CLOSE_ANSWERS = 8
-PING_ID = 0  # any answer will do
+INTERNAL_ERROR = 0x1  # RFC 9000, section 20.1
+ENGINE_FAILED = Termination(Origin.TRANSPORT, INTERNAL_ERROR, "the QUIC engine failed")
 
 
-class LinkStream(Protocol):
-    """The facts a link reports to its stream; `vpn.transport.stream.Stream` takes them."""
+class Owner(Protocol):
+    """The holder of a connection's socket: a client, or a server with many connections."""
 
-    def on_bytes(self, data: bytes) -> None:
-        """Bytes arrived in order."""
-        ...
-
-    def on_fin(self) -> None:
-        """The peer's direction ended."""
-        ...
-
-    def on_progress(self) -> None:
-        """Some of what was written has left us."""
-        ...
-
-    def on_datagram(self, data: bytes) -> None:
-        """A datagram arrived."""
-        ...
-
-    def on_end(self, error: Exception | None) -> None:
-        """The connection ended."""
-        ...
-
-    def abort(self) -> None:
-        """End the stream, and the link with it."""
-        ...
-
-
-class LinkOwner(Protocol):
-    """Who made a link: a client's attempt to connect, or a listener."""
-
-    def on_handshake(self, link: QuicLink) -> None:
+    def on_handshake(self, connection: UdpConnection) -> None:
         """The TLS handshake is complete."""
         ...
 
-    def on_stream(self, link: QuicLink) -> None:
-        """The peer opened the stream: set `link.stream`."""
+    def on_stream(self, connection: UdpConnection) -> None:
+        """The peer has opened the stream: `attach` a receiver."""
         ...
 
-    def on_link_end(self, link: QuicLink, error: Exception | None) -> None:
-        """The connection ended; its closing period may last a little longer."""
+    def on_end(self, connection: UdpConnection, termination: Termination) -> None:
+        """The connection has ended; its closing period may last a little longer."""
         ...
 
-    def on_link_gone(self, link: QuicLink) -> None:
+    def on_gone(self, connection: UdpConnection) -> None:
         """The closing period is over too."""
         ...
 
-    def on_connection_id(self, link: QuicLink, connection_id: bytes, *, is_valid: bool) -> None:
-        """The peer may (or may no longer) address the link by this connection id."""
+    def on_connection_id(
+        self, connection: UdpConnection, connection_id: bytes, *, is_valid: bool
+    ) -> None:
+        """The peer may (or may no longer) address the connection by this connection ID."""
         ...
 
 
-class QuicLink:
-    """Drives one engine."""
-
-    stream: LinkStream | None = None
+class UdpConnection(engine.Connection, Events):
+    """An `engine.Connection` that is driven by the packets and timers of an event loop."""
 
     def __init__(
         self,
-        engine: QuicEngine,
-        owner: LinkOwner,
+        machine: StateMachine,
+        owner: Owner,
+        local: SocketAddress,
         send: Callable[[list[Datagram]], None],
         liveness: Liveness,
     ) -> None:
-        self.engine = engine
+        self._machine = machine
         self._owner = owner
+        self._local = local
         self._send = send
         self._liveness = liveness
+        self._receiver: engine.Receiver | None = None
         self._loop = asyncio.get_running_loop()
         self._now = time.monotonic  # uvloop's own clock has milliseconds, and stands for a turn
         self._created_at = self._heard_at = self._now()
@@ -120,33 +104,91 @@ class QuicLink:
         self._is_transmit_queued = False
         self._is_advancing = False
         self._is_handshaken = False
-        self._is_ended = False
+        self._termination: Termination | None = None
         self._is_stopped = False
         self._sent_packets = 0
-        self._close_datagrams: list[Datagram] = []
+        self._close_packets: list[Datagram] = []
         self._close_answers = 0
         self._received_when_closed = 0
 
+    # engine.Connection.
+
     @property
-    def is_ended(self) -> bool:
-        """Whether the connection has ended; a stream set now would never hear of it."""
-        return self._is_ended
+    @override
+    def peer_key(self) -> bytes | None:
+        return self._machine.peer_key
 
-    # What arrives.
+    @property
+    @override
+    def path(self) -> Path:
+        machine = self._machine
+        peer = plain_name(machine.peer_address)
+        return Path(plain_name(self._local), peer, machine.rtt_s, machine.lost_packets)
 
-    def receive(self, data: bytes, peer: Any) -> None:
-        """Feed one datagram; `advance` must follow."""
-        if self._is_ended:
+    @property
+    @override
+    def unsent_bytes(self) -> int:
+        return self._machine.unsent_bytes
+
+    @property
+    @override
+    def is_sending_finished(self) -> bool:
+        return self._machine.is_sending_finished
+
+    @property
+    @override
+    def max_datagram_bytes(self) -> int:
+        return self._machine.max_datagram_bytes
+
+    @property
+    @override
+    def dropped_datagrams(self) -> int:
+        return self._machine.dropped_datagrams
+
+    @override
+    def attach(self, receiver: engine.Receiver) -> None:
+        if self._termination is not None:
+            raise ConnectionClosedError(self._termination)
+        self._machine.open_stream()
+        self._receiver = receiver
+        if not self._is_advancing:
+            self.transmit()
+
+    @override
+    def write(self, data: bytes | bytearray | memoryview, *, is_end: bool = False) -> None:
+        self._machine.write(data, is_end=is_end)
+        self._transmit_soon()
+
+    @override
+    def consume(self, count: int) -> None:
+        if self._machine.consume(count):
+            self._transmit_soon()
+
+    @override
+    def send_datagram(self, data: bytes) -> None:
+        self._machine.queue_datagram(data)
+        self._transmit_soon()
+
+    @override
+    def close(self, code: int = NO_ERROR, reason: str = "") -> None:
+        self._receiver = None
+        self._close(code, Termination(Origin.APPLICATION, code, reason))
+
+    # Packets, from the owner.
+
+    def receive(self, data: bytes, peer: SocketAddress) -> None:
+        """Take one packet; `advance` must follow."""
+        if self._termination is not None:
             self._answer_when_closed()
             return
         try:
-            self.engine.receive_datagram(data, peer, self._now())
+            self._machine.receive_datagram(data, peer, self._now())
         except Exception as error:
-            # A bug of the engine that a peer can reach must not end the other connections.
+            # A bug of the library that a peer can reach must not end the other connections.
             self._loop.call_exception_handler(
                 {"message": "the QUIC engine failed; its connection is closed", "exception": error}
             )
-            self.engine.close(QuicErrorCode.INTERNAL_ERROR)
+            self._close(ABORTED, ENGINE_FAILED)
 
     def advance(self) -> None:
         """Report what happened and send what is to be sent."""
@@ -157,44 +199,66 @@ class QuicLink:
             self._is_advancing = False
         self.transmit()
 
-    # Orders of the stream and the owner.
+    def transmit(self) -> None:
+        """Send what the machine wants sent now, and report that this made room."""
+        self._is_transmit_queued = False
+        self._flush()
+        if self._receiver is not None:
+            self._receiver.on_progress()
 
-    def write(self, data: bytes | bytearray | memoryview, *, is_end: bool = False) -> None:
-        """Queue bytes, or the end, of our direction."""
-        # The engine appends to a buffer of its own, so any buffer will do.
-        self.engine.send_stream_data(STREAM_ID, data, is_end)  # type: ignore[arg-type]
-        self._transmit_soon()
-
-    def send_datagram(self, data: bytes) -> None:
-        """Queue a datagram of at most `engine.max_datagram_bytes`."""
-        self.engine.queue_datagram(data)
-        self._transmit_soon()
-
-    def consume(self, count: int) -> None:
-        """Give the peer credit for bytes that were read."""
-        if self.engine.consume(count):
-            self._transmit_soon()
-
-    def close(self, error_code: int, error: Exception | None = None) -> None:
-        """End the connection at once; the stream, if it is still attached, hears `error`."""
-        if not self._is_ended:
-            self.engine.close(error_code=error_code)
-            self._flush()
-            self._end(error)
+    def abort(self) -> None:
+        """Close with ABORTED, and tell the receiver, which has not asked for it."""
+        self._close(ABORTED, Termination(Origin.APPLICATION, ABORTED))
 
     def stop(self) -> None:
-        """Forget the connection: its socket is about to close."""
+        """Touch neither timers nor the socket any more: it is about to close."""
         self._is_stopped = True
         self._watch.cancel()
         if self._timer is not None:
             self._timer.cancel()
 
-    def transmit(self) -> None:
-        """Send what the engine wants sent now, and see whether that made room."""
-        self._is_transmit_queued = False
-        self._flush()
-        if self.stream is not None:
-            self.stream.on_progress()
+    # Events of the machine.
+
+    @override
+    def on_handshake(self) -> None:
+        self._is_handshaken = True
+        self._heard_at = self._now()
+        self._owner.on_handshake(self)
+
+    @override
+    def on_data(self, data: bytes) -> None:
+        self._heard_at = self._now()
+        if self._receiver is None:
+            self._find_stream()
+        if self._receiver is not None and data:
+            self._receiver.on_bytes(data)
+
+    @override
+    def on_fin(self) -> None:
+        if self._receiver is not None:
+            self._receiver.on_fin()
+
+    @override
+    def on_reset(self) -> None:
+        self.abort()
+
+    @override
+    def on_datagram(self, data: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver.on_datagram(data)
+
+    @override
+    def on_ping_acknowledged(self) -> None:
+        self._heard_at = self._now()
+
+    @override
+    def on_connection_id(self, connection_id: bytes, *, is_valid: bool) -> None:
+        self._owner.on_connection_id(self, connection_id, is_valid=is_valid)
+
+    @override
+    def on_closing_over(self) -> None:
+        self._end(self._machine.termination or Termination(Origin.SILENCE))
+        self._owner.on_gone(self)
 
     # Inside.
 
@@ -204,103 +268,58 @@ class QuicLink:
             self._loop.call_soon(self.transmit)
 
     def _report(self) -> None:
-        chunks: list[bytes] = []
-        while (event := self.engine.next_event()) is not None:
-            if type(event) is events.StreamDataReceived:
-                if event.stream_id != STREAM_ID:
-                    self.engine.close(QuicErrorCode.STREAM_LIMIT_ERROR)
-                    continue
-                chunks.append(event.data)
-                if event.end_stream:
-                    self._deliver(chunks)
-                    self._deliver_fin()
-            else:
-                if chunks:
-                    self._deliver(chunks)
-                self._on_event(event)
-        if chunks:
-            self._deliver(chunks)
-        if self._is_handshaken and self.stream is None:
+        self._machine.report(self)
+        if self._is_handshaken and self._receiver is None:
             self._find_stream()
-        if not self._is_ended and (termination := self.engine.termination) is not None:
+        if self._termination is None and (termination := self._machine.termination) is not None:
             self._flush()
-            self._end(reason_of(termination))
-
-    def _deliver(self, chunks: list[bytes]) -> None:
-        self._heard_at = self._now()
-        if self.stream is None:
-            self._find_stream()
-        if self.stream is not None:
-            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            if data:
-                self.stream.on_bytes(data)
-        chunks.clear()
-
-    def _deliver_fin(self) -> None:
-        if self.stream is not None:
-            self.stream.on_fin()
+            self._end(termination)
 
     def _find_stream(self) -> None:
-        if not self._is_ended and self.engine.find_stream():
+        if self._termination is None and self._machine.find_stream():
             self._owner.on_stream(self)
 
-    def _on_event(self, event: events.QuicEvent) -> None:
-        match event:
-            case events.DatagramFrameReceived(data=data):
-                if self.stream is not None:
-                    self.stream.on_datagram(data)
-            case events.PingAcknowledged():
-                self._heard_at = self._now()
-            case events.HandshakeCompleted():
-                self._is_handshaken = True
-                self._heard_at = self._now()
-                self._owner.on_handshake(self)
-            case events.StreamReset() | events.StopSendingReceived():
-                self._end(ConnectionResetError("the peer reset the stream"))
-            case events.ConnectionIdIssued(connection_id=connection_id):
-                self._owner.on_connection_id(self, connection_id, is_valid=True)
-            case events.ConnectionIdRetired(connection_id=connection_id):
-                self._owner.on_connection_id(self, connection_id, is_valid=False)
-            case events.ConnectionTerminated():
-                self._end(reason_of(event))
-                self._owner.on_link_gone(self)
+    def _close(self, code: int, termination: Termination) -> None:
+        if self._termination is None:
+            self._machine.terminate(code, termination.reason)
+            self._flush()
+            self._end(termination)
 
-    def _end(self, error: Exception | None) -> None:
-        if self._is_ended:
+    def _end(self, termination: Termination) -> None:
+        if self._termination is not None:
             return
-        self._is_ended = True
+        self._termination = termination
         self._watch.cancel()
-        stream, self.stream = self.stream, None
-        if stream is not None:
-            stream.on_end(error)
-        self._owner.on_link_end(self, error)
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.on_closed(termination)
+        self._owner.on_end(self, termination)
 
     def _flush(self) -> None:
-        datagrams = self.engine.datagrams_to_send(self._now())
-        if datagrams:
-            self._send(datagrams)
-            self._count(len(datagrams))
-            if self.engine.termination is not None:
-                self._close_datagrams = datagrams
+        packets = self._machine.datagrams_to_send(self._now())
+        if packets:
+            self._send(packets)
+            self._count(len(packets))
+            if self._machine.termination is not None:
+                self._close_packets = packets
         self._arm()
 
     def _answer_when_closed(self) -> None:
-        """Repeat our close for the 1st, 2nd, 4th, 8th … packet that still comes."""
         self._received_when_closed += 1
         if self._received_when_closed == 1 << self._close_answers <= 1 << MAX_CLOSE_ANSWERS:
             self._close_answers += 1
-            self._send(self._close_datagrams)
+            self._send(self._close_packets)
 
     def _count(self, sent: int) -> None:
         self._sent_packets += sent
         if self._sent_packets >= KEY_UPDATE_PACKETS:
             self._sent_packets = 0
-            self.engine.request_key_update()
+            self._machine.request_key_update()
 
     # Time.
 
     def _arm(self) -> None:
-        due = self._due = self.engine.get_timer()
+        due = self._due = self._machine.get_timer()
         if due is None or self._is_stopped or (self._timer is not None and self._wakes_at <= due):
             return
         if self._timer is not None:
@@ -323,32 +342,19 @@ class QuicLink:
         if now + TIMER_RESOLUTION_S < self._due:
             self._wake_at(self._due)
         else:
-            self.engine.handle_timer(max(now, self._due))
+            self._machine.handle_timer(max(now, self._due))
             self.advance()
 
     def _on_watch(self) -> None:
-        # Without a stream, signs of life do not help: a connection must come to its point.
-        since = self._created_at if self.stream is None else self._heard_at
+        # Without a stream, PINGs do not keep a connection: whoever opens it has to use it.
+        since = self._created_at if self._receiver is None else self._heard_at
         remaining_s = since + self._liveness.dead_after_s - self._now()
         if remaining_s <= 0:
-            silent = TimeoutError(f"no answer from the peer for {self._liveness.dead_after_s:g} s")
-            self.close(ABORTED, silent)
+            silence = f"no answer from the peer for {self._liveness.dead_after_s:g} s"
+            self._close(ABORTED, Termination(Origin.SILENCE, reason=silence))
             return
         interval_s = min(self._liveness.ping_interval_s, remaining_s)
         self._watch = self._loop.call_later(interval_s, self._on_watch)
         if self._is_handshaken:
-            self.engine.send_ping(PING_ID)
+            self._machine.ping()
             self._transmit_soon()
-
-
-def reason_of(termination: events.ConnectionTerminated) -> Exception | None:
-    """Return what a protocol is told about an end: None if it was clean."""
-    if termination.error_code == QuicErrorCode.NO_ERROR:
-        return None
-    if termination.reason_phrase == "Idle timeout":
-        return TimeoutError("no answer from the peer")
-    if termination.frame_type is None and termination.error_code == ABORTED:
-        return ConnectionResetError("the peer aborted the stream")
-    return ConnectionResetError(
-        f"the QUIC connection broke: error {termination.error_code:#x} {termination.reason_phrase}"
-    )

@@ -1,7 +1,6 @@
 """Whose a datagram is: of the channel that was opened inside SSH, and of no other."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,7 @@ from vpn.server.app import Server
 from vpn.ssh.session.client import Session
 from vpn.ssh.session.datagrams import ChannelDatagrams, Multiplexer
 from vpn.transport.base import Datagrams
-from vpn.transport.quic.config import Liveness
-from vpn.transport.quic.transport import QuicClient, QuicTransport
+from vpn.transport.quic.transport import QuicTransport
 
 Run = Callable[[Any], Any]
 
@@ -217,13 +215,8 @@ def test_datagrams_before_the_login_reach_nothing(run: Run, keys: Keys) -> None:
     async def dialogue() -> None:
         async with our_server(keys, QuicTransport()) as (server, transport):
             reflecting(server)
-            to = dialing(server.address)
-            udp = await to.sockets.outer_socket(socket.AF_INET, socket.SOCK_DGRAM)
-            udp.connect((to.address.host, to.address.port))
-            stranger = QuicClient(udp, to, Liveness())
-            await stranger.connect()
             recorder = Recorder()
-            stranger.open_stream(recorder)
+            await QuicTransport().connect(dialing(server.address), lambda: recorder)
             datagrams = recorder.transport.get_extra_info("datagrams")
             datagrams.on_datagram = recorder.take_datagram
             await recorder.until_bytes(8)  # the server's greeting: there is a session to log in to

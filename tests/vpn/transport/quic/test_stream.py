@@ -1,0 +1,168 @@
+"""The datagrams beside a stream; every transport's rules are in test_conformance.py."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from quic_lab import (
+    configuration_of,
+    connection_of,
+    digest,
+    handshaken,
+    noise,
+    pair_with_datagrams,
+)
+from transport_lab import (
+    Recorder,
+    dialing,
+    listening,
+    seeded_harm,
+)
+
+from vpn.transport.quic.transport import QuicTransport, open_stream
+
+Run = Callable[[Any], Any]
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_harmed_datagrams_are_lost_or_whole_and_the_stream_is_unharmed(run: Run, seed: int) -> None:
+    async def dialogue() -> None:
+        stream = noise(seed, 100_000)
+        sent = [noise(number, 1 + number * 4) for number in range(300)]
+        async with pair_with_datagrams() as (pair, relay, (client, _)):
+            relay.harm = seeded_harm(seed)
+            pair.client.transport.write(stream)
+            for each in sent:
+                client.send(each)
+                await asyncio.sleep(0.001)
+            pair.client.transport.write_eof()
+            await pair.server.until_fact("eof")
+            assert digest(pair.server.received) == digest(stream)
+            relay.harm = lambda data, is_upward: [data]
+            assert set(pair.server.datagrams) <= set(sent)
+            assert len(pair.server.datagrams) == len(set(pair.server.datagrams))
+            assert 0 < len(pair.server.datagrams) < len(sent)
+
+    run(dialogue())
+
+
+def test_flood_of_datagrams_does_not_starve_the_stream(run: Run) -> None:
+    async def dialogue() -> None:
+        data = noise(5, 200_000)
+        async with pair_with_datagrams() as (pair, _, (client, _)):
+            pair.client.transport.write(data)
+            while len(pair.server.received) < len(data):
+                for _ in range(100):
+                    client.send(bytes(client.max_bytes))
+                await asyncio.sleep(0)
+            assert client.dropped > 0
+            assert pair.server.datagrams
+            assert digest(pair.server.received) == digest(data)
+
+    run(dialogue())
+
+
+def test_datagrams_overtake_a_stream_that_waits_for_credit(run: Run) -> None:
+    async def dialogue() -> None:
+        async with pair_with_datagrams() as (pair, _, (client, _)):
+            pair.server.transport.pause_reading()
+            while not pair.client.is_writing_paused:
+                pair.client.transport.write(bytes(1 << 16))
+                await asyncio.sleep(0)
+            client.send(b"first")
+            await pair.server.until(lambda end: bool(end.datagrams))
+            assert pair.server.datagrams == [b"first"]
+
+    run(dialogue())
+
+
+def test_closing_stream_reports_no_datagram(run: Run) -> None:
+    async def dialogue() -> None:
+        async with pair_with_datagrams() as (pair, relay, (client, server)):
+            pair.client.transport.write(b"unacknowledged")
+            relay.harm = lambda data, is_upward: [] if is_upward else [data]
+            pair.client.transport.close()  # waits until its bytes have arrived
+            assert client.max_bytes == 0
+            assert not client.send(b"too late")
+            assert server.send(b"not heard")
+            await asyncio.sleep(0.05)
+            assert pair.client.datagrams == []
+            relay.harm = lambda data, is_upward: [data]
+
+    run(dialogue())
+
+
+def test_receiver_that_raises_loses_its_stream_alone(run: Run) -> None:
+    async def dialogue() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with pair_with_datagrams() as (pair, _, (client, server)):
+            server.on_datagram = [].remove
+            client.send(b"not in the list")
+            for end in pair.ends:
+                await end.until_fact("lost")
+            assert len(told) == 1
+
+    run(dialogue())
+
+
+def test_datagram_before_the_stream_is_lost(run: Run) -> None:
+    async def dialogue() -> None:
+        async with listening(QuicTransport()) as (listener, accepted):
+            client = await handshaken(listener.address)
+            client.send_datagram(b"nobody listens yet")
+            await asyncio.sleep(0.05)
+            assert accepted.empty()
+            recorder = Recorder()
+            open_stream(client, recorder)
+            server = await accepted.get()
+            server.transport.get_extra_info("datagrams").on_datagram = server.take_datagram
+            recorder.transport.get_extra_info("datagrams").send(b"now")
+            await server.until(lambda end: bool(end.datagrams))
+            assert server.datagrams == [b"now"]
+            recorder.transport.abort()
+
+    run(dialogue())
+
+
+def test_server_without_datagrams_means_none_on_both_ends(run: Run) -> None:
+    async def dialogue() -> None:
+        async with listening(QuicTransport()) as (listener, accepted):
+            configuration_of(listener).max_datagram_frame_size = None
+            client = Recorder()
+            await QuicTransport().connect(dialing(listener.address), lambda: client)
+            server = await accepted.get()
+            for end in (client, server):
+                assert end.transport.get_extra_info("datagrams") is None
+            client.transport.abort()
+
+    run(dialogue())
+
+
+def test_client_that_wants_no_datagrams_has_none(run: Run) -> None:
+    async def dialogue() -> None:
+        async with listening(QuicTransport()) as (listener, accepted):
+            client = Recorder()
+            to = dialing(listener.address, datagrams=False)
+            await QuicTransport().connect(to, lambda: client)
+            for end in (client, await accepted.get()):
+                assert end.transport.get_extra_info("datagrams") is None
+            client.transport.abort()
+
+    run(dialogue())
+
+
+def test_datagram_that_was_not_negotiated_ends_the_connection(run: Run) -> None:
+    async def dialogue() -> None:
+        async with listening(QuicTransport()) as (listener, accepted):
+            configuration_of(listener).max_datagram_frame_size = None
+            client = Recorder()
+            await QuicTransport().connect(dialing(listener.address), lambda: client)
+            server = await accepted.get()
+            connection_of(client).send_datagram(b"uninvited")
+            await server.until_fact("lost")
+            assert "Unexpected DATAGRAM frame" in str(server.error)
+            await client.until_fact("lost")
+
+    run(dialogue())
