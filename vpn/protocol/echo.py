@@ -22,7 +22,7 @@ from vpn.protocol.framing import Frames
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
 
-_MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * MAX_HOST
+MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * MAX_HOST
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
@@ -94,6 +94,22 @@ _REQUESTS: Final = msgspec.msgpack.Decoder(Request)
 _ANSWERS: Final = msgspec.msgpack.Decoder(FromServer)
 
 
+def encode(message: Request | Reply | Failed) -> bytes:
+    """Return a message as it goes to the other end."""
+    return _encode(message)
+
+
+def decode_request(message: bytes) -> Request:
+    """Return what a client says. Raises ValueError."""
+    return _REQUESTS.decode(message)
+
+
+def decode_answer(message: bytes) -> Reply | Failed:
+    """Return what a server says. Raises ValueError."""
+    answer: Reply | Failed = _ANSWERS.decode(message)
+    return answer
+
+
 def frame(message: Request | Reply | Failed) -> bytes:
     """Return a message as it goes over the channel."""
     return framing.frame(_encode(message))
@@ -103,7 +119,7 @@ class Requests:
     """Takes the client's direction of a channel apart."""
 
     def __init__(self) -> None:
-        self._frames = Frames(_MAX_MESSAGE)
+        self._frames = Frames(MAX_MESSAGE)
 
     def feed(self, data: bytes) -> list[Request]:
         """Return the messages that `data` completes. Raises ValueError: the channel is to end."""
@@ -114,7 +130,7 @@ class Answers:
     """Takes the server's direction of a channel apart."""
 
     def __init__(self) -> None:
-        self._frames = Frames(_MAX_MESSAGE)
+        self._frames = Frames(MAX_MESSAGE)
 
     def feed(self, data: bytes) -> list[Reply | Failed]:
         """Return the messages that `data` completes. Raises ValueError: the channel is to end."""

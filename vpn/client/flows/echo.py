@@ -13,15 +13,16 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from shim.protocol.datagrams import Ping, Pong, Unanswered
 from shim.protocol.link import Message
 from vpn.client.flows.admission import Admission, Destination
 from vpn.client.flows.egress import Egress
 from vpn.protocol import echo, icmp
-from vpn.protocol.echo import Failed, Reply, Request
+from vpn.protocol.echo import Reply, Request
 from vpn.protocol.failure import Failure, OpenFailed
+from vpn.protocol.message_channel import MessageChannel
 from vpn.protocol.services import ECHO
 
 MAX_QUERIES: Final = 1024
@@ -58,7 +59,7 @@ class Echo:
         self._egress = egress
         self._send = send
         self._queries: OrderedDict[int, _Query] = OrderedDict()
-        self._channel: _Channel | None = None
+        self._channel: MessageChannel | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Ping] = []
 
@@ -73,7 +74,7 @@ class Echo:
             self._on_result(query, None)
             self._send(Pong(ping.query, ping.sequence, _HOPS_OF_OUR_OWN, ping.host, ping.payload))
         elif self._channel is not None:
-            self._channel.send(_request(ping, query.target))
+            self._channel.send(echo.encode(_request(ping, query.target)))
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(ping)
             if self._opening is None:
@@ -84,7 +85,7 @@ class Echo:
         if self._opening is not None:
             self._opening.cancel()
         if self._channel is not None:
-            self._channel.close()
+            self._channel.end()
 
     def _query(self, ping: Ping) -> _Query:
         """Return what is known of a query; whether it is admitted is asked when it is new."""
@@ -99,7 +100,7 @@ class Echo:
         return query
 
     async def _open(self) -> None:
-        channel = _Channel(self._on_answer, self._on_lost)
+        channel = MessageChannel(echo.MAX_MESSAGE, self._on_message, self._on_channel_end)
         failure: Failure | None = None
         try:
             await self._egress.open_service(ECHO, channel)
@@ -107,7 +108,7 @@ class Echo:
             failure = failed.failure
         self._opening = None
         waiting, self._waiting = self._waiting, []
-        if channel.is_lost:
+        if channel.has_ended:
             failure = Failure.UNAVAILABLE
         elif failure is None:
             self._channel = channel
@@ -125,7 +126,9 @@ class Echo:
         if error is not None:
             self._send(Unanswered(ping.query, ping.sequence, *error, 0, ""))
 
-    def _on_answer(self, answer: Reply | Failed) -> None:
+    def _on_message(self, message: bytes) -> None:
+        """Take what the server says. Raises ValueError if that is no message."""
+        answer = echo.decode_answer(message)
         query = self._queries.get(answer.query)
         if query is None or query.admission.is_forbidden:
             return
@@ -147,61 +150,9 @@ class Echo:
             query.has_result = True
             self._egress.on_result(query.admission.destination, failure)
 
-    def _on_lost(self, channel: _Channel) -> None:
-        if self._channel is channel:
-            self._channel = None
-
-
-class _Channel(asyncio.Protocol):
-    """One channel to the service."""
-
-    def __init__(
-        self,
-        on_answer: Callable[[Reply | Failed], None],
-        on_lost: Callable[[_Channel], None],
-    ) -> None:
-        self._on_answer = on_answer
-        self._on_lost = on_lost
-        self._answers = echo.Answers()
-        self._transport: asyncio.Transport
-        self._is_paused = False
-        self.is_lost = False
-
-    def send(self, request: Request) -> None:
-        """Send a request, unless the session is full: then it is lost, as on any wire."""
-        if not self._is_paused and not self._transport.is_closing():
-            self._transport.write(echo.frame(request))
-
-    def close(self) -> None:
-        """End the channel."""
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Pass on the answers that are complete."""
-        try:
-            answers = self._answers.feed(data)
-        except ValueError:
-            self._transport.abort()
-            return
-        for answer in answers:
-            self._on_answer(answer)
-
-    def pause_writing(self) -> None:
-        """Lose what comes now."""
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self._is_paused = False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Be followed by another channel, with the next ping."""
-        self.is_lost = True
-        self._on_lost(self)
+    def _on_channel_end(self) -> None:
+        """Be without a channel, until the next ping."""
+        self._channel = None
 
 
 def _request(ping: Ping, target: str) -> Request:
