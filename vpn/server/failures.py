@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Final
 
@@ -13,6 +14,8 @@ _ANSWERS: Final = frozenset(
 )
 NO_ADDRESS: Final = _ANSWERS - {socket.EAI_NONAME}
 """Errors of getaddrinfo(3) by which a name exists, but has no address, of any or of a family."""
+LOST: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of send(2) that are no failure: a datagram is lost, as on any wire."""
 _FIREWALL: Final = "firewall"
 
 

@@ -20,10 +20,8 @@ of a channel are in one epoll(7): libuv takes an error queue for a broken descri
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import select
-import socket
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -33,8 +31,9 @@ from vpn.protocol import echo
 from vpn.protocol.echo import Failed, Reply, Request
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.services import is_reserved
-from vpn.server.failures import from_error
-from vpn.server.services.ping_socket import Pinger
+from vpn.server.failures import LOST, from_error
+from vpn.server.services.error_queue import FAMILIES
+from vpn.server.services.ping_socket import PingSocket
 from vpn.server.services.resolver import Resolve
 from vpn.ssh.login.login import Login
 
@@ -47,11 +46,8 @@ TICK_S: Final = 5.0
 RESOLVE_TIMEOUT_S: Final = 10.0
 _BURST: Final = 64
 
-_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _NO_PORT: Final = 0
 _HELD: Final = "echo"
-_LOST: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
-"""Errors of send(2) that are a loss like any other."""
 
 
 class EchoService:
@@ -65,10 +61,10 @@ class EchoService:
         """Return the protocol of one channel."""
         return EchoProtocol(self, login)
 
-    def new_pinger(self, family: int) -> Pinger:
+    def new_pinger(self, family: int) -> PingSocket:
         """Return a ping socket. Raises OSError; that it is forbidden is logged the first time."""
         try:
-            return Pinger(family)
+            return PingSocket(family)
         except PermissionError:
             if not self._has_warned:
                 self._has_warned = True
@@ -92,7 +88,7 @@ class EchoService:
 
     async def _look_up(self, host: str, family: int) -> str:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await self._resolve(host, _NO_PORT, _FAMILIES[family])
+            found = await self._resolve(host, _NO_PORT, FAMILIES[family])
         if not found:
             raise OpenFailed(Failure.NXDOMAIN)
         return str(found[0][1][0])
@@ -107,7 +103,7 @@ class _Query:
     host: str
     last: float
     address: str = ""
-    pinger: Pinger | None = None
+    pinger: PingSocket | None = None
     waiting: list[Request] = field(default_factory=list)
     opening: asyncio.Task[None] | None = None
 
@@ -207,7 +203,7 @@ class EchoProtocol(asyncio.Protocol):
             self._send(query, pinger, request)
         query.waiting.clear()
 
-    def _send(self, query: _Query, pinger: Pinger, request: Request) -> None:
+    def _send(self, query: _Query, pinger: PingSocket, request: Request) -> None:
         try:
             pinger.send(
                 query.address,
@@ -217,7 +213,7 @@ class EchoProtocol(asyncio.Protocol):
                 may_fragment=request.may_fragment,
             )
         except OSError as error:
-            if error.errno not in _LOST:
+            if error.errno not in LOST:
                 self._say_of(request, from_error(error).failure)
 
     def _fail(self, query: _Query, failure: Failure) -> None:
@@ -241,7 +237,7 @@ class EchoProtocol(asyncio.Protocol):
             if events & select.EPOLLIN:
                 self._on_answers(query, query.pinger)
 
-    def _on_answers(self, query: _Query, pinger: Pinger) -> None:
+    def _on_answers(self, query: _Query, pinger: PingSocket) -> None:
         for _ in range(_BURST):
             answer = pinger.receive()
             if answer is None:
@@ -252,7 +248,7 @@ class EchoProtocol(asyncio.Protocol):
                 Reply(query.number, answer.sequence, answer.hop_limit, source, answer.payload)
             )
 
-    def _on_errors(self, query: _Query, pinger: Pinger) -> None:
+    def _on_errors(self, query: _Query, pinger: PingSocket) -> None:
         for _ in range(_BURST):
             error = pinger.receive_error()
             if error is None:

@@ -2,8 +2,7 @@
 
 The kernel chooses the identifier, sums the message and gives the socket only what answers it
 (icmp(7); net.ipv4.ping_group_range says who may have one, for both families). Errors of routers
-come by the error queue, with the router's address and the start of the request that they are about
-(ip(7), IP_RECVERR; ipv6(7), IPV6_RECVERR).
+come by its error queue, with the start of the request that they are about.
 """
 
 from __future__ import annotations
@@ -13,17 +12,14 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-# linux/in.h, linux/in6.h: newer in Python's module than our oldest Python, or never there.
+from vpn.server.services.error_queue import FAMILIES, ErrorQueue
+
+# linux/in.h: not in Python's module.
 _IP_MTU_DISCOVER: Final = 10
 _IP_PMTUDISC_DONT: Final = 0
 _IP_PMTUDISC_WANT: Final = 1
-_IP_RECVERR: Final = 11
 _IP_RECVTTL: Final = 12
-_IPV6_RECVERR: Final = 25
 
-_EXTENDED: Final = struct.Struct("=IBBBxII")
-"""`struct sock_extended_err` (linux/errqueue.h): errno, origin, type, code, info, data."""
-_ORIGIN_LOCAL: Final = 1
 _INT: Final = struct.Struct("=i")
 _HOP_LIMITS: Final = (socket.IP_TTL, socket.IPV6_HOPLIMIT)
 _HEADER: Final = struct.Struct("!BBHHH")
@@ -52,22 +48,19 @@ class Error:
     router: str
 
 
-class Pinger:
+class PingSocket:
     """A ping socket of a family, 4 or 6. Raises OSError, EACCES where it is not allowed."""
 
     def __init__(self, family: int) -> None:
         self._is_v4 = family == 4
-        if self._is_v4:
-            address_family, protocol = socket.AF_INET, socket.IPPROTO_ICMP
-            options = ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IP, _IP_RECVTTL))
-        else:
-            address_family, protocol = socket.AF_INET6, socket.IPPROTO_ICMPV6
-            level = socket.IPPROTO_IPV6
-            options = ((level, _IPV6_RECVERR), (level, socket.IPV6_RECVHOPLIMIT))
+        protocol = socket.IPPROTO_ICMP if self._is_v4 else socket.IPPROTO_ICMPV6
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._sock = socket.socket(address_family, kind, protocol)
-        for level, option in options:
-            self._sock.setsockopt(level, option, 1)
+        self._sock = socket.socket(FAMILIES[family], kind, protocol)
+        if self._is_v4:
+            self._sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+        else:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+        self._errors = ErrorQueue(self._sock, family, _HEADER.size)
 
     def fileno(self) -> int:
         """Return the descriptor, for select(2) and its kin."""
@@ -109,40 +102,16 @@ class Pinger:
         return Answer(sender[0], sequence, hop_limit & 0xFF, data[_HEADER.size :])
 
     def receive_error(self) -> Error | None:
-        """Return the next error, or None if there is none now."""
-        while True:
-            try:
-                data, control, _, _ = self._sock.recvmsg(
-                    _ANSWER_BYTES, _CONTROL_BYTES, socket.MSG_ERRQUEUE
-                )
-            except OSError:
-                return None
-            for level, kind, value in control:
-                if (level, kind) == self._error_option() and len(value) >= _EXTENDED.size:
-                    error = self._error(data, value)
-                    if error is not None:
-                        return error
+        """Return the next error, or None if there is none now.
+
+        Those of this machine are left out, send(2) has raised them, and those that quote nothing.
+        """
+        while (error := self._errors.read()) is not None:
+            if not error.is_local and len(error.quoted) == _HEADER.size:
+                sequence = _HEADER.unpack(error.quoted)[4]
+                return Error(sequence, error.kind, error.code, error.mtu, error.router)
+        return None
 
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
-
-    def _error_option(self) -> tuple[int, int]:
-        if self._is_v4:
-            return socket.IPPROTO_IP, _IP_RECVERR
-        return socket.IPPROTO_IPV6, _IPV6_RECVERR
-
-    def _error(self, quoted: bytes, value: bytes) -> Error | None:
-        _, origin, kind, code, info, _ = _EXTENDED.unpack_from(value)
-        if origin == _ORIGIN_LOCAL or len(quoted) < _HEADER.size:
-            return None  # send(2) has said it already, or a router does not say of what it speaks
-        too_big = (3, 4) if self._is_v4 else (2, 0)
-        mtu = info if (kind, code) == too_big else 0
-        sequence = _HEADER.unpack_from(quoted)[4]
-        return Error(sequence, kind, code, mtu, self._offender(value[_EXTENDED.size :]))
-
-    def _offender(self, sockaddr: bytes) -> str:
-        """Return the address in a `struct sockaddr_in` or `sockaddr_in6`."""
-        if self._is_v4:
-            return socket.inet_ntop(socket.AF_INET, sockaddr[4:8])
-        return socket.inet_ntop(socket.AF_INET6, sockaddr[8:24])

@@ -36,11 +36,12 @@ from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.message_channel import MessageChannel
 from vpn.protocol.services import is_reserved
 from vpn.protocol.udp import Deliver, Send, Undeliverable
-from vpn.server.failures import from_error
+from vpn.server.failures import LOST, from_error
+from vpn.server.services.error_queue import FAMILIES
 from vpn.server.services.resolver import Resolve
 from vpn.server.services.socket_poll import Readiness
 from vpn.server.services.udp_peers import Peers
-from vpn.server.services.udp_socket import FAMILIES, LOST, DatagramSocket
+from vpn.server.services.udp_socket import DatagramSocket
 from vpn.ssh.login.login import Login
 
 MAX_ASSOCIATIONS: Final = 2048

@@ -213,7 +213,7 @@ def test_kernel_that_forbids_is_prohibited_and_logged_once(
     def refuse(family: int) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module, "Pinger", refuse)
+    monkeypatch.setattr(module, "PingSocket", refuse)
 
     async def dialogue(bench: Bench) -> None:
         del bench.service.new_pinger  # the real one, on a kernel that refuses
