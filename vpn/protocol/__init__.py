@@ -1,1 +1,1 @@
-"""What client and server say to each other over SSH channels."""
+"""The protocol of client and server, in the channels of an SSH session."""

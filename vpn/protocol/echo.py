@@ -1,7 +1,7 @@
-"""What client and server say to each other about ICMP echo, over a channel of its own. Pure.
+"""The messages of the echo service, between client and server. Pure.
 
-Each message is msgpack in a frame (`vpn.protocol.framing`): a closed set of types, decoded
-strictly, each field bounded. A peer that sends anything else is no peer.
+They are a closed set of types, decoded strictly, each field bounded, and go in the stream of a
+channel of their own (`vpn.protocol.message_channel`). A peer that sends anything else is no peer.
 
 A *query* is one program's pinging of one destination, the query session of RFC 5508. The client
 numbers it; the server gives it a ping socket (icmp(7)), whose identifier is the kernel's choice.
@@ -14,10 +14,9 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from vpn.protocol import framing, icmp
+from vpn.protocol import icmp
 from vpn.protocol.failure import Failure
 from vpn.protocol.fields import MAX_HOST, Host, Octet
-from vpn.protocol.framing import Frames
 
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
@@ -108,30 +107,3 @@ def decode_answer(message: bytes) -> Reply | Failed:
     """Return what a server says. Raises ValueError."""
     answer: Reply | Failed = _ANSWERS.decode(message)
     return answer
-
-
-def frame(message: Request | Reply | Failed) -> bytes:
-    """Return a message as it goes over the channel."""
-    return framing.frame(_encode(message))
-
-
-class Requests:
-    """Takes the client's direction of a channel apart."""
-
-    def __init__(self) -> None:
-        self._frames = Frames(MAX_MESSAGE)
-
-    def feed(self, data: bytes) -> list[Request]:
-        """Return the messages that `data` completes. Raises ValueError: the channel is to end."""
-        return [_REQUESTS.decode(one) for one in self._frames.feed(data)]
-
-
-class Answers:
-    """Takes the server's direction of a channel apart."""
-
-    def __init__(self) -> None:
-        self._frames = Frames(MAX_MESSAGE)
-
-    def feed(self, data: bytes) -> list[Reply | Failed]:
-        """Return the messages that `data` completes. Raises ValueError: the channel is to end."""
-        return [_ANSWERS.decode(one) for one in self._frames.feed(data)]

@@ -1,4 +1,4 @@
-"""Fields that messages to and from more than one service of our server have. Pure."""
+"""The fields that the messages of more than one service share. Pure."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ MAX_HOST: Final = 253
 
 Octet = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 Host = Annotated[str, msgspec.Meta(max_length=MAX_HOST, pattern=r"^[!-~]*\Z")]
-"""As many octets as characters: ASCII without spaces, as `dns.names.to_text` has it."""
+"""A name or an address: printable ASCII without spaces, as `dns.names.to_text` writes names."""

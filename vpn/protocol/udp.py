@@ -1,10 +1,10 @@
-"""What client and server say to each other about UDP, in an association. Pure.
+"""The messages of an association of UDP, between client and server. Pure.
 
 An association is one local socket of an application, and one socket at the far end. It is opened
 as a channel of its own to a reserved destination, which says its family. Each datagram, and each
 ICMP error about one, is one message: a closed set of types, decoded strictly, each field bounded.
-Nothing in a message depends on the one before, so that any of them may be lost: what carries them
-may be the channel (`vpn.protocol.framing`) or something that keeps no order. A peer that sends
+Nothing in a message depends on the one before, so that any of them may be lost: they may go in the
+stream of the channel or in its datagrams (`vpn.protocol.message_channel`). A peer that sends
 anything else is no peer.
 """
 

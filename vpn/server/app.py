@@ -29,10 +29,11 @@ class Server:
         self._dialer = Dialer()
         recursive = SystemResolvers()
         lookups = Lookups(self._dialer.resolve_routed, recursive)
+        self._echo = EchoService(self._dialer.resolve)
         self._udp = UdpService(self._dialer.resolve)
         self._services: table.Handlers = {
             RESOLVER: lambda _: ResolverProtocol(lookups.resolve, recursive),
-            ECHO: EchoService(self._dialer.resolve).protocol,
+            ECHO: self._echo.protocol,
             UDP[4]: partial(self._udp.protocol, 4),
             UDP[6]: partial(self._udp.protocol, 6),
             UDP_IN_DATAGRAMS[4]: partial(self._udp.protocol, 4, in_datagrams=True),
@@ -53,7 +54,7 @@ class Server:
         try:
             server._listener = await transport.listen(listening, server._acceptor.protocol)
         except BaseException:
-            server._dialer.close()
+            server._close_services()
             raise
         return server
 
@@ -75,6 +76,7 @@ class Server:
 
     def _close_services(self) -> None:
         self._udp.close()
+        self._echo.close()
         self._dialer.close()
 
     async def _open_flow(self, login: Login, host: str, port: int) -> asyncio.Protocol:

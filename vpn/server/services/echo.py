@@ -5,16 +5,15 @@ Theory of operation
 A channel carries the messages of `vpn.protocol.echo`. Each query of it has a ping socket of its
 own, made with its first request, so that the kernel finds out whose a reply is, and nothing of a
 request is kept here. Replies and errors go to the client as they come, doubled and out of order if
-they do; what does not come is not answered. Nothing waits, so that the times are those of the
-network: what the client does not take, or the socket, is lost, as on any wire.
+they do; a request that nobody answers is not answered. Nothing waits, so that the times are those
+of the network: what the client does not take, or the socket, is lost, as on any wire.
 
 A name is resolved once for a query, its first address taken; requests wait for it meanwhile, up to
 `MAX_WAITING`. Each request is compared with the grant of the login, as the port 0, which only rules
 for any port permit: who may open one port of a host may not ping it.
 
 Bounds: `MAX_QUERIES` sockets for a login, on all its channels. One more takes the place of the
-idlest of its channel; a query that is idle for `IDLE_S` (RFC 5508, REQ-2) is forgotten. All sockets
-of a channel are in one epoll(7): libuv takes an error queue for a broken descriptor.
+idlest of its channel; a query that is idle for `IDLE_S` (RFC 5508, REQ-2) is forgotten.
 """
 
 from __future__ import annotations
@@ -23,18 +22,22 @@ import asyncio
 import logging
 import select
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
-from typing import Final, cast
+from typing import Final
 
 from vpn.protocol import echo
 from vpn.protocol.echo import Failed, Reply, Request
 from vpn.protocol.failure import Failure, OpenFailed
+from vpn.protocol.message_channel import MessageChannel
 from vpn.protocol.services import is_reserved
 from vpn.server.failures import LOST, from_error
 from vpn.server.services.error_queue import FAMILIES
 from vpn.server.services.ping_socket import PingSocket
 from vpn.server.services.resolver import Resolve
+from vpn.server.services.socket_poll import SocketPoll
 from vpn.ssh.login.login import Login
 
 logger = logging.getLogger(__name__)
@@ -51,17 +54,24 @@ _HELD: Final = "echo"
 
 
 class EchoService:
-    """Pings for the clients of one server."""
+    """Pings for the clients of one server. Make it on a running loop."""
 
     def __init__(self, resolve: Resolve) -> None:
         self._resolve = resolve
+        self._loop = asyncio.get_running_loop()
+        self._open: set[Queries] = set()
+        self._ticking = self._loop.call_later(TICK_S, self._on_tick)
         self._has_warned = False
+        self.poll = SocketPoll()
 
     def protocol(self, login: Login) -> asyncio.Protocol:
         """Return the protocol of one channel."""
-        return EchoProtocol(self, login)
+        queries = Queries(self, login, lambda message: channel.send(message))
+        self._open.add(queries)
+        channel = MessageChannel(echo.MAX_MESSAGE, queries.on_message, queries.close)
+        return channel
 
-    def new_pinger(self, family: int) -> PingSocket:
+    def new_socket(self, family: int) -> PingSocket:
         """Return a ping socket. Raises OSError; that it is forbidden is logged the first time."""
         try:
             return PingSocket(family)
@@ -86,6 +96,17 @@ class EchoService:
             raise OpenFailed(Failure.POLICY, "multicast")
         return str(address)
 
+    def end(self, queries: Queries) -> None:
+        """Forget the queries of a channel that is closing."""
+        self._open.discard(queries)
+
+    def close(self) -> None:
+        """End all queries; harmless when closed."""
+        self._ticking.cancel()
+        for queries in list(self._open):
+            queries.close()
+        self.poll.close()
+
     async def _look_up(self, host: str, family: int) -> str:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
             found = await self._resolve(host, _NO_PORT, FAMILIES[family])
@@ -93,89 +114,73 @@ class EchoService:
             raise OpenFailed(Failure.NXDOMAIN)
         return str(found[0][1][0])
 
+    def _on_tick(self) -> None:
+        self._ticking = self._loop.call_later(TICK_S, self._on_tick)
+        for queries in self._open:
+            queries.forget_idle(self._loop.time() - IDLE_S)
 
-@dataclass(slots=True)
+
+@dataclass(eq=False, slots=True)
 class _Query:
-    """One ping of a client. `address` and `pinger` are there once the name is resolved."""
+    """One ping of a client. `address` and `sock` are there once the name is resolved."""
 
     number: int
     family: int
     host: str
     last: float
     address: str = ""
-    pinger: PingSocket | None = None
+    sock: PingSocket | None = None
     waiting: list[Request] = field(default_factory=list)
     opening: asyncio.Task[None] | None = None
 
 
-class EchoProtocol(asyncio.Protocol):
-    """One channel to the service."""
+class Queries:
+    """The queries of one channel."""
 
-    def __init__(self, service: EchoService, login: Login) -> None:
+    def __init__(self, service: EchoService, login: Login, emit: Callable[[bytes], object]) -> None:
+        """`emit` takes a message for the client, or loses it."""
         self._service = service
         self._login = login
+        self._emit = emit
         self._loop = asyncio.get_running_loop()
-        self._requests = echo.Requests()
         self._queries: OrderedDict[int, _Query] = OrderedDict()
-        self._by_fd: dict[int, _Query] = {}
-        self._poll = select.epoll()
-        self._transport: asyncio.Transport
-        self._ticking: asyncio.TimerHandle
-        self._is_paused = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start to ping."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._loop.add_reader(self._poll.fileno(), self._on_events)
-        self._ticking = self._loop.call_later(TICK_S, self._on_tick)
-
-    def data_received(self, data: bytes) -> None:
-        """Send the requests that are complete."""
-        try:
-            requests = self._requests.feed(data)
-        except ValueError:
-            self._transport.abort()
+    def on_message(self, message: bytes) -> None:
+        """Take what the client says. Raises ValueError if that is no message."""
+        request = echo.decode_request(message)
+        is_ours = is_reserved(request.host)
+        if is_ours or self._login.grant.refusal(request.host, _NO_PORT) is not None:
+            self._refuse(request, Failure.POLICY)
             return
-        for request in requests:
-            self._on_request(request)
-
-    def pause_writing(self) -> None:
-        """Let replies be lost: the client does not take them."""
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        """Pass replies on again."""
-        self._is_paused = False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget everything."""
-        self._ticking.cancel()
-        self._loop.remove_reader(self._poll.fileno())
-        for query in list(self._queries.values()):
-            self._forget(query)
-        self._poll.close()
-
-    def _on_request(self, request: Request) -> None:
-        refused = is_reserved(request.host)
-        if refused or self._login.grant.refusal(request.host, _NO_PORT) is not None:
-            self._say_of(request, Failure.POLICY)
-            return
-        query = self._queries.get(request.query)
-        if query is None or (query.host, query.family) != (request.host, request.family):
-            if query is not None:
-                self._forget(query)
-            query = self._begin(request)
+        query = self._query_of(request)
         if query is None:
             return
         query.last = self._loop.time()
         self._queries.move_to_end(query.number)
-        if query.pinger is not None:
-            self._send(query, query.pinger, request)
+        if query.sock is not None:
+            self._send(query, query.sock, request)
         elif len(query.waiting) < MAX_WAITING:
             query.waiting.append(request)
 
-    def _begin(self, request: Request) -> _Query | None:
-        """Return a new query, or None if this login has too many on other channels."""
+    def forget_idle(self, since: float) -> None:
+        """Forget the queries that nothing was sent or came for since a time of the loop."""
+        for query in list(self._queries.values()):
+            if query.last < since:
+                self._forget(query)
+
+    def close(self) -> None:
+        """Forget all queries; harmless when closed."""
+        self._service.end(self)
+        for query in list(self._queries.values()):
+            self._forget(query)
+
+    def _query_of(self, request: Request) -> _Query | None:
+        """Return the query of a request, None if the login has too many on other channels."""
+        query = self._queries.get(request.query)
+        if query is not None:
+            if (query.host, query.family) == (request.host, request.family):
+                return query
+            self._forget(query)
         if self._login.held[_HELD] >= MAX_QUERIES:
             if not self._queries:
                 return None
@@ -189,23 +194,28 @@ class EchoProtocol(asyncio.Protocol):
     async def _open(self, query: _Query) -> None:
         try:
             query.address = await self._service.address_of(query.host, query.family)
-            pinger = self._service.new_pinger(query.family)
+            sock = self._service.new_socket(query.family)
         except OpenFailed as failed:
             self._fail(query, failed.failure)
             return
         except OSError as error:
             self._fail(query, from_error(error).failure)
             return
-        query.pinger = pinger
-        self._by_fd[pinger.fileno()] = query
-        self._poll.register(pinger, select.EPOLLIN)
+        query.sock = sock
+        self._service.poll.add(sock.fileno(), partial(self._on_ready, query, sock))
         for request in query.waiting:
-            self._send(query, pinger, request)
+            self._send(query, sock, request)
         query.waiting.clear()
 
-    def _send(self, query: _Query, pinger: PingSocket, request: Request) -> None:
+    def _fail(self, query: _Query, failure: Failure) -> None:
+        """Report that there can be no pinging; the next request is another try."""
+        self._forget(query)
+        for request in query.waiting:
+            self._refuse(request, failure)
+
+    def _send(self, query: _Query, sock: PingSocket, request: Request) -> None:
         try:
-            pinger.send(
+            sock.send(
                 query.address,
                 request.hop_limit,
                 request.sequence,
@@ -214,69 +224,51 @@ class EchoProtocol(asyncio.Protocol):
             )
         except OSError as error:
             if error.errno not in LOST:
-                self._say_of(request, from_error(error).failure)
+                self._refuse(request, from_error(error).failure)
 
-    def _fail(self, query: _Query, failure: Failure) -> None:
-        """Say why there can be no pinging; the next request is another try."""
-        self._forget(query)
-        for request in query.waiting:
-            self._say_of(request, failure)
-
-    def _say_of(self, request: Request, failure: Failure) -> None:
+    def _refuse(self, request: Request, failure: Failure) -> None:
         error = echo.error_for(failure, request.family)
         if error is not None:
-            self._write(Failed(request.query, request.sequence, *error, 0, ""))
+            self._emit(echo.encode(Failed(request.query, request.sequence, *error, 0, "")))
 
-    def _on_events(self) -> None:
-        for fd, events in self._poll.poll(0):
-            query = self._by_fd.get(fd)
-            if query is None or query.pinger is None:
-                continue
-            if events & select.EPOLLERR:
-                self._on_errors(query, query.pinger)
-            if events & select.EPOLLIN:
-                self._on_answers(query, query.pinger)
+    def _on_ready(self, query: _Query, sock: PingSocket, events: int) -> None:
+        if events & select.EPOLLERR:
+            self._on_errors(query, sock)
+        if events & select.EPOLLIN:
+            self._on_answers(query, sock)
 
-    def _on_answers(self, query: _Query, pinger: PingSocket) -> None:
+    def _on_errors(self, query: _Query, sock: PingSocket) -> None:
         for _ in range(_BURST):
-            answer = pinger.receive()
+            error = sock.receive_error()
+            if error is None:
+                return
+            router = query.host if error.router == query.address else error.router
+            self._emit(
+                echo.encode(
+                    Failed(query.number, error.sequence, error.kind, error.code, error.mtu, router)
+                )
+            )
+
+    def _on_answers(self, query: _Query, sock: PingSocket) -> None:
+        for _ in range(_BURST):
+            answer = sock.receive()
             if answer is None:
                 return
             query.last = self._loop.time()
             source = query.host if answer.address == query.address else answer.address
-            self._write(
-                Reply(query.number, answer.sequence, answer.hop_limit, source, answer.payload)
+            self._emit(
+                echo.encode(
+                    Reply(query.number, answer.sequence, answer.hop_limit, source, answer.payload)
+                )
             )
-
-    def _on_errors(self, query: _Query, pinger: PingSocket) -> None:
-        for _ in range(_BURST):
-            error = pinger.receive_error()
-            if error is None:
-                return
-            router = query.host if error.router == query.address else error.router
-            self._write(
-                Failed(query.number, error.sequence, error.kind, error.code, error.mtu, router)
-            )
-
-    def _write(self, message: Reply | Failed) -> None:
-        if not self._is_paused and not self._transport.is_closing():
-            self._transport.write(echo.frame(message))
-
-    def _on_tick(self) -> None:
-        self._ticking = self._loop.call_later(TICK_S, self._on_tick)
-        now = self._loop.time()
-        for query in list(self._queries.values()):
-            if now - query.last > IDLE_S:
-                self._forget(query)
 
     def _forget(self, query: _Query) -> None:
         if self._queries.get(query.number) is not query:
             return
         del self._queries[query.number]
         self._login.held[_HELD] -= 1
-        if query.pinger is not None:
-            self._poll.unregister(query.pinger)
-            del self._by_fd[query.pinger.fileno()]
-            query.pinger.close()
+        if query.sock is not None:
+            self._service.poll.remove(query.sock.fileno())
+            query.sock.close()
         elif query.opening is not None and query.opening is not asyncio.current_task(self._loop):
             query.opening.cancel()

@@ -1,7 +1,7 @@
-"""Tells of datagrams and of ICMP errors that wait in sockets, on any event loop.
+"""One epoll(7) for many sockets, that reports datagrams and ICMP errors on any event loop.
 
 libuv takes a socket with an error in its queue for a broken one, and watches it no more. So all
-sockets are in one epoll(7) of our own, and the event loop watches that.
+sockets are in an epoll(7) of our own, and the event loop watches that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ OnReady = Callable[[int], None]
 """Gets the events of epoll(7) that there are."""
 
 
-class Readiness:
+class SocketPoll:
     """Watches any number of sockets on the running loop."""
 
     def __init__(self) -> None:

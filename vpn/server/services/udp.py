@@ -39,7 +39,7 @@ from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.failures import LOST, from_error
 from vpn.server.services.error_queue import FAMILIES
 from vpn.server.services.resolver import Resolve
-from vpn.server.services.socket_poll import Readiness
+from vpn.server.services.socket_poll import SocketPoll
 from vpn.server.services.udp_peers import Peers
 from vpn.server.services.udp_socket import DatagramSocket
 from vpn.ssh.login.login import Login
@@ -63,7 +63,7 @@ class UdpService:
     def __init__(self, resolve: Resolve) -> None:
         self.resolve = resolve
         self._loop = asyncio.get_running_loop()
-        self._readiness = Readiness()
+        self._poll = SocketPoll()
         self._open: set[Association] = set()
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self._ticking = self._loop.call_later(TICK_S, self._on_tick)
@@ -95,25 +95,25 @@ class UdpService:
         association = Association(self, login, family, sock, emit)
         login.held[_HELD] += 1
         self._open.add(association)
-        self._readiness.add(sock.fileno(), association.on_ready)
+        self._poll.add(sock.fileno(), association.on_ready)
         return association
 
     def watch(self, sock: DatagramSocket, *, is_read: bool) -> None:
         """Call back for datagrams and errors, or only for errors."""
-        self._readiness.modify(sock.fileno(), is_read=is_read)
+        self._poll.modify(sock.fileno(), is_read=is_read)
 
     def end(self, association: Association, login: Login, sock: DatagramSocket) -> None:
         """Forget an association that is closing."""
         self._open.discard(association)
         login.held[_HELD] -= 1
-        self._readiness.remove(sock.fileno())
+        self._poll.remove(sock.fileno())
 
     def close(self) -> None:
         """End all associations; harmless when closed."""
         self._ticking.cancel()
         for association in list(self._open):
             association.close()
-        self._readiness.close()
+        self._poll.close()
 
     def _on_tick(self) -> None:
         self._ticking = self._loop.call_later(TICK_S, self._on_tick)

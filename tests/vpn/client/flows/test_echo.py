@@ -19,6 +19,7 @@ from vpn.policy.rules import Action, Policy, parse_rule
 from vpn.protocol import echo as wire
 from vpn.protocol.echo import Failed, Reply, Request
 from vpn.protocol.failure import Failure, OpenFailed
+from vpn.protocol.framing import Frames, frame
 from vpn.protocol.services import ECHO
 from vpn.transport.memory import memory_pair
 from vpn.transport.pump import Pump
@@ -30,7 +31,7 @@ class Server(asyncio.Protocol):
     """The far end of a channel: what was asked, and answers as the test wants."""
 
     def __init__(self) -> None:
-        self._requests = wire.Requests()
+        self._requests = Frames(wire.MAX_MESSAGE)
         self.asked: list[Request] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -38,10 +39,10 @@ class Server(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.asked += self._requests.feed(data)
+        self.asked += map(wire.decode_request, self._requests.feed(data))
 
     def answer(self, *answers: Reply | Failed) -> None:
-        self.transport.write(b"".join(map(wire.frame, answers)))
+        self.transport.write(b"".join(frame(wire.encode(one)) for one in answers))
 
 
 class Session:

@@ -16,8 +16,9 @@ from ssh_lab import Keys, session_of
 from transport_lab import Recorder
 
 from vpn.protocol import echo
-from vpn.protocol.echo import Answers, Failed, Reply, Request
+from vpn.protocol.echo import Failed, Reply, Request
 from vpn.protocol.failure import OpenFailed
+from vpn.protocol.framing import Frames, frame
 from vpn.protocol.services import ECHO
 from vpn.server.services import echo as module
 from vpn.server.services.echo import EchoService
@@ -73,16 +74,16 @@ class Bench:
         self.refusal = refusal
         self.resolved: list[tuple[str, Any]] = []
         self.service = EchoService(self._resolve)
-        self.service.new_pinger = self._new_pinger  # type: ignore[method-assign, assignment]
+        self.service.new_socket = self._new_socket  # type: ignore[method-assign, assignment]
         self.login = Login(grant)
         self.client, self.answers = self.channel()
 
-    def channel(self) -> tuple[Recorder, Answers]:
+    def channel(self) -> tuple[Recorder, Frames]:
         client = Recorder()
         memory_pair(self.service.protocol(self.login), client)
-        return client, Answers()
+        return client, Frames(echo.MAX_MESSAGE)
 
-    def _new_pinger(self, family: int) -> Kernel:
+    def _new_socket(self, family: int) -> Kernel:
         if self.refusal is not None:
             raise self.refusal
         self.kernels.append(Kernel())
@@ -96,13 +97,13 @@ class Bench:
         return [(family, ("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", port))]
 
     def send(self, *requests: Request) -> None:
-        self.client.transport.write(b"".join(map(echo.frame, requests)))
+        self.client.transport.write(b"".join(frame(echo.encode(one)) for one in requests))
 
     async def hears(self, count: int) -> list[Reply | Failed]:
         heard: list[Reply | Failed] = []
 
         def is_enough(client: Recorder) -> bool:
-            heard.extend(self.answers.feed(bytes(client.received)))
+            heard.extend(map(echo.decode_answer, self.answers.feed(bytes(client.received))))
             client.received.clear()
             return len(heard) >= count
 
@@ -129,6 +130,7 @@ def played(run: Callable, dialogue: Callable[[Bench], Any], **arguments: Any) ->
         await dialogue(bench)
         bench.client.transport.abort()
         await bench.settle()
+        bench.service.close()
         assert all(kernel.is_closed for kernel in bench.kernels)
         assert bench.login.held["echo"] == 0
 
@@ -216,7 +218,7 @@ def test_kernel_that_forbids_is_prohibited_and_logged_once(
     monkeypatch.setattr(module, "PingSocket", refuse)
 
     async def dialogue(bench: Bench) -> None:
-        del bench.service.new_pinger  # the real one, on a kernel that refuses
+        del bench.service.new_socket  # the real one, on a kernel that refuses
         bench.send(request(), request(2, "2001:db8::1", family=6))
         assert await bench.hears(2) == [Failed(1, 7, 3, 13, 0, ""), Failed(2, 7, 1, 1, 0, "")]
 
@@ -303,7 +305,7 @@ def test_channels_of_a_login_share_the_limit(
         await bench.settle()
         other, _ = bench.channel()
         await other.until_fact("made")
-        other.transport.write(echo.frame(request(1)))
+        other.transport.write(frame(echo.encode(request(1))))
         await bench.settle()
         assert [kernel.is_closed for kernel in bench.kernels] == [False]
         other.transport.abort()
@@ -365,11 +367,11 @@ def test_login_that_may_open_one_port_has_the_service_and_is_prohibited_there(
     async def dialogue() -> None:
         async with session_of(keys) as session:
             reader, writer = await session.open_stream(*ECHO)
-            writer.write(echo.frame(request()))
-            said = Answers()
+            writer.write(frame(echo.encode(request())))
+            said = Frames(echo.MAX_MESSAGE)
             heard: list[Reply | Failed] = []
             while not heard:
-                heard = said.feed(await reader.read(4096))
+                heard = list(map(echo.decode_answer, said.feed(await reader.read(4096))))
             assert heard == [Failed(1, 7, 3, 13, 0, "")]
             writer.close()
             await writer.wait_closed()
