@@ -63,7 +63,8 @@ async def _serve(key: Identity, address: Address, authorized_keys: Path) -> None
     from vpn.server.app import Server
     from vpn.ssh.login.authorized_files import AuthorizedFiles
     from vpn.systemd.notify import READY, STOPPING, Notifier, status
-    from vpn.transport.base import Listening, load
+    from vpn.transport.base import Listening
+    from vpn.transport.registry import load
 
     notifier = Notifier()
     notifier.keep_alive()

@@ -49,7 +49,7 @@ from vpn.linux import namespace_processes
 from vpn.policy.report import Report, encode
 from vpn.server.app import Server
 from vpn.ssh.session import client as ssh
-from vpn.transport import base
+from vpn.transport import base, registry
 from vpn.transport.pump import Pump
 
 _EXIT_PACKET: Final = 16
@@ -162,7 +162,7 @@ async def _connect(settings: Settings) -> tuple[ssh.Session, Server | None, Conn
 
 
 async def _connect_to(target: Target, login: ssh.Login, datagrams: bool | None) -> ssh.Session:
-    transport = base.load(target.transport)
+    transport = registry.load(target.transport)
     dialing = base.Dialing(
         target.address,
         base.PlainSockets(),

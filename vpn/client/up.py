@@ -54,7 +54,7 @@ from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
 from vpn.ssh.session import client as ssh
 from vpn.systemd.notify import READY, STOPPING, Notifier, status
-from vpn.transport import base
+from vpn.transport import base, registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class Client:
 
     async def _connect(self) -> ssh.Session:
         target = self._settings.target
-        transport = base.load(target.transport)
+        transport = registry.load(target.transport)
         dialing = base.Dialing(
             target.address,
             self._monitor,

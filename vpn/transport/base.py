@@ -37,13 +37,10 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from vpn.endpoint import join_host_port
-from vpn.errors import UsageError
 
-ENTRY_POINTS = "overlay_vpn.transports"
 HIGH_WATER = 256 << 10
 
 StreamFactory = Callable[[], asyncio.Protocol]
@@ -170,16 +167,6 @@ class PlainSockets:
     ) -> socket.socket:
         """Return a new non-blocking socket. Raises OSError."""
         return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-
-
-def load(name: str) -> Transport:
-    """Return a new instance of the transport registered as `name`. Raises UsageError."""
-    found = entry_points(group=ENTRY_POINTS, name=name)
-    for entry in found:
-        factory: Callable[[], Transport] = entry.load()
-        return factory()
-    known = ", ".join(sorted(entry_points(group=ENTRY_POINTS).names))
-    raise UsageError(f"there is no transport {name!r}; choose one of: {known}")
 
 
 async def resolve(

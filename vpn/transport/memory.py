@@ -1,4 +1,4 @@
-"""Streams inside one process: a network for tests, with every rule of a real one."""
+"""Streams between protocols of one process: for `run --embedded`, and for tests."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from transport_lab import (
 )
 
 from vpn.errors import AuthenticationError, TransportError
-from vpn.transport import base, dial
+from vpn.transport import dial, registry
 from vpn.transport.base import HIGH_WATER, Address, Listening, Transport
 from vpn.transport.quic.config import WINDOW_BYTES
 
@@ -65,7 +65,7 @@ def send(recorder: Recorder, data: bytes) -> None:
 
 def test_it_is_registered_under_its_name(transport: Transport, name: str) -> None:
     assert transport.name == name
-    assert type(base.load(name)) is type(transport)
+    assert type(registry.load(name)) is type(transport)
 
 
 def test_bytes_pass_both_ways_whoever_speaks_first(run: Run, transport: Transport) -> None:
