@@ -3,25 +3,16 @@
 import asyncio
 import socket
 import struct
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "transport"))
-
-from transport_lab import LOOPS, Recorder, Runner, until
+from dialogues import dialogue
+from transport_lab import Recorder, until
 
 from vpn.transport.memory import memory_pair
 from vpn.transport.pump import Pump
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def run(request: pytest.FixtureRequest) -> Iterator[Callable]:
-    with Runner(request.param) as runner:
-        yield runner.run
 
 
 class Joined:
@@ -46,10 +37,9 @@ class Joined:
     async def bring_socket(self) -> None:
         await self.pump.attach(self.flow)
 
-    async def open(self) -> "Joined":
+    async def open(self) -> None:
         await self.bring_channel()
         await self.bring_socket()
-        return self
 
     async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self.app, data)
@@ -64,249 +54,206 @@ class Joined:
         assert self.pump.is_done
 
 
-def test_data_passes_both_ways_and_is_counted(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = await Joined().open()
-        await joined.send(b"up")
-        await joined.channel_end.until_bytes(2)
-        joined.channel_end.transport.write(b"down")
-        assert await joined.receive() == b"down"
-        assert (joined.pump.bytes_up, joined.pump.bytes_down) == (2, 4)
-        joined.pump.abort()
-        await joined.done()
+@asynccontextmanager
+async def joined() -> AsyncIterator[Joined]:
+    made = Joined()
+    yield made
+    await made.done()
 
-    run(dialogue())
+
+played = dialogue(joined, run="run")
+
+
+@played
+async def test_data_passes_both_ways_and_is_counted(joined: Joined) -> None:
+    await joined.open()
+    await joined.send(b"up")
+    await joined.channel_end.until_bytes(2)
+    joined.channel_end.transport.write(b"down")
+    assert await joined.receive() == b"down"
+    assert (joined.pump.bytes_up, joined.pump.bytes_down) == (2, 4)
+    joined.pump.abort()
 
 
 @pytest.mark.parametrize("first", ["channel", "socket"])
-def test_what_comes_before_the_other_side_is_up_is_not_lost(run: Callable, first: str) -> None:
-    async def dialogue() -> None:
-        joined = Joined()
-        if first == "channel":
-            await joined.bring_channel()
-            joined.channel_end.transport.write(b"early")
-            joined.channel_end.transport.write_eof()
-            await asyncio.sleep(0.05)
-            await joined.bring_socket()
-            assert await joined.receive() == b"early"
-            assert await joined.receive() == b""
-            joined.app.shutdown(socket.SHUT_WR)
-        else:
-            await joined.send(b"early")
-            joined.app.shutdown(socket.SHUT_WR)
-            await joined.bring_socket()
-            await asyncio.sleep(0.05)
-            await joined.bring_channel()
-            await joined.channel_end.until_fact("eof")
-            assert joined.channel_end.received == b"early"
-            joined.channel_end.transport.write_eof()
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_what_comes_before_the_other_side_is_up_is_not_lost(
+    joined: Joined, first: str
+) -> None:
+    if first == "channel":
+        await joined.bring_channel()
+        joined.channel_end.transport.write(b"early")
+        joined.channel_end.transport.write_eof()
+        await asyncio.sleep(0.05)
+        await joined.bring_socket()
+        assert await joined.receive() == b"early"
+        assert await joined.receive() == b""
+        joined.app.shutdown(socket.SHUT_WR)
+    else:
+        await joined.send(b"early")
+        joined.app.shutdown(socket.SHUT_WR)
+        await joined.bring_socket()
+        await asyncio.sleep(0.05)
+        await joined.bring_channel()
+        await joined.channel_end.until_fact("eof")
+        assert joined.channel_end.received == b"early"
+        joined.channel_end.transport.write_eof()
 
 
 @pytest.mark.parametrize("first", ["socket", "channel"])
-def test_ends_one_after_the_other_close_both(run: Callable, first: str) -> None:
-    async def dialogue() -> None:
-        joined = await Joined().open()
-        await joined.send(b"last up")
-        joined.channel_end.transport.write(b"last down")
-        ends = [
-            lambda: joined.app.shutdown(socket.SHUT_WR),
-            joined.channel_end.transport.write_eof,
-        ]
-        for end in ends if first == "socket" else reversed(ends):
-            end()
-            await asyncio.sleep(0.01)
-        await joined.channel_end.until_fact("lost")
-        assert joined.channel_end.received == b"last up"
-        assert joined.channel_end.error is None
-        assert await joined.receive() == b"last down"
-        assert await joined.receive() == b""
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_ends_one_after_the_other_close_both(joined: Joined, first: str) -> None:
+    await joined.open()
+    await joined.send(b"last up")
+    joined.channel_end.transport.write(b"last down")
+    ends = [
+        lambda: joined.app.shutdown(socket.SHUT_WR),
+        joined.channel_end.transport.write_eof,
+    ]
+    for end in ends if first == "socket" else reversed(ends):
+        end()
+        await asyncio.sleep(0.01)
+    await joined.channel_end.until_fact("lost")
+    assert joined.channel_end.received == b"last up"
+    assert joined.channel_end.error is None
+    assert await joined.receive() == b"last down"
+    assert await joined.receive() == b""
 
 
-def test_reset_of_the_socket_aborts_the_channel(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = await Joined().open()
-        joined.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        joined.app.close()
-        await joined.channel_end.until_fact("lost")
-        assert isinstance(joined.channel_end.error, ConnectionResetError)
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_reset_of_the_socket_aborts_the_channel(joined: Joined) -> None:
+    await joined.open()
+    joined.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    joined.app.close()
+    await joined.channel_end.until_fact("lost")
+    assert isinstance(joined.channel_end.error, ConnectionResetError)
 
 
-def test_abort_of_the_channel_resets_the_socket(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = await Joined().open()
-        joined.channel_end.transport.abort()
-        with pytest.raises(ConnectionResetError):
-            await joined.receive()
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_abort_of_the_channel_resets_the_socket(joined: Joined) -> None:
+    await joined.open()
+    joined.channel_end.transport.abort()
+    with pytest.raises(ConnectionResetError):
+        await joined.receive()
 
 
-def test_closed_channel_closes_the_socket_after_its_data(run: Callable) -> None:
+@played
+async def test_closed_channel_closes_the_socket_after_its_data(joined: Joined) -> None:
     """The peer of the channel read nothing more: what is sent now gets a RST."""
-
-    async def dialogue() -> None:
-        joined = await Joined().open()
-        joined.channel_end.transport.write(b"x" * 1_000_000)
-        joined.channel_end.transport.close()
-        received = 0
-        while chunk := await joined.receive():
-            received += len(chunk)
-        assert received == 1_000_000
-        with pytest.raises(ConnectionError):
-            await joined.send(bytes(64 << 20))
-        await joined.done()
-
-    run(dialogue())
+    await joined.open()
+    joined.channel_end.transport.write(b"x" * 1_000_000)
+    joined.channel_end.transport.close()
+    received = 0
+    while chunk := await joined.receive():
+        received += len(chunk)
+    assert received == 1_000_000
+    with pytest.raises(ConnectionError):
+        await joined.send(bytes(64 << 20))
 
 
-def test_slow_application_stops_the_channel(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = await Joined().open()
-        stream: Any = joined.channel_end.transport
-        chunk = bytes(1 << 18)
-        while not joined.channel_end.is_writing_paused:
-            stream.write(chunk)
-            await asyncio.sleep(0.001)
+@played
+async def test_slow_application_stops_the_channel(joined: Joined) -> None:
+    await joined.open()
+    stream: Any = joined.channel_end.transport
+    chunk = bytes(1 << 18)
+    while not joined.channel_end.is_writing_paused:
+        stream.write(chunk)
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)
+    assert joined.channel_end.is_writing_paused
+    buffered = joined.pump.far.received
+    assert buffered < 32 << 20
+    while joined.channel_end.is_writing_paused:
+        await joined.receive()
+    joined.pump.abort()
+
+
+@played
+async def test_slow_channel_stops_the_application(joined: Joined) -> None:
+    await joined.open()
+    joined.channel_end.transport.pause_reading()
+    sending = asyncio.create_task(joined.send(bytes(64 << 20)))
+    last = -1
+    while last != joined.pump.bytes_up:
+        last = joined.pump.bytes_up
         await asyncio.sleep(0.05)
-        assert joined.channel_end.is_writing_paused
-        buffered = joined.pump.far.received
-        assert buffered < 32 << 20
-        while joined.channel_end.is_writing_paused:
-            await joined.receive()
-        joined.pump.abort()
-        await joined.done()
-
-    run(dialogue())
+    assert not sending.done()
+    assert last < 8 << 20
+    joined.channel_end.transport.resume_reading()
+    await sending
+    joined.pump.abort()
 
 
-def test_slow_channel_stops_the_application(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = await Joined().open()
-        joined.channel_end.transport.pause_reading()
-        sending = asyncio.create_task(joined.send(bytes(64 << 20)))
-        last = -1
-        while last != joined.pump.bytes_up:
-            last = joined.pump.bytes_up
-            await asyncio.sleep(0.05)
-        assert not sending.done()
-        assert last < 8 << 20
-        joined.channel_end.transport.resume_reading()
-        await sending
-        joined.pump.abort()
-        await joined.done()
-
-    run(dialogue())
-
-
-def test_channel_lost_before_the_socket_comes(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = Joined()
-        await joined.bring_channel()
-        joined.channel_end.transport.abort()
-        await until(lambda: joined.pump.far.is_lost)
-        await joined.bring_socket()
-        with pytest.raises(ConnectionResetError):
-            await joined.receive()
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_channel_lost_before_the_socket_comes(joined: Joined) -> None:
+    await joined.bring_channel()
+    joined.channel_end.transport.abort()
+    await until(lambda: joined.pump.far.is_lost)
+    await joined.bring_socket()
+    with pytest.raises(ConnectionResetError):
+        await joined.receive()
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_channel_lost_while_the_socket_comes(run: Callable, turns: int) -> None:
+@played
+async def test_channel_lost_while_the_socket_comes(joined: Joined, turns: int) -> None:
     """The socket is closed once: by then its number may be another's."""
-
-    async def dialogue() -> None:
-        joined = Joined()
-        await joined.bring_channel()
-        joined.channel_end.transport.abort()
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        await joined.bring_socket()
-        with pytest.raises(ConnectionResetError):
-            await joined.receive()
-        await joined.done()
-        assert joined.flow.fileno() == -1
-
-    run(dialogue())
+    await joined.bring_channel()
+    joined.channel_end.transport.abort()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await joined.bring_socket()
+    with pytest.raises(ConnectionResetError):
+        await joined.receive()
+    assert joined.flow.fileno() == -1
 
 
-def test_socket_lost_before_the_channel_comes(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = Joined()
-        await joined.bring_socket()
-        joined.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        joined.app.close()
-        await asyncio.sleep(0.05)  # asyncio does not look at a paused socket, uvloop does
-        await joined.bring_channel()
-        await joined.channel_end.until_fact("lost")
-        assert isinstance(joined.channel_end.error, ConnectionResetError)
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_socket_lost_before_the_channel_comes(joined: Joined) -> None:
+    await joined.bring_socket()
+    joined.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    joined.app.close()
+    await asyncio.sleep(0.05)  # asyncio does not look at a paused socket, uvloop does
+    await joined.bring_channel()
+    await joined.channel_end.until_fact("lost")
+    assert isinstance(joined.channel_end.error, ConnectionResetError)
 
 
-def test_aborted_without_a_socket_is_done(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = Joined()
-        await joined.bring_channel()
-        joined.pump.abort()
-        await joined.channel_end.until_fact("lost")
-        assert isinstance(joined.channel_end.error, ConnectionResetError)
-        await joined.bring_socket()  # too late
-        with pytest.raises(ConnectionResetError):
-            await joined.receive()
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_aborted_without_a_socket_is_done(joined: Joined) -> None:
+    await joined.bring_channel()
+    joined.pump.abort()
+    await joined.channel_end.until_fact("lost")
+    assert isinstance(joined.channel_end.error, ConnectionResetError)
+    await joined.bring_socket()  # too late
+    with pytest.raises(ConnectionResetError):
+        await joined.receive()
 
 
-def test_done_is_told_at_once_if_it_is(run: Callable) -> None:
-    async def dialogue() -> None:
-        pump = Pump()
-        pump.abort()
-        told: list[Pump] = []
-        pump.on_done(told.append)
-        assert told == [pump]
-
-    run(dialogue())
+def test_done_is_told_at_once_if_it_is() -> None:
+    pump = Pump()
+    pump.abort()
+    told: list[Pump] = []
+    pump.on_done(told.append)
+    assert told == [pump]
 
 
-def test_attach_that_fails_closes_the_socket(run: Callable) -> None:
-    async def dialogue() -> None:
-        joined = Joined()
-        await joined.bring_channel()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unfit:
-            with pytest.raises((OSError, ValueError)):
-                await joined.pump.attach(unfit)
-            assert unfit.fileno() == -1
-        await joined.channel_end.until_fact("lost")
-        joined.flow.close()
-        await joined.done()
-
-    run(dialogue())
+@played
+async def test_attach_that_fails_closes_the_socket(joined: Joined) -> None:
+    await joined.bring_channel()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unfit:
+        with pytest.raises((OSError, ValueError)):
+            await joined.pump.attach(unfit)
+        assert unfit.fileno() == -1
+    await joined.channel_end.until_fact("lost")
+    joined.flow.close()
 
 
-def test_small_writes_leave_at_once(run: Callable) -> None:
+@played
+async def test_small_writes_leave_at_once(joined: Joined) -> None:
     """TCP_NODELAY is set on sockets that others have made."""
-
-    async def dialogue() -> None:
-        joined = Joined()
-        joined.flow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
-        await joined.open()
-        option = joined.pump.near._transport.get_extra_info("socket")  # type: ignore[union-attr]
-        assert option.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        joined.pump.abort()
-        await joined.done()
-
-    run(dialogue())
+    joined.flow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    await joined.open()
+    option = joined.pump.near._transport.get_extra_info("socket")  # type: ignore[union-attr]
+    assert option.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    joined.pump.abort()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
+from dialogues import dialogue
 
 from shim.protocol import GATEWAY4
 from shim.protocol.datagrams import Ping, Pong, Unanswered
@@ -103,46 +105,43 @@ def ping(query: int = 1, host: str = "192.0.2.1", sequence: int = 7, family: int
     return Ping(query, 4 if family == 4 else 6, host, 63, True, sequence, PAYLOAD)
 
 
-def play(dialogue: Callable[[Bench], Awaitable[None]], limits: Limits | None = None) -> None:
-    async def act() -> None:
-        bench = Bench(limits or Limits())
+def played(limits: Limits | None = None) -> Callable[..., Callable[..., None]]:
+    @asynccontextmanager
+    async def bench() -> AsyncIterator[Bench]:
+        made = Bench(limits or Limits())
         try:
-            await asyncio.wait_for(dialogue(bench), 10)
+            yield made
         finally:
-            bench.echo.close()
+            made.echo.close()
 
-    asyncio.run(act())
-
-
-def test_ping_is_asked_of_the_server_and_answered_as_the_server_says() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping(sequence=7))
-        await settle()
-        bench.echo.on_ping(ping(sequence=8))
-        await settle()
-        assert bench.server.asked == [
-            Request(1, 4, "192.0.2.1", 63, True, number, PAYLOAD) for number in (7, 8)
-        ]
-        bench.server.answer(
-            Reply(1, 8, 60, "192.0.2.1", PAYLOAD),
-            Reply(1, 8, 60, "192.0.2.1", PAYLOAD),
-            Failed(1, 7, 11, 0, 0, "192.0.2.254"),
-        )
-        await settle()
-        pong = Pong(1, 8, 60, "192.0.2.1", PAYLOAD)
-        assert bench.said == [pong, pong, Unanswered(1, 7, 11, 0, 0, "192.0.2.254")]
-        assert len(bench.session.servers) == 1
-
-    play(dialogue)
+    return dialogue(bench)
 
 
-def test_ping_that_nobody_answers_is_not_answered() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping())
-        await settle()
-        assert bench.said == []
+@played()
+async def test_ping_is_asked_of_the_server_and_answered_as_the_server_says(bench: Bench) -> None:
+    bench.echo.on_ping(ping(sequence=7))
+    await settle()
+    bench.echo.on_ping(ping(sequence=8))
+    await settle()
+    assert bench.server.asked == [
+        Request(1, 4, "192.0.2.1", 63, True, number, PAYLOAD) for number in (7, 8)
+    ]
+    bench.server.answer(
+        Reply(1, 8, 60, "192.0.2.1", PAYLOAD),
+        Reply(1, 8, 60, "192.0.2.1", PAYLOAD),
+        Failed(1, 7, 11, 0, 0, "192.0.2.254"),
+    )
+    await settle()
+    pong = Pong(1, 8, 60, "192.0.2.1", PAYLOAD)
+    assert bench.said == [pong, pong, Unanswered(1, 7, 11, 0, 0, "192.0.2.254")]
+    assert len(bench.session.servers) == 1
 
-    play(dialogue)
+
+@played()
+async def test_ping_that_nobody_answers_is_not_answered(bench: Bench) -> None:
+    bench.echo.on_ping(ping())
+    await settle()
+    assert bench.said == []
 
 
 @pytest.mark.parametrize(
@@ -153,141 +152,119 @@ def test_ping_that_nobody_answers_is_not_answered() -> None:
         (Failure.UNAVAILABLE, (3, 0), (1, 0)),
     ],
 )
-def test_service_that_cannot_be_had_is_said_at_once(
-    failure: Failure, said4: tuple[int, int], said6: tuple[int, int]
+@played()
+async def test_service_that_cannot_be_had_is_said_at_once(
+    bench: Bench, failure: Failure, said4: tuple[int, int], said6: tuple[int, int]
 ) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.session.failure = failure
-        bench.echo.on_ping(ping())
-        bench.echo.on_ping(ping(2, "2001:db8::1", family=6))
-        await settle()
-        assert bench.said == [
-            Unanswered(1, 7, *said4, 0, ""),
-            Unanswered(2, 7, *said6, 0, ""),
-        ]
-
-    play(dialogue)
+    bench.session.failure = failure
+    bench.echo.on_ping(ping())
+    bench.echo.on_ping(ping(2, "2001:db8::1", family=6))
+    await settle()
+    assert bench.said == [
+        Unanswered(1, 7, *said4, 0, ""),
+        Unanswered(2, 7, *said6, 0, ""),
+    ]
 
 
-def test_denied_never_leaves() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping(host="www.example.com"))
-        bench.echo.on_ping(ping(host="www.example.com", sequence=8))
-        await settle()
-        assert bench.said == [Unanswered(1, number, 3, 13, 0, "") for number in (7, 8)]
-        assert bench.session.servers == []
-        assert bench.report.has_denied
-        assert bench.contacts[0].flows == 1
-
-    play(dialogue, Limits(rules("-*.example.com")))
+@played(Limits(rules("-*.example.com")))
+async def test_denied_never_leaves(bench: Bench) -> None:
+    bench.echo.on_ping(ping(host="www.example.com"))
+    bench.echo.on_ping(ping(host="www.example.com", sequence=8))
+    await settle()
+    assert bench.said == [Unanswered(1, number, 3, 13, 0, "") for number in (7, 8)]
+    assert bench.session.servers == []
+    assert bench.report.has_denied
+    assert bench.contacts[0].flows == 1
 
 
-def test_rule_with_a_port_says_nothing_about_pings() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping(host="www.example.com"))
-        bench.echo.on_ping(ping(2, host="192.0.2.1"))
-        await settle()
-        assert bench.said == [Unanswered(1, 7, 3, 13, 0, "")]
-        assert [each.host for each in bench.server.asked] == ["192.0.2.1"]
-
-    play(dialogue, Limits(rules("+www.example.com:443", "+192.0.2.0/24")))
+@played(Limits(rules("+www.example.com:443", "+192.0.2.0/24")))
+async def test_rule_with_a_port_says_nothing_about_pings(bench: Bench) -> None:
+    bench.echo.on_ping(ping(host="www.example.com"))
+    bench.echo.on_ping(ping(2, host="192.0.2.1"))
+    await settle()
+    assert bench.said == [Unanswered(1, 7, 3, 13, 0, "")]
+    assert [each.host for each in bench.server.asked] == ["192.0.2.1"]
 
 
-def test_query_that_changes_its_host_is_judged_again() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping(host="www.example.org"))
-        bench.echo.on_ping(ping(host="www.example.com"))
-        await settle()
-        assert [each.host for each in bench.server.asked] == ["www.example.org"]
-
-    play(dialogue, Limits(rules("-*.example.com")))
+@played(Limits(rules("-*.example.com")))
+async def test_query_that_changes_its_host_is_judged_again(bench: Bench) -> None:
+    bench.echo.on_ping(ping(host="www.example.org"))
+    bench.echo.on_ping(ping(host="www.example.com"))
+    await settle()
+    assert [each.host for each in bench.server.asked] == ["www.example.org"]
 
 
-def test_static_name_is_pinged_at_its_address_and_answers_as_itself() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping(host="db.example"))
-        await settle()
-        assert bench.server.asked[0].host == "10.0.0.5"
-        bench.server.answer(Reply(1, 7, 60, "10.0.0.5", PAYLOAD), Failed(1, 7, 3, 1, 0, "10.0.0.5"))
-        await settle()
-        assert bench.said == [
-            Pong(1, 7, 60, "db.example", PAYLOAD),
-            Unanswered(1, 7, 3, 1, 0, "db.example"),
-        ]
-
-    play(dialogue, Limits(hosts={"db.example": ("10.0.0.5", 5432)}))
+@played(Limits(hosts={"db.example": ("10.0.0.5", 5432)}))
+async def test_static_name_is_pinged_at_its_address_and_answers_as_itself(bench: Bench) -> None:
+    bench.echo.on_ping(ping(host="db.example"))
+    await settle()
+    assert bench.server.asked[0].host == "10.0.0.5"
+    bench.server.answer(Reply(1, 7, 60, "10.0.0.5", PAYLOAD), Failed(1, 7, 3, 1, 0, "10.0.0.5"))
+    await settle()
+    assert bench.said == [
+        Pong(1, 7, 60, "db.example", PAYLOAD),
+        Unanswered(1, 7, 3, 1, 0, "db.example"),
+    ]
 
 
-def test_static_name_of_this_machine_answers_here() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping(host="host.example"))
-        await settle()
-        assert bench.said == [Pong(1, 7, 64, "host.example", PAYLOAD)]
-        assert bench.session.servers == []
-
-    play(dialogue, Limits(hosts={"host.example": (GATEWAY4, 0)}))
+@played(Limits(hosts={"host.example": (GATEWAY4, 0)}))
+async def test_static_name_of_this_machine_answers_here(bench: Bench) -> None:
+    bench.echo.on_ping(ping(host="host.example"))
+    await settle()
+    assert bench.said == [Pong(1, 7, 64, "host.example", PAYLOAD)]
+    assert bench.session.servers == []
 
 
-def test_channel_that_was_lost_is_followed_by_another() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping())
-        await settle()
-        bench.server.transport.abort()
-        await settle()
-        bench.echo.on_ping(ping(sequence=8))
-        await settle()
-        assert len(bench.session.servers) == 2
-        assert [each.sequence for each in bench.server.asked] == [8]
-
-    play(dialogue)
+@played()
+async def test_channel_that_was_lost_is_followed_by_another(bench: Bench) -> None:
+    bench.echo.on_ping(ping())
+    await settle()
+    bench.server.transport.abort()
+    await settle()
+    bench.echo.on_ping(ping(sequence=8))
+    await settle()
+    assert len(bench.session.servers) == 2
+    assert [each.sequence for each in bench.server.asked] == [8]
 
 
-def test_server_that_sends_no_message_loses_the_channel() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping())
-        await settle()
-        bench.server.transport.write(b"\xff\xff\xff\xff")
-        await settle()
-        bench.echo.on_ping(ping())
-        await settle()
-        assert len(bench.session.servers) == 2
-
-    play(dialogue)
+@played()
+async def test_server_that_sends_no_message_loses_the_channel(bench: Bench) -> None:
+    bench.echo.on_ping(ping())
+    await settle()
+    bench.server.transport.write(b"\xff\xff\xff\xff")
+    await settle()
+    bench.echo.on_ping(ping())
+    await settle()
+    assert len(bench.session.servers) == 2
 
 
-def test_answer_to_what_nobody_asked_is_dropped() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping())
-        await settle()
-        bench.server.answer(Reply(2, 7, 60, "192.0.2.1", PAYLOAD), Failed(2, 7, 3, 1, 0, ""))
-        await settle()
-        assert bench.said == []
-
-    play(dialogue)
+@played()
+async def test_answer_to_what_nobody_asked_is_dropped(bench: Bench) -> None:
+    bench.echo.on_ping(ping())
+    await settle()
+    bench.server.answer(Reply(2, 7, 60, "192.0.2.1", PAYLOAD), Failed(2, 7, 3, 1, 0, ""))
+    await settle()
+    assert bench.said == []
 
 
-def test_session_that_takes_nothing_loses_pings_and_keeps_none() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.echo.on_ping(ping())
-        await settle()
-        bench.server.transport.pause_reading()
-        for number in range(2_000):
-            bench.echo.on_ping(Ping(1, 4, "192.0.2.1", 63, True, number & 0xFFFF, bytes(60_000)))
-        bench.server.transport.resume_reading()
-        await settle()
-        assert 1 < len(bench.server.asked) < 1000
-
-    play(dialogue)
+@played()
+async def test_session_that_takes_nothing_loses_pings_and_keeps_none(bench: Bench) -> None:
+    bench.echo.on_ping(ping())
+    await settle()
+    bench.server.transport.pause_reading()
+    for number in range(2_000):
+        bench.echo.on_ping(Ping(1, 4, "192.0.2.1", 63, True, number & 0xFFFF, bytes(60_000)))
+    bench.server.transport.resume_reading()
+    await settle()
+    assert 1 < len(bench.server.asked) < 1000
 
 
-def test_pings_that_wait_for_the_channel_are_bounded() -> None:
-    async def dialogue(bench: Bench) -> None:
-        for number in range(1000):
-            bench.echo.on_ping(ping(sequence=number))
-        await settle()
-        assert len(bench.server.asked) == module.MAX_WAITING
-
-    play(dialogue)
+@played()
+async def test_pings_that_wait_for_the_channel_are_bounded(bench: Bench) -> None:
+    for number in range(1000):
+        bench.echo.on_ping(ping(sequence=number))
+    await settle()
+    assert len(bench.server.asked) == module.MAX_WAITING
 
 
 @pytest.mark.parametrize(
@@ -300,16 +277,16 @@ def test_pings_that_wait_for_the_channel_are_bounded() -> None:
         (Failed(1, 7, 3, 4, 1280, "192.0.2.254"), None),
     ],
 )
-def test_first_result_of_a_query_is_reported(answer: Reply | Failed, outcome: str | None) -> None:
-    async def dialogue(bench: Bench) -> None:
-        for number in (7, 8):
-            bench.echo.on_ping(ping(sequence=number))
-        await settle()
-        bench.server.answer(answer, answer)
-        await settle()
-        (contact,) = bench.contacts
-        assert (contact.host, contact.flows, contact.ports) == ("192.0.2.1", 1, ())
-        counted = {str(each): count for each, count in contact.outcomes.items() if count}
-        assert counted == ({outcome: 1} if outcome else {})
-
-    play(dialogue)
+@played()
+async def test_first_result_of_a_query_is_reported(
+    bench: Bench, answer: Reply | Failed, outcome: str | None
+) -> None:
+    for number in (7, 8):
+        bench.echo.on_ping(ping(sequence=number))
+    await settle()
+    bench.server.answer(answer, answer)
+    await settle()
+    (contact,) = bench.contacts
+    assert (contact.host, contact.flows, contact.ports) == ("192.0.2.1", 1, ())
+    counted = {str(each): count for each, count in contact.outcomes.items() if count}
+    assert counted == ({outcome: 1} if outcome else {})

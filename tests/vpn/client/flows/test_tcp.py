@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
+from dialogues import dialogue
 
 from shim.protocol.gate import (
     MAX_KNOWN,
@@ -56,19 +58,36 @@ class FarEnd:
         self._inner.close()
 
 
-Dialogue = Callable[[Flows, FarEnd, list[Message]], Awaitable[None]]
+class Bench:
+    """The flows of a gate, a far end, and what the gate is told."""
+
+    def __init__(self) -> None:
+        self.said: list[Message] = []
+        self.far_end = FarEnd()
+        self.flows = Flows(self.far_end, self.said.append)
+
+    async def open(self) -> None:
+        """Have a flow, of the number 7, that the far end has opened, or refused."""
+        self.flows.on_open(Open(7, KEY, "192.0.2.1", 80))
+        await heard(self.said)
+
+    async def begin(self) -> None:
+        """Have a flow, of the number 7, that the far end does not open yet."""
+        self.far_end.gate.clear()
+        self.flows.on_open(Open(7, KEY, "www.example.com", 443))
+        await asyncio.sleep(0.01)
 
 
-def play(dialogue: Dialogue) -> None:
-    async def act() -> None:
-        said: list[Message] = []
-        far_end = FarEnd()
-        try:
-            await asyncio.wait_for(dialogue(Flows(far_end, said.append), far_end, said), 10)
-        finally:
-            far_end.close()
+@asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    try:
+        yield made
+    finally:
+        made.far_end.close()
 
-    asyncio.run(act())
+
+played = dialogue(bench)
 
 
 async def heard(said: list[Message], count: int = 1) -> None:
@@ -89,31 +108,24 @@ def accept(flows: Flows, number: int) -> socket.socket:
     return app
 
 
-def test_opened_is_said_after_the_far_end_has_opened() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        far_end.gate.clear()
-        flows.on_open(Open(7, KEY, "www.example.com", 443))
-        await asyncio.sleep(0.01)
-        assert far_end.asked == [("www.example.com", 443)]
-        assert said == []
-        far_end.gate.set()
-        await heard(said)
-        assert said == [Opened(7)]
-        flows.abort()
-
-    play(dialogue)
+@played
+async def test_opened_is_said_after_the_far_end_has_opened(bench: Bench) -> None:
+    await bench.begin()
+    assert bench.far_end.asked == [("www.example.com", 443)]
+    assert bench.said == []
+    bench.far_end.gate.set()
+    await heard(bench.said)
+    assert bench.said == [Opened(7)]
+    bench.flows.abort()
 
 
 @pytest.mark.parametrize("failure", list(Failure))
-def test_each_failure_has_its_reason(failure: Failure) -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        far_end.failure = failure
-        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
-        await heard(said)
-        assert said == [Refused(7, module.REASONS[failure])]
-        assert flows.counters.refused == 1
-
-    play(dialogue)
+@played
+async def test_each_failure_has_its_reason(bench: Bench, failure: Failure) -> None:
+    bench.far_end.failure = failure
+    await bench.open()
+    assert bench.said == [Refused(7, module.REASONS[failure])]
+    assert bench.flows.counters.refused == 1
 
 
 def test_refusal_of_the_far_end_is_a_refusal_and_a_rule_is_a_denial() -> None:
@@ -121,28 +133,25 @@ def test_refusal_of_the_far_end_is_a_refusal_and_a_rule_is_a_denial() -> None:
     assert module.REASONS[Failure.POLICY] is Reason.DENIED
 
 
-def test_accepted_is_joined_and_its_end_is_told() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        loop = asyncio.get_running_loop()
-        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
-        await heard(said)
-        app = accept(flows, 7)
-        await loop.sock_sendall(app, b"question")
-        assert await loop.sock_recv(far_end.far, 99) == b"question"
-        await loop.sock_sendall(far_end.far, b"answer")
-        assert await loop.sock_recv(app, 99) == b"answer"
-        assert flows.counters.active == 1
-        app.shutdown(socket.SHUT_WR)
-        assert await loop.sock_recv(far_end.far, 99) == b""
-        far_end.far.shutdown(socket.SHUT_WR)
-        assert await loop.sock_recv(app, 99) == b""
-        await heard(said, 2)
-        assert said[1:] == [Closed((7,))]
-        counters = flows.counters
-        assert (counters.active, counters.bytes_up, counters.bytes_down) == (0, 8, 6)
-        app.close()
-
-    play(dialogue)
+@played
+async def test_accepted_is_joined_and_its_end_is_told(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    await bench.open()
+    app = accept(bench.flows, 7)
+    await loop.sock_sendall(app, b"question")
+    assert await loop.sock_recv(bench.far_end.far, 99) == b"question"
+    await loop.sock_sendall(bench.far_end.far, b"answer")
+    assert await loop.sock_recv(app, 99) == b"answer"
+    assert bench.flows.counters.active == 1
+    app.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(bench.far_end.far, 99) == b""
+    bench.far_end.far.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(app, 99) == b""
+    await heard(bench.said, 2)
+    assert bench.said[1:] == [Closed((7,))]
+    counters = bench.flows.counters
+    assert (counters.active, counters.bytes_up, counters.bytes_down) == (0, 8, 6)
+    app.close()
 
 
 def test_there_is_room_for_as_many_as_there_are_descriptors(
@@ -173,102 +182,87 @@ def test_there_is_room_for_as_many_as_there_are_descriptors(
     asyncio.run(asyncio.wait_for(act(), 10))
 
 
-def test_cancelled_before_it_is_open_is_asked_no_more() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        far_end.gate.clear()
-        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
-        await asyncio.sleep(0.01)
-        flows.on_cancel(Cancel(7))
-        far_end.gate.set()
-        await asyncio.sleep(0.01)
-        assert said == []
-
-    play(dialogue)
+@played
+async def test_cancelled_before_it_is_open_is_asked_no_more(bench: Bench) -> None:
+    await bench.begin()
+    bench.flows.on_cancel(Cancel(7))
+    bench.far_end.gate.set()
+    await asyncio.sleep(0.01)
+    assert bench.said == []
 
 
-def test_accepted_that_nobody_knows_is_closed_and_told() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        ours, theirs = socket.socketpair()
-        flows.on_accepted(99, theirs.detach())
-        ours.settimeout(1)
-        assert ours.recv(1) == b""
-        await heard(said)
-        assert said == [Closed((99,))]
-        ours.close()
-
-    play(dialogue)
+@played
+async def test_accepted_that_nobody_knows_is_closed_and_told(bench: Bench) -> None:
+    ours, theirs = socket.socketpair()
+    bench.flows.on_accepted(99, theirs.detach())
+    ours.settimeout(1)
+    assert ours.recv(1) == b""
+    await heard(bench.said)
+    assert bench.said == [Closed((99,))]
+    ours.close()
 
 
-def test_next_gate_is_told_what_is_open_and_what_is_accepted() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
-        await heard(said)
-        flows.on_started()
-        assert said[1:] == [Adopt((Known(7, KEY, False),))]
-        app = accept(flows, 7)
-        flows.on_started()
-        assert said[2:] == [Adopt((Known(7, KEY, True),))]
-        flows.abort()
-        app.close()
-
-    play(dialogue)
+@played
+async def test_next_gate_is_told_what_is_open_and_what_is_accepted(bench: Bench) -> None:
+    await bench.open()
+    bench.flows.on_started()
+    assert bench.said[1:] == [Adopt((Known(7, KEY, False),))]
+    app = accept(bench.flows, 7)
+    bench.flows.on_started()
+    assert bench.said[2:] == [Adopt((Known(7, KEY, True),))]
+    bench.flows.abort()
+    app.close()
 
 
-def test_what_a_dead_gate_had_asked_for_is_not_answered() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        far_end.gate.clear()
-        flows.on_open(Open(7, KEY, "www.example.com", 443))
-        await asyncio.sleep(0.01)
-        flows.on_started()
-        far_end.gate.set()
-        await asyncio.sleep(0.01)
-        assert said == []
-
-    play(dialogue)
+@played
+async def test_what_a_dead_gate_had_asked_for_is_not_answered(bench: Bench) -> None:
+    await bench.begin()
+    bench.flows.on_started()
+    bench.far_end.gate.set()
+    await asyncio.sleep(0.01)
+    assert bench.said == []
 
 
-def test_flow_is_shown_from_its_opening_to_its_end() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        loop = asyncio.get_running_loop()
-        key = bytes([198, 18, 0, 2, 192, 0, 2, 1, 0x9C, 0x40, 0, 80])
+@played
+async def test_flow_is_shown_from_its_opening_to_its_end(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    key = bytes([198, 18, 0, 2, 192, 0, 2, 1, 0x9C, 0x40, 0, 80])
 
-        def shown() -> FlowStatus:
-            (one,) = flows.list(lambda _: "server")
-            return one
+    def shown() -> FlowStatus:
+        (one,) = bench.flows.list(lambda _: "server")
+        return one
 
-        far_end.gate.clear()
-        flows.on_open(Open(7, key, "www.example.com", 80))
-        assert shown() == FlowStatus(
-            id="t7",
-            protocol="tcp",
-            source="198.18.0.2",
-            source_port=40000,
-            destination="www.example.com",
-            destination_port=80,
-            state="opening",
-            bytes_up=0,
-            bytes_down=0,
-            age_s=0,
-            idle_s=0,
-            exit="server",
-        )
-        far_end.gate.set()
-        await heard(said)
-        assert shown().state == "opening"
-        app = accept(flows, 7)
-        await loop.sock_sendall(app, b"question")
-        assert await loop.sock_recv(far_end.far, 99) == b"question"
-        assert (shown().state, shown().bytes_up, shown().bytes_down) == ("open", 8, 0)
-        app.shutdown(socket.SHUT_WR)
-        assert await loop.sock_recv(far_end.far, 99) == b""
-        assert shown().state == "half-closed-local"
-        far_end.far.shutdown(socket.SHUT_WR)
-        assert await loop.sock_recv(app, 99) == b""
-        await heard(said, 2)
-        assert flows.list(lambda _: "server") == []
-        app.close()
-
-    play(dialogue)
+    bench.far_end.gate.clear()
+    bench.flows.on_open(Open(7, key, "www.example.com", 80))
+    assert shown() == FlowStatus(
+        id="t7",
+        protocol="tcp",
+        source="198.18.0.2",
+        source_port=40000,
+        destination="www.example.com",
+        destination_port=80,
+        state="opening",
+        bytes_up=0,
+        bytes_down=0,
+        age_s=0,
+        idle_s=0,
+        exit="server",
+    )
+    bench.far_end.gate.set()
+    await heard(bench.said)
+    assert shown().state == "opening"
+    app = accept(bench.flows, 7)
+    await loop.sock_sendall(app, b"question")
+    assert await loop.sock_recv(bench.far_end.far, 99) == b"question"
+    assert (shown().state, shown().bytes_up, shown().bytes_down) == ("open", 8, 0)
+    app.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(bench.far_end.far, 99) == b""
+    assert shown().state == "half-closed-local"
+    bench.far_end.far.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(app, 99) == b""
+    await heard(bench.said, 2)
+    assert bench.flows.list(lambda _: "server") == []
+    app.close()
 
 
 def test_idle_is_the_time_since_the_last_data() -> None:
@@ -285,37 +279,30 @@ def test_idle_is_the_time_since_the_last_data() -> None:
     assert module.idle_ms(near) == 0
 
 
-def test_killed_flow_is_reset_at_both_ends() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        loop = asyncio.get_running_loop()
-        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
-        await heard(said)
-        app = accept(flows, 7)
-        assert not flows.kill(8)
-        assert flows.kill(7)
-        with pytest.raises(ConnectionResetError):
-            await loop.sock_recv(app, 99)
-        assert await loop.sock_recv(far_end.far, 99) == b""
-        await heard(said, 2)
-        assert said[1:] == [Closed((7,))]
-        assert not flows.kill(7)
-        app.close()
-
-    play(dialogue)
+@played
+async def test_killed_flow_is_reset_at_both_ends(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    await bench.open()
+    app = accept(bench.flows, 7)
+    assert not bench.flows.kill(8)
+    assert bench.flows.kill(7)
+    with pytest.raises(ConnectionResetError):
+        await loop.sock_recv(app, 99)
+    assert await loop.sock_recv(bench.far_end.far, 99) == b""
+    await heard(bench.said, 2)
+    assert bench.said[1:] == [Closed((7,))]
+    assert not bench.flows.kill(7)
+    app.close()
 
 
-def test_killed_while_it_is_opening_is_refused() -> None:
-    async def dialogue(flows: Flows, far_end: FarEnd, said: list[Message]) -> None:
-        far_end.gate.clear()
-        flows.on_open(Open(7, KEY, "192.0.2.1", 80))
-        await asyncio.sleep(0.01)
-        assert flows.kill(7)
-        far_end.gate.set()
-        await asyncio.sleep(0.01)
-        assert said == [Refused(7, Reason.REFUSED)]
-        assert flows.list(lambda _: "server") == []
-
-    play(dialogue)
+@played
+async def test_killed_while_it_is_opening_is_refused(bench: Bench) -> None:
+    await bench.begin()
+    assert bench.flows.kill(7)
+    bench.far_end.gate.set()
+    await asyncio.sleep(0.01)
+    assert bench.said == [Refused(7, Reason.REFUSED)]
+    assert bench.flows.list(lambda _: "server") == []
 
 
 def test_many_flows_are_told_oldest_first_in_messages_of_bounded_size() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from dialogues import dialogue
 
 from shim.protocol.datagrams import Deliver, Forget, Send, Undeliverable
 from shim.protocol.link import Message
@@ -100,73 +102,64 @@ class Bench:
             await asyncio.sleep(0)
 
 
-def play(dialogue: Callable[[Bench], Awaitable[None]]) -> None:
-    async def act() -> None:
-        await asyncio.wait_for(dialogue(Bench()), 10)
-
-    asyncio.run(act())
+@asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    yield Bench()
 
 
-def test_datagrams_of_a_socket_go_over_one_channel_in_order() -> None:
-    async def dialogue(bench: Bench) -> None:
-        await bench.send(payload=b"one")
-        await bench.send(host=NAME, port=8, payload=b"two", hop_limit=1, may_fragment=False)
-        (channel,) = bench.far.channels
-        assert channel.sent == [
-            udp.Send(HERE, 7, 63, True, b"one"),
-            udp.Send(NAME, 8, 1, False, b"two"),
-        ]
-        assert bench.far.services == [UDP[4]]
-        assert bench.far.results == [(HERE, 7, None), (NAME, 8, None)]
-
-    play(dialogue)
+played = dialogue(bench)
 
 
-def test_sockets_have_channels_of_their_own_by_family() -> None:
-    async def dialogue(bench: Bench) -> None:
-        await bench.send(1)
-        await bench.send(2, family=6, host="2001:db8::7")
-        assert bench.far.services == [UDP[4], UDP[6]]
-
-    play(dialogue)
-
-
-def test_datagrams_wait_while_the_channel_opens_and_are_bounded() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.far.may_open.clear()
-        for _ in range(3):
-            await bench.send(payload=bytes(60_000))
-        assert bench.associations.is_opening
-        bench.far.may_open.set()
-        await bench.send(payload=b"last")
-        assert [len(one.payload) for one in bench.far.channels[0].sent] == [60_000, 60_000, 4]
-        assert not bench.associations.is_opening
-
-    play(dialogue)
+@played
+async def test_datagrams_of_a_socket_go_over_one_channel_in_order(bench: Bench) -> None:
+    await bench.send(payload=b"one")
+    await bench.send(host=NAME, port=8, payload=b"two", hop_limit=1, may_fragment=False)
+    (channel,) = bench.far.channels
+    assert channel.sent == [
+        udp.Send(HERE, 7, 63, True, b"one"),
+        udp.Send(NAME, 8, 1, False, b"two"),
+    ]
+    assert bench.far.services == [UDP[4]]
+    assert bench.far.results == [(HERE, 7, None), (NAME, 8, None)]
 
 
-def test_datagrams_that_the_session_does_not_take_are_lost() -> None:
-    async def dialogue(bench: Bench) -> None:
-        await bench.send()
-        (channel,) = bench.far.channels
-        channel.protocol.pause_writing()
-        await bench.send()
-        channel.protocol.resume_writing()
-        await bench.send(payload=b"later")
-        assert [one.payload for one in channel.sent] == [b"hi", b"later"]
-
-    play(dialogue)
+@played
+async def test_sockets_have_channels_of_their_own_by_family(bench: Bench) -> None:
+    await bench.send(1)
+    await bench.send(2, family=6, host="2001:db8::7")
+    assert bench.far.services == [UDP[4], UDP[6]]
 
 
-def test_denied_destination_is_a_closed_port_and_nothing_leaves() -> None:
-    async def dialogue(bench: Bench) -> None:
-        for _ in range(2):
-            await bench.send(host="denied.example")
-        assert bench.told == [Undeliverable(1, "denied.example", 7, 3, 3, 0, "")] * 2
-        assert bench.far.channels[0].sent == []
-        assert bench.far.admitted == [("denied.example", 7)]
+@played
+async def test_datagrams_wait_while_the_channel_opens_and_are_bounded(bench: Bench) -> None:
+    bench.far.may_open.clear()
+    for _ in range(3):
+        await bench.send(payload=bytes(60_000))
+    assert bench.associations.is_opening
+    bench.far.may_open.set()
+    await bench.send(payload=b"last")
+    assert [len(one.payload) for one in bench.far.channels[0].sent] == [60_000, 60_000, 4]
+    assert not bench.associations.is_opening
 
-    play(dialogue)
+
+@played
+async def test_datagrams_that_the_session_does_not_take_are_lost(bench: Bench) -> None:
+    await bench.send()
+    (channel,) = bench.far.channels
+    channel.protocol.pause_writing()
+    await bench.send()
+    channel.protocol.resume_writing()
+    await bench.send(payload=b"later")
+    assert [one.payload for one in channel.sent] == [b"hi", b"later"]
+
+
+@played
+async def test_denied_destination_is_a_closed_port_and_nothing_leaves(bench: Bench) -> None:
+    for _ in range(2):
+        await bench.send(host="denied.example")
+    assert bench.told == [Undeliverable(1, "denied.example", 7, 3, 3, 0, "")] * 2
+    assert bench.far.channels[0].sent == []
+    assert bench.far.admitted == [("denied.example", 7)]
 
 
 @pytest.mark.parametrize(
@@ -180,139 +173,121 @@ def test_denied_destination_is_a_closed_port_and_nothing_leaves() -> None:
         (Failure.UNAVAILABLE, 6, (1, 0)),
     ],
 )
-def test_service_that_is_not_there_is_told_at_once_and_asked_for_again(
-    failure: Failure, family: int, said: tuple[int, int]
+@played
+async def test_service_that_is_not_there_is_told_at_once_and_asked_for_again(
+    bench: Bench, failure: Failure, family: int, said: tuple[int, int]
 ) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.far.failure = failure
-        for _ in range(2):
-            await bench.send(family=family)
-        assert bench.told == [Undeliverable(1, HERE, 7, *said, 0, "")] * 2
-        assert bench.far.results == [(HERE, 7, failure)] * 2
-        assert len(bench.associations) == 0
-        bench.far.failure = None
+    bench.far.failure = failure
+    for _ in range(2):
         await bench.send(family=family)
-        assert len(bench.far.channels) == 1
-
-    play(dialogue)
-
-
-def test_answers_and_errors_are_passed_on() -> None:
-    async def dialogue(bench: Bench) -> None:
-        await bench.send(host=NAME)
-        (channel,) = bench.far.channels
-        channel.say(udp.Deliver(NAME, 40000, b"back"))
-        channel.say(udp.Undeliverable(NAME, 7, 11, 0, 0, "192.0.2.1"))
-        channel.say(udp.Undeliverable(NAME, 7, 3, 4, 1280, ""))
-        channel.say(udp.Deliver("192.0.2.99", 1, b"unasked"))
-        assert bench.told == [
-            Deliver(1, NAME, 40000, b"back"),
-            Undeliverable(1, NAME, 7, 11, 0, 0, "192.0.2.1"),
-            Undeliverable(1, NAME, 7, 3, 4, 1280, ""),
-            Deliver(1, "192.0.2.99", 1, b"unasked"),
-        ]
-
-    play(dialogue)
+    assert bench.told == [Undeliverable(1, HERE, 7, *said, 0, "")] * 2
+    assert bench.far.results == [(HERE, 7, failure)] * 2
+    assert len(bench.associations) == 0
+    bench.far.failure = None
+    await bench.send(family=family)
+    assert len(bench.far.channels) == 1
 
 
-def test_host_that_is_elsewhere_answers_under_its_name() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.far.hosts[NAME] = (HERE, 7007)
-        await bench.send(host=NAME)
-        (channel,) = bench.far.channels
-        assert channel.sent == [udp.Send(HERE, 7007, 63, True, b"hi")]
-        channel.say(udp.Deliver(HERE, 7007, b"back"))
-        channel.say(udp.Undeliverable(HERE, 7007, 3, 3, 0, HERE))
-        assert bench.told == [
-            Deliver(1, NAME, 7, b"back"),
-            Undeliverable(1, NAME, 7, 3, 3, 0, NAME),
-        ]
-
-    play(dialogue)
-
-
-def test_channel_that_is_lost_is_followed_by_another_with_the_next_datagram() -> None:
-    async def dialogue(bench: Bench) -> None:
-        await bench.send()
-        bench.far.channels[0].protocol.connection_lost(ConnectionResetError())
-        assert len(bench.associations) == 0
-        await bench.send(payload=b"again")
-        assert bench.far.channels[1].sent == [udp.Send(HERE, 7, 63, True, b"again")]
-
-    play(dialogue)
+@played
+async def test_answers_and_errors_are_passed_on(bench: Bench) -> None:
+    await bench.send(host=NAME)
+    (channel,) = bench.far.channels
+    channel.say(udp.Deliver(NAME, 40000, b"back"))
+    channel.say(udp.Undeliverable(NAME, 7, 11, 0, 0, "192.0.2.1"))
+    channel.say(udp.Undeliverable(NAME, 7, 3, 4, 1280, ""))
+    channel.say(udp.Deliver("192.0.2.99", 1, b"unasked"))
+    assert bench.told == [
+        Deliver(1, NAME, 40000, b"back"),
+        Undeliverable(1, NAME, 7, 11, 0, 0, "192.0.2.1"),
+        Undeliverable(1, NAME, 7, 3, 4, 1280, ""),
+        Deliver(1, "192.0.2.99", 1, b"unasked"),
+    ]
 
 
-def test_server_that_says_nonsense_loses_the_channel() -> None:
-    async def dialogue(bench: Bench) -> None:
-        await bench.send()
-        (channel,) = bench.far.channels
-        channel.protocol.data_received(frame(b"nonsense"))
-        assert channel.is_aborted
-        assert bench.told == []
-        assert len(bench.associations) == 0
+@played
+async def test_host_that_is_elsewhere_answers_under_its_name(bench: Bench) -> None:
+    bench.far.hosts[NAME] = (HERE, 7007)
+    await bench.send(host=NAME)
+    (channel,) = bench.far.channels
+    assert channel.sent == [udp.Send(HERE, 7007, 63, True, b"hi")]
+    channel.say(udp.Deliver(HERE, 7007, b"back"))
+    channel.say(udp.Undeliverable(HERE, 7007, 3, 3, 0, HERE))
+    assert bench.told == [
+        Deliver(1, NAME, 7, b"back"),
+        Undeliverable(1, NAME, 7, 3, 3, 0, NAME),
+    ]
 
-    play(dialogue)
+
+@played
+async def test_channel_that_is_lost_is_followed_by_another_with_the_next_datagram(
+    bench: Bench,
+) -> None:
+    await bench.send()
+    bench.far.channels[0].protocol.connection_lost(ConnectionResetError())
+    assert len(bench.associations) == 0
+    await bench.send(payload=b"again")
+    assert bench.far.channels[1].sent == [udp.Send(HERE, 7, 63, True, b"again")]
+
+
+@played
+async def test_server_that_says_nonsense_loses_the_channel(bench: Bench) -> None:
+    await bench.send()
+    (channel,) = bench.far.channels
+    channel.protocol.data_received(frame(b"nonsense"))
+    assert channel.is_aborted
+    assert bench.told == []
+    assert len(bench.associations) == 0
 
 
 @pytest.mark.parametrize("is_open", [True, False])
-def test_association_that_the_gate_has_forgotten_is_closed(is_open: bool) -> None:
-    async def dialogue(bench: Bench) -> None:
-        if not is_open:
-            bench.far.may_open.clear()
-        await bench.send()
-        bench.associations.on_forget(Forget(1))
-        bench.associations.on_forget(Forget(1))
-        assert len(bench.associations) == 0
-        assert all(channel.is_aborted for channel in bench.far.channels)
-        assert len(bench.far.channels) == is_open
-
-    play(dialogue)
-
-
-def test_what_has_moved_is_reported_when_the_association_ends() -> None:
-    async def dialogue(bench: Bench) -> None:
-        await bench.send(payload=bytes(100))
-        await bench.send(host=NAME, payload=bytes(10))
-        bench.far.channels[0].say(udp.Deliver(HERE, 7, bytes(1000)))
-        bench.associations.close()
-        assert bench.far.moved == [(HERE, 7, 100, 1000), (NAME, 7, 10, 0)]
-
-    play(dialogue)
+@played
+async def test_association_that_the_gate_has_forgotten_is_closed(
+    bench: Bench, is_open: bool
+) -> None:
+    if not is_open:
+        bench.far.may_open.clear()
+    await bench.send()
+    bench.associations.on_forget(Forget(1))
+    bench.associations.on_forget(Forget(1))
+    assert len(bench.associations) == 0
+    assert all(channel.is_aborted for channel in bench.far.channels)
+    assert len(bench.far.channels) == is_open
 
 
-def test_associations_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@played
+async def test_what_has_moved_is_reported_when_the_association_ends(bench: Bench) -> None:
+    await bench.send(payload=bytes(100))
+    await bench.send(host=NAME, payload=bytes(10))
+    bench.far.channels[0].say(udp.Deliver(HERE, 7, bytes(1000)))
+    bench.associations.close()
+    assert bench.far.moved == [(HERE, 7, 100, 1000), (NAME, 7, 10, 0)]
+
+
+@played
+async def test_associations_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ASSOCIATIONS", 1)
-
-    async def dialogue(bench: Bench) -> None:
-        await bench.send(1)
-        await bench.send(2)
-        assert len(bench.far.channels) == len(bench.associations) == 1
-        bench.associations.on_forget(Forget(1))
-        await bench.send(2)
-        assert len(bench.far.channels) == 2
-
-    play(dialogue)
+    await bench.send(1)
+    await bench.send(2)
+    assert len(bench.far.channels) == len(bench.associations) == 1
+    bench.associations.on_forget(Forget(1))
+    await bench.send(2)
+    assert len(bench.far.channels) == 2
 
 
-def test_destinations_are_bounded_and_the_oldest_is_judged_again(
-    monkeypatch: pytest.MonkeyPatch,
+@played
+async def test_destinations_are_bounded_and_the_oldest_is_judged_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_DESTINATIONS", 2)
-
-    async def dialogue(bench: Bench) -> None:
-        for port in (1, 2, 3, 1):
-            await bench.send(port=port)
-        assert [port for _, port in bench.far.admitted] == [1, 2, 3, 1]
-        assert bench.far.moved == [(HERE, 1, 2, 0), (HERE, 2, 2, 0)]
-
-    play(dialogue)
+    for port in (1, 2, 3, 1):
+        await bench.send(port=port)
+    assert [port for _, port in bench.far.admitted] == [1, 2, 3, 1]
+    assert bench.far.moved == [(HERE, 1, 2, 0), (HERE, 2, 2, 0)]
 
 
-def test_datagrams_of_the_session_are_asked_for_where_there_are_any() -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.far.has_datagrams = True
-        await bench.send(1)
-        await bench.send(2, host="2001:db8::7", family=6)
-        assert bench.far.services == [UDP_IN_DATAGRAMS[4], UDP_IN_DATAGRAMS[6]]
-
-    play(dialogue)
+@played
+async def test_datagrams_of_the_session_are_asked_for_where_there_are_any(bench: Bench) -> None:
+    bench.far.has_datagrams = True
+    await bench.send(1)
+    await bench.send(2, host="2001:db8::7", family=6)
+    assert bench.far.services == [UDP_IN_DATAGRAMS[4], UDP_IN_DATAGRAMS[6]]
