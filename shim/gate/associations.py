@@ -29,16 +29,15 @@ there is none, is not begun. `MAX_NAMES` names each; one more is unpinned, and n
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
+from shim.gate.orders import Drop, Notify, Order, SendDatagram, WriteCapture, answer
+from shim.gate.targets import GATEWAYS, Targets, address_of, is_gateway
 from shim.gate.wire import packet, udp
 from shim.gate.wire.packet import Packet, Unreachable
-from shim.gate.wire.tun import NO_OFFLOAD
-from shim.protocol import GATEWAY4, GATEWAY6
 from shim.protocol.datagrams import (
     MAX_ASSOCIATIONS,
     MAX_PAYLOAD,
@@ -55,40 +54,8 @@ MAX_NAMES: Final = 64
 MAX_QUOTES: Final = 8192
 
 _QUOTE_BYTES: Final = 128
-_GATEWAY4: Final = ip_address(GATEWAY4).packed
-_GATEWAY6: Final = ip_address(GATEWAY6).packed
 _ERRORS: Final[dict[int, frozenset[int]]] = {4: frozenset({3, 11}), 16: frozenset({1, 2, 3})}
 """By the length of an address: unreachable, too big, time exceeded (RFC 792, RFC 4443)."""
-
-
-class Names(Protocol):
-    """The part of the pool that associations need."""
-
-    def target(self, address: bytes) -> tuple[str, str | None] | None:
-        """Return `(host to ask for, name to pin)`, or None for a virtual address without name."""
-        ...
-
-    def is_virtual(self, address: bytes) -> bool:
-        """Whether an address is one of the pool's, with a name or without."""
-        ...
-
-    def pin(self, name: str) -> None:
-        """Keep the address of a name from being given to another."""
-        ...
-
-    def unpin(self, name: str, now: float) -> None:
-        """Undo one `pin`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A packet for the application, behind its virtio header."""
-
-    framed: bytes
-
-
-Order = Send | Forget | Answer
 
 
 @dataclass(slots=True)
@@ -106,7 +73,7 @@ class Associations:
     """All associations of a gate."""
 
     def __init__(
-        self, names: Names, *, generation: int = 1, max_associations: int = MAX_ASSOCIATIONS
+        self, names: Targets, *, generation: int = 1, max_associations: int = MAX_ASSOCIATIONS
     ) -> None:
         self._names = names
         self._max = max_associations
@@ -116,8 +83,6 @@ class Associations:
         self._quotes: dict[tuple[int, bytes, int], bytes] = {}
         self._next = first_number(generation)
         self._ident = 0
-        self.lost: Counter[DropReason] = Counter()
-        """What was dropped, by reason."""
 
     def __len__(self) -> int:
         return len(self._by_socket)
@@ -125,19 +90,19 @@ class Associations:
     def on_datagram(self, sent: Packet, now: float) -> Iterator[Order]:
         """An application has sent a datagram, which may pass a router."""
         target = self._names.target(sent.destination)
-        if target is None or sent.destination in (_GATEWAY4, _GATEWAY6):
-            raw = packet.unreachable(sent, Unreachable.PORT, _GATEWAY4, _GATEWAY6)
-            yield Answer(NO_OFFLOAD + raw)
+        if target is None or is_gateway(sent.destination):
+            gateway = GATEWAYS[len(sent.source)]
+            yield answer(packet.unreachable(sent, Unreachable.PORT, gateway))
             return
         payload = sent.datagram
         if len(payload) > MAX_PAYLOAD or not udp.has_good_checksum(sent):
-            self._lose(DropReason.CHECKSUM)
+            yield Drop(DropReason.CHECKSUM)
             return
         association = self._by_socket.get((sent.source, sent.source_port))
         if association is None:
             if len(self._by_socket) >= self._max:
                 if not self._one_way:
-                    self._lose(DropReason.ASSOCIATION_LIMIT)
+                    yield Drop(DropReason.ASSOCIATION_LIMIT)
                     return
                 yield self._end(next(iter(self._one_way.values())), now)
             association = self._begin(sent, now)
@@ -147,52 +112,52 @@ class Associations:
             self._pin(association, name, sent.destination, now)
         self._quote(association, sent)
         family: Literal[4, 6] = 4 if len(sent.source) == 4 else 6
-        yield Send(
-            association.number,
-            family,
-            host,
-            sent.destination_port,
-            sent.hop_limit - 1,
-            udp.may_fragment(sent),
-            payload,
+        yield SendDatagram(
+            Send(
+                association.number,
+                family,
+                host,
+                sent.destination_port,
+                sent.hop_limit - 1,
+                udp.may_fragment(sent),
+                payload,
+            )
         )
 
-    def on_deliver(self, message: Deliver, now: float) -> Answer | None:
+    def on_deliver(self, message: Deliver, now: float) -> Order:
         """Something has come from `message.host`."""
         association = self._find(message.association)
         source = association and self._source(association, message.host)
         if association is None or not source or source == association.source:
-            self._lose(DropReason.LATE_DATAGRAM)
-            return None
+            return Drop(DropReason.LATE_DATAGRAM)
         if len(message.payload) > packet.max_payload(source):
-            self._lose(DropReason.LENGTH)
-            return None
+            return Drop(DropReason.LENGTH)
         if not association.is_two_way:
             association.is_two_way = True
             del self._one_way[association.number]
         self._use(association, now)
         self._ident = (self._ident + 1) & 0xFFFF
         ports = (message.port, association.port)
-        return Answer(udp.framed(source, association.source, ports, message.payload, self._ident))
+        return WriteCapture(
+            udp.framed(source, association.source, ports, message.payload, self._ident)
+        )
 
-    def on_undeliverable(self, message: Undeliverable) -> Answer | None:
+    def on_undeliverable(self, message: Undeliverable) -> Order:
         """Something has not arrived at `message.host`."""
         association = self._find(message.association)
         destination = association and self._address(association, message.host)
         if association is None or not destination:
-            self._lose(DropReason.LATE_DATAGRAM)
-            return None
+            return Drop(DropReason.LATE_DATAGRAM)
         quote = self._quotes.get((association.number, destination, message.port))
         if quote is None or message.kind not in _ERRORS[len(destination)]:
-            self._lose(DropReason.LATE_DATAGRAM)
-            return None
-        router = _GATEWAY4 if len(destination) == 4 else _GATEWAY6
+            return Drop(DropReason.LATE_DATAGRAM)
+        router = GATEWAYS[len(destination)]
         if message.router:
             router = self._source(association, message.router) or router
-        raw = packet.icmp_error(quote, message.kind, message.code, message.mtu, router)
-        return Answer(NO_OFFLOAD + raw)
+        error = message.kind, message.code, message.mtu
+        return answer(packet.icmp_error(quote, *error, router))
 
-    def expire(self, now: float) -> list[Forget]:
+    def expire(self, now: float) -> list[Order]:
         """End what has been idle for too long."""
         over = []
         for table, limit_s in ((self._one_way, ONE_WAY_S), (self._two_way, TWO_WAY_S)):
@@ -211,13 +176,13 @@ class Associations:
         self._by_socket[sent.source, sent.source_port] = association
         return association
 
-    def _end(self, association: _Association, now: float) -> Forget:
+    def _end(self, association: _Association, now: float) -> Order:
         del self._by_socket[association.source, association.port]
         self._one_way.pop(association.number, None)
         self._two_way.pop(association.number, None)
         for name in association.names:
             self._names.unpin(name, now)
-        return Forget(association.number)
+        return Notify(Forget(association.number))
 
     def _use(self, association: _Association, now: float) -> None:
         """Note a use: the tables are in the order of the last one."""
@@ -246,13 +211,7 @@ class Associations:
     def _address(self, association: _Association, host: str) -> bytes | None:
         """Return the address that `host` has for an association, None if it has none."""
         used = association.names.get(host)
-        if used is not None:
-            return used
-        try:
-            address = ip_address(host).packed
-        except ValueError:
-            return None
-        return address if len(address) == len(association.source) else None
+        return used if used is not None else address_of(host, association.source)
 
     def _source(self, association: _Association, host: str) -> bytes | None:
         """Return the address from which a packet of `host` comes, None if none may."""
@@ -262,9 +221,6 @@ class Associations:
         if address is None or not _may_send(address) or self._names.is_virtual(address):
             return None
         return address
-
-    def _lose(self, reason: DropReason) -> None:
-        self.lost[reason] += 1
 
 
 def _may_send(packed: bytes) -> bool:

@@ -27,24 +27,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
-from shim.gate.flows import Names
+from shim.gate.orders import Drop, Order, SendDatagram, answer
+from shim.gate.targets import GATEWAYS, Targets, address_of, is_gateway
 from shim.gate.wire import packet
 from shim.gate.wire.packet import Packet, Unreachable
-from shim.protocol import GATEWAY4, GATEWAY6
 from shim.protocol.datagrams import Ping, Pong, Unanswered
-from shim.protocol.gate import first_number
+from shim.protocol.gate import DropReason, first_number
 
 IDLE_S: Final = 60.0
 """As long as a query session lives at least (RFC 5508, REQ-2)."""
 
-_GATEWAYS: Final = {4: ip_address(GATEWAY4).packed, 16: ip_address(GATEWAY6).packed}
 _ERRORS: Final = {4: frozenset({3, 11, 12}), 16: frozenset({1, 2, 3, 4})}
 """Unreachable, too big, time exceeded, parameter problem (RFC 792, RFC 4443)."""
 
 _DONT_FRAGMENT: Final = 0x40
+_LATE: Final = Drop(DropReason.LATE_ECHO)
 
 _Key = tuple[bytes, int, bytes]
 
@@ -65,7 +64,7 @@ class Echo:
 
     def __init__(
         self,
-        names: Names,
+        names: Targets,
         generation: int = 1,
         *,
         max_queries: int = 1024,
@@ -82,62 +81,59 @@ class Echo:
     def __len__(self) -> int:
         return len(self._by_number)
 
-    def on_request(self, request: Packet, now: float) -> Ping | bytes:
-        """An application pings, with a hop to spare for the gate.
-
-        Returns what to ask the client, or a packet that answers at once.
-        """
+    def on_request(self, request: Packet, now: float) -> Order:
+        """An application pings, with a hop to spare for the gate."""
         identifier, sequence, payload = packet.echo_of(request)
-        if request.destination == _GATEWAYS[len(request.destination)]:
-            return packet.echo_reply(
-                request.destination, request.source, identifier, sequence, payload
-            )
+        if is_gateway(request.destination):
+            ends = request.destination, request.source
+            return answer(packet.echo_reply(*ends, identifier, sequence, payload))
         key = (request.source, identifier, request.destination)
         query = self._by_key.get(key) or self._begin(key, now)
         if query is None:
-            gateways = _GATEWAYS[4], _GATEWAYS[16]
-            return packet.unreachable(request, Unreachable.HOST, *gateways)
+            gateway = GATEWAYS[len(request.source)]
+            return answer(packet.unreachable(request, Unreachable.HOST, gateway))
         query.last = now
         self._by_key.move_to_end(key)
         self._quote(query, sequence, request)
         is_v4 = len(request.source) == 4
-        return Ping(
-            query.number,
-            4 if is_v4 else 6,
-            query.host,
-            request.hop_limit - 1,
-            not (is_v4 and request.raw[6] & _DONT_FRAGMENT),
-            sequence,
-            payload,
+        return SendDatagram(
+            Ping(
+                query.number,
+                4 if is_v4 else 6,
+                query.host,
+                request.hop_limit - 1,
+                not (is_v4 and request.raw[6] & _DONT_FRAGMENT),
+                sequence,
+                payload,
+            )
         )
 
-    def on_pong(self, pong: Pong, now: float) -> bytes | None:
-        """The far end has a reply. Returns the application's, None for a query that is over."""
+    def on_pong(self, pong: Pong, now: float) -> Order:
+        """The far end has a reply: it becomes the application's, unless the query is over."""
         query = self._by_number.get(pong.query)
         if query is None:
-            return None
+            return _LATE
         source, identifier, destination = query.key
         sender = _address(pong.source, query)
         if sender is None or len(pong.payload) > packet.max_payload(destination):
-            return None
+            return _LATE
         query.last = now
         # The gate is a router on the way back, too; but a packet that has arrived has arrived.
         hops = max(1, pong.hop_limit - 1)
-        return packet.echo_reply(
-            sender, source, identifier, pong.sequence, pong.payload, hop_limit=hops
-        )
+        reply = pong.sequence, pong.payload
+        return answer(packet.echo_reply(sender, source, identifier, *reply, hop_limit=hops))
 
-    def on_unanswered(self, error: Unanswered) -> bytes | None:
-        """A request did not arrive. Returns the ICMP error, None for one that is not known."""
+    def on_unanswered(self, error: Unanswered) -> Order:
+        """A request did not arrive: the application gets an ICMP error, if it has sent that."""
         query = self._by_number.get(error.query)
         quote = self._quotes.get((error.query, error.sequence))
         if query is None or quote is None:
-            return None
+            return _LATE
         size = len(query.key[0])
-        router = _address(error.router, query) if error.router else _GATEWAYS[size]
+        router = _address(error.router, query) if error.router else GATEWAYS[size]
         if router is None or error.kind not in _ERRORS[size]:
-            return None
-        return packet.icmp_error(quote, error.kind, error.code, error.mtu, router)
+            return _LATE
+        return answer(packet.icmp_error(quote, error.kind, error.code, error.mtu, router))
 
     def expire(self, now: float) -> None:
         """Forget queries that are idle."""
@@ -174,12 +170,6 @@ class Echo:
 
 
 def _address(host: str, query: _Query) -> bytes | None:
-    """Return whom the far end means, in the family of the query, or None."""
+    """Return the address that `host` has for a query, None if it has none in its family."""
     destination = query.key[2]
-    if host == query.host:
-        return destination
-    try:
-        address = ip_address(host).packed
-    except ValueError:
-        return None
-    return address if len(address) == len(destination) else None
+    return destination if host == query.host else address_of(host, destination)

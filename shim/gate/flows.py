@@ -37,10 +37,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
+from shim.gate.orders import (
+    Drop,
+    Notify,
+    Order,
+    PassSocket,
+    ResetSocket,
+    SendClient,
+    WriteFlow,
+    answer,
+)
+from shim.gate.targets import GATEWAYS, Targets
+from shim.gate.wire import packet
 from shim.gate.wire.packet import FlowKey, Packet, destination_of
-from shim.protocol.gate import DropReason, Reason, first_number
+from shim.protocol.gate import Cancel, DropReason, Open, Reason, first_number
 
 HOLD_TIMEOUT_S: Final = 127.0
 """As long as Linux retransmits a SYN with its default of six tries (tcp(7), tcp_syn_retries)."""
@@ -68,63 +80,12 @@ class Flow:
     name: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Ask the client to open the flow."""
-
-    flow: int
-    key: FlowKey
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Let the SYN into the flow namespace."""
-
-    syn: Packet
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """Answer the SYN. REFUSED is a RST, the unreachable kinds are ICMP, a timeout is silence."""
-
-    syn: Packet
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Tell the client that nobody will take the flow."""
-
-    flow: int
-
-
-Order = Ask | Release | Reject | GiveUp
-
-
-class Names(Protocol):
-    """The part of the pool that flows need."""
-
-    def target(self, address: bytes) -> tuple[str, str | None] | None:
-        """Return `(host to ask for, name to pin)`, or None for a virtual address without name."""
-        ...
-
-    def pin(self, name: str) -> None:
-        """Keep the address of a name from being given to another."""
-        ...
-
-    def unpin(self, name: str, now: float) -> None:
-        """Undo one `pin`."""
-        ...
-
-
 class Flows:
     """All flows of a gate."""
 
     def __init__(
         self,
-        names: Names,
+        names: Targets,
         *,
         is_local: Callable[[Packet], bool],
         generation: int = 1,
@@ -152,25 +113,25 @@ class Flows:
         """How many SYNs wait for the client or for an accept."""
         return len(self._waiting)
 
-    def on_syn(self, syn: Packet, now: float) -> Order | DropReason | None:
+    def on_syn(self, syn: Packet, now: float) -> Order | None:
         """An application sent a SYN."""
         flow = self._by_key.get(syn.key)
         if flow is not None and flow.state is State.HELD:
             flow.syn = syn
             return None
         if flow is not None and flow.state is State.RELEASED:
-            return Release(syn)
+            return WriteFlow(syn.framed)
         if self._is_local(syn):
-            return Release(syn)
+            return WriteFlow(syn.framed)
         if (
             len(self._waiting) >= self._max_held
             or self._alike[_place(syn.key)] >= self._max_alike
             or len(self._by_number) >= self._max_flows
         ):
-            return DropReason.SYN_LIMIT
+            return Drop(DropReason.SYN_LIMIT)
         target = self._names.target(syn.destination)
         if target is None:
-            return Reject(syn, Reason.REFUSED)
+            return _rejection(syn, Reason.REFUSED)
         host, name = target
         flow = Flow(self._next, syn.key, State.HELD, now, syn, name)
         self._next += 1
@@ -178,15 +139,15 @@ class Flows:
         self._wait(flow)
         if name is not None:
             self._names.pin(name)
-        return Ask(flow.number, flow.key, host, syn.destination_port)
+        return SendClient(Open(flow.number, flow.key, host, syn.destination_port))
 
-    def adopt(self, number: int, key: FlowKey, now: float, *, is_accepted: bool) -> Order | None:
+    def adopt(self, number: int, key: FlowKey, now: float, is_accepted: bool) -> Order | None:
         """The client has this flow from a gate before: as RELEASED, or as HANDED."""
         destination = destination_of(key)
         if number >= self._first or number in self._by_number or destination is None:
             return None
         if len(self._by_number) >= self._max_flows:
-            return None if is_accepted else GiveUp(number)
+            return None if is_accepted else Notify(Cancel(number))
         _, name = self._names.target(destination) or ("", None)
         flow = Flow(number, key, State.HANDED, now, None, name)
         self._by_number[number] = flow
@@ -204,12 +165,12 @@ class Flows:
         """The far end has connected. Late answers are given up."""
         flow = self._by_number.get(number)
         if flow is None:
-            return GiveUp(number) if number >= self._first else None
+            return Notify(Cancel(number)) if number >= self._first else None
         if flow.syn is None:
             return None
         syn, flow.syn = flow.syn, None
         flow.state, flow.since = State.RELEASED, now
-        return Release(syn)
+        return WriteFlow(syn.framed)
 
     def on_refused(self, number: int, reason: Reason, now: float) -> Order | None:
         """The far end has not connected."""
@@ -217,16 +178,16 @@ class Flows:
         if flow is None or flow.syn is None:
             return None
         self._forget(flow, now)
-        return Reject(flow.syn, reason)
+        return _rejection(flow.syn, reason)
 
-    def on_accepted(self, key: FlowKey) -> int | None:
-        """The kernel has shaken hands. Returns the flow to hand over, None if there is none."""
+    def on_accepted(self, key: FlowKey, connection: int) -> Order:
+        """The kernel has accepted a connection, known by its descriptor."""
         flow = self._by_key.get(key)
         if flow is None or flow.state is not State.RELEASED:
-            return None
+            return ResetSocket(connection)
         flow.state = State.HANDED
         self._wait_no_more(flow)
-        return flow.number
+        return PassSocket(connection, flow.number)
 
     def on_closed(self, number: int, now: float) -> None:
         """The client is done with a flow, or could not be asked for it."""
@@ -241,7 +202,7 @@ class Flows:
             limit = HOLD_TIMEOUT_S if flow.state is State.HELD else ACCEPT_TIMEOUT_S
             if now - flow.since > limit:
                 self._forget(flow, now)
-                orders.append(GiveUp(flow.number))
+                orders.append(Notify(Cancel(flow.number)))
         return orders
 
     def _wait(self, flow: Flow) -> None:
@@ -262,6 +223,16 @@ class Flows:
         self._wait_no_more(flow)
         if flow.name is not None:
             self._names.unpin(flow.name, now)
+
+
+def _rejection(syn: Packet, reason: Reason) -> Order | None:
+    """Answer a SYN as its destination would have: a RST, an ICMP error, or silence (a timeout)."""
+    if reason is Reason.REFUSED:
+        return answer(packet.reset(syn))
+    if reason is Reason.TIMED_OUT:
+        return None
+    code = packet.UNREACHABLE_FOR[reason]
+    return answer(packet.unreachable(syn, code, GATEWAYS[len(syn.source)]))
 
 
 def _place(key: FlowKey) -> bytes:

@@ -10,7 +10,6 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from dns import framing
@@ -20,9 +19,8 @@ SYSCALLS: Final = frozenset({"epoll_ctl", "ioctl", "recvfrom", "sendto"})
 MAX_STREAMS: Final = 256
 IDLE_S: Final = 30.0
 
-Reply = Callable[[bytes], None]
-OnQuery = Callable[[bytes, bytes, Reply], None]
-"""Gets a DNS message, the address that it was sent to, and where the answer goes."""
+OnQuery = Callable[[bytes, bytes, int], None]
+"""Gets a DNS message, the address that it was sent to, and the number of its connection."""
 
 
 class DnsStreams:
@@ -32,6 +30,8 @@ class DnsStreams:
         self._poll = poll
         self._on_query = on_query
         self._streams: dict[int, _Stream] = {}
+        self._fds: dict[int, int] = {}
+        self._next = 1
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._streams
@@ -41,7 +41,9 @@ class DnsStreams:
         if len(self._streams) >= MAX_STREAMS:
             self._drop(min(self._streams, key=lambda fd: self._streams[fd].last))
         sock.setblocking(False)
-        self._streams[sock.fileno()] = _Stream(sock, server, now)
+        self._streams[sock.fileno()] = _Stream(sock, server, now, self._next)
+        self._fds[self._next] = sock.fileno()
+        self._next += 1
         self._poll.register(sock, select.EPOLLIN)
 
     def on_event(self, fd: int, now: float) -> None:
@@ -53,7 +55,7 @@ class DnsStreams:
             self._drop(fd)
             return
         for message in messages:
-            self._on_query(message, stream.server, partial(self._reply, stream))
+            self._on_query(message, stream.server, stream.number)
 
     def expire(self, now: float) -> None:
         """Close what is idle."""
@@ -61,14 +63,15 @@ class DnsStreams:
             if now - stream.last > IDLE_S:
                 self._drop(fd)
 
-    def _reply(self, stream: _Stream, wire: bytes) -> None:
+    def reply(self, number: int, wire: bytes) -> None:
         """Send an answer; a peer that is gone, or does not read, has no connection any more."""
-        fd = stream.sock.fileno()
-        if self._streams.get(fd) is stream and not stream.send(wire):
+        fd = self._fds.get(number)
+        if fd is not None and not self._streams[fd].send(wire):
             self._drop(fd)
 
     def _drop(self, fd: int) -> None:
         stream = self._streams.pop(fd)
+        del self._fds[stream.number]
         self._poll.unregister(fd)
         stream.sock.close()
 
@@ -76,10 +79,11 @@ class DnsStreams:
 class _Stream:
     """One connection."""
 
-    def __init__(self, sock: socket.socket, server: bytes, now: float) -> None:
+    def __init__(self, sock: socket.socket, server: bytes, now: float, number: int) -> None:
         self.sock = sock
         self._framing = framing.Framing()
         self.server = server
+        self.number = number
         self.last = now
 
     def read(self, now: float) -> list[bytes]:

@@ -37,8 +37,8 @@ _NEEDS_CSUM: Final = 1
 _DESTINATION: Final = slice(24, 40)
 
 
-class PathLimit:
-    """The addresses that large packets do not reach, and what is sent to them instead."""
+class PathMtuCache:
+    """The destinations that large packets do not reach; cuts what is sent to them."""
 
     def __init__(self) -> None:
         self._until: dict[bytes, float] = {}

@@ -98,6 +98,11 @@ class Packet:
     offload: bytes
 
     @property
+    def framed(self) -> bytes:
+        """The packet behind its virtio header."""
+        return self.offload + self.raw
+
+    @property
     def key(self) -> FlowKey:
         """The flow that the packet belongs to."""
         return flow_key(self.source, self.destination, self.source_port, self.destination_port)
@@ -257,14 +262,14 @@ def reset(syn: Packet) -> bytes:
     return _wrap(syn.destination, syn.source, TCP, segment, checksum_at=16)
 
 
-def unreachable(packet: Packet, code: Unreachable, gateway4: bytes, gateway6: bytes) -> bytes:
-    """Return the ICMP error that answers `packet`, sent by the gateway of its family."""
+def unreachable(packet: Packet, code: Unreachable, sender: bytes) -> bytes:
+    """Return the ICMP error by which a router of the packet's family answers it."""
     if len(packet.source) == 4:
-        return icmp_error(packet.raw, 3, code, 0, gateway4)
+        return icmp_error(packet.raw, 3, code, 0, sender)
     if code == Unreachable.PROTOCOL:
         # RFC 4443 §3.4: an unrecognized next header is a parameter problem, at its offset.
-        return icmp_error(packet.raw, 4, 1, _next_header_at(packet), gateway6)
-    return icmp_error(packet.raw, 1, _ICMPV6_CODES[code], 0, gateway6)
+        return icmp_error(packet.raw, 4, 1, _next_header_at(packet), sender)
+    return icmp_error(packet.raw, 1, _ICMPV6_CODES[code], 0, sender)
 
 
 def _next_header_at(packet: Packet) -> int:
@@ -275,11 +280,10 @@ def _next_header_at(packet: Packet) -> int:
     return at
 
 
-def time_exceeded(packet: Packet, gateway4: bytes, gateway6: bytes) -> bytes:
-    """Return what a router says of a packet that may not pass it (RFC 792, RFC 4443 §3.3)."""
-    if len(packet.source) == 4:
-        return icmp_error(packet.raw, 11, 0, 0, gateway4)
-    return icmp_error(packet.raw, 3, 0, 0, gateway6)
+def time_exceeded(packet: Packet, sender: bytes) -> bytes:
+    """Return the ICMP error about a packet whose hop limit is used up (RFC 792, RFC 4443 §3.3)."""
+    kind = 11 if len(packet.source) == 4 else 3
+    return icmp_error(packet.raw, kind, 0, 0, sender)
 
 
 def icmp_error(packet: bytes, kind: int, code: int, info: int, sender: bytes) -> bytes:

@@ -19,12 +19,13 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from shim.gate.echo import IDLE_S, Echo
+from shim.gate.orders import Drop, Order, SendDatagram, WriteCapture
 from shim.gate.wire import packet
 from shim.gate.wire.packet import Packet
 from shim.gate.wire.tun import NO_OFFLOAD
 from shim.protocol import GATEWAY4, GATEWAY6
 from shim.protocol.datagrams import Ping, Pong, Unanswered
-from shim.protocol.gate import first_number
+from shim.protocol.gate import DropReason, first_number
 
 APP4, FAR4, VIRTUAL4, UNMAPPED4 = "198.18.0.2", "203.0.113.7", "198.18.5.5", "198.18.9.9"
 APP6, FAR6, VIRTUAL6 = "fd6f:7670:6e00::2", "2001:db8:3::7", "fd6f:7670:6e00::5"
@@ -43,6 +44,9 @@ class Names:
         if text in (VIRTUAL4, VIRTUAL6):
             return "www.example.com", "www.example.com"
         return None if text == UNMAPPED4 else (text, None)
+
+    def is_virtual(self, address: bytes) -> bool:
+        return str(ip_address(address)) in (VIRTUAL4, VIRTUAL6, UNMAPPED4)
 
     def pin(self, name: str) -> None:
         self.pins += 1
@@ -68,8 +72,18 @@ def ping6(to: str = FAR6, ident: int = 77, seq: int = 1, **fields: object) -> Sc
 
 def asked(echo: Echo, layers: ScapyPacket, now: float = 0.0) -> Ping:
     order = echo.on_request(read(layers), now)
-    assert isinstance(order, Ping)
-    return order
+    assert isinstance(order, SendDatagram)
+    assert isinstance(order.message, Ping)
+    return order.message
+
+
+def raw_of(order: Order) -> bytes:
+    assert isinstance(order, WriteCapture)
+    assert order.framed.startswith(NO_OFFLOAD)
+    return order.framed[len(NO_OFFLOAD) :]
+
+
+LATE = Drop(DropReason.LATE_ECHO)
 
 
 def test_request_is_asked_of_the_client_with_a_hop_less() -> None:
@@ -84,11 +98,11 @@ def test_pong_is_a_reply_of_whom_was_pinged() -> None:
     asked(echo, ping4(seq=5))
     reply = ICMP(type=0, id=77, seq=5) / Raw(PAYLOAD)
     expected = bytes(IP(src=FAR4, dst=APP4, id=0, ttl=58) / reply)
-    assert echo.on_pong(Pong(1, 5, 59, FAR4, PAYLOAD), 0.0) == expected
+    assert raw_of(echo.on_pong(Pong(1, 5, 59, FAR4, PAYLOAD), 0.0)) == expected
     asked(echo, ping6(seq=5))
     reply = ICMPv6EchoReply(id=77, seq=5, data=PAYLOAD)
     expected = bytes(IPv6(src=FAR6, dst=APP6, hlim=58) / reply)
-    assert echo.on_pong(Pong(2, 5, 59, FAR6, PAYLOAD), 0.0) == expected
+    assert raw_of(echo.on_pong(Pong(2, 5, 59, FAR6, PAYLOAD), 0.0)) == expected
 
 
 def test_name_is_asked_for_and_its_virtual_address_answers() -> None:
@@ -96,8 +110,7 @@ def test_name_is_asked_for_and_its_virtual_address_answers() -> None:
     echo = Echo(names)
     assert asked(echo, ping4(VIRTUAL4)).host == "www.example.com"
     reply = echo.on_pong(Pong(1, 1, 64, "www.example.com", PAYLOAD), 0.0)
-    assert reply is not None
-    assert IP(reply).src == VIRTUAL4
+    assert IP(raw_of(reply)).src == VIRTUAL4
     assert names.pins == 1
 
 
@@ -105,15 +118,14 @@ def test_another_address_that_answers_does_so_itself() -> None:
     echo = Echo(Names())
     asked(echo, ping4(VIRTUAL4))
     reply = echo.on_pong(Pong(1, 1, 64, "203.0.113.99", PAYLOAD), 0.0)
-    assert reply is not None
-    assert IP(reply).src == "203.0.113.99"
+    assert IP(raw_of(reply)).src == "203.0.113.99"
 
 
 def test_replies_that_come_twice_go_on_twice() -> None:
     echo = Echo(Names())
     asked(echo, ping4())
     pong = Pong(1, 1, 64, FAR4, PAYLOAD)
-    assert echo.on_pong(pong, 0.0) == echo.on_pong(pong, 0.0) is not None
+    assert echo.on_pong(pong, 0.0) == echo.on_pong(pong, 0.0) != LATE
 
 
 def test_programs_and_hosts_are_queries_of_their_own() -> None:
@@ -129,13 +141,13 @@ def test_error_is_that_of_the_router_about_the_own_packet() -> None:
     sent = ping4(ttl=5)
     asked(echo, sent)
     error = echo.on_unanswered(Unanswered(1, 1, 11, 0, 0, ROUTER4))
-    assert error == bytes(
+    assert raw_of(error) == bytes(
         IP(src=ROUTER4, dst=APP4, id=0) / ICMP(type=11, code=0) / Raw(bytes(sent))
     )
     sent = ping6(hlim=5)
     asked(echo, sent)
     error = echo.on_unanswered(Unanswered(2, 1, 3, 0, 0, ROUTER6))
-    assert error == bytes(
+    assert raw_of(error) == bytes(
         IPv6(src=ROUTER6, dst=APP6, hlim=64) / ICMPv6TimeExceeded() / Raw(bytes(sent))
     )
 
@@ -145,8 +157,7 @@ def test_error_of_the_gate_or_the_host_itself(router: str, source: str) -> None:
     echo = Echo(Names())
     asked(echo, ping4(VIRTUAL4))
     error = echo.on_unanswered(Unanswered(1, 1, 3, 13, 0, router))
-    assert error is not None
-    assert (IP(error).src, IP(error)[ICMP].code) == (source, 13)
+    assert (IP(raw_of(error)).src, IP(raw_of(error))[ICMP].code) == (source, 13)
 
 
 def test_error_quotes_the_request_that_it_is_about() -> None:
@@ -154,9 +165,8 @@ def test_error_quotes_the_request_that_it_is_about() -> None:
     for number in (1, 2, 3):
         asked(echo, ping6(seq=number))
     error = echo.on_unanswered(Unanswered(1, 2, 1, 0, 0, ""))
-    assert error is not None
-    assert IPv6(error).src == GATEWAY6
-    assert bytes(IPv6(error)[ICMPv6DestUnreach].payload) == bytes(ping6(seq=2))
+    assert IPv6(raw_of(error)).src == GATEWAY6
+    assert bytes(IPv6(raw_of(error))[ICMPv6DestUnreach].payload) == bytes(ping6(seq=2))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,7 @@ def test_error_quotes_the_request_that_it_is_about() -> None:
 def test_error_that_cannot_be_is_nothing(lie: Unanswered) -> None:
     echo = Echo(Names())
     asked(echo, ping4())
-    assert echo.on_unanswered(lie) is None
+    assert echo.on_unanswered(lie) == LATE
 
 
 @pytest.mark.parametrize(
@@ -188,7 +198,7 @@ def test_error_that_cannot_be_is_nothing(lie: Unanswered) -> None:
 def test_answer_that_cannot_be_is_nothing(lie: Pong) -> None:
     echo = Echo(Names())
     asked(echo, ping4())
-    assert echo.on_pong(lie, 0.0) is None
+    assert echo.on_pong(lie, 0.0) == LATE
 
 
 @pytest.mark.parametrize(("request_of", "most"), [(ping4, 65507), (ping6, 65527)])
@@ -197,8 +207,7 @@ def test_largest_reply_is_a_packet(request_of: object, most: int) -> None:
     assert callable(request_of)
     query = asked(echo, request_of())
     reply = echo.on_pong(Pong(1, 1, 64, query.host, bytes(most)), 0.0)
-    assert reply is not None
-    assert len(reply) == most + (28 if most == 65507 else 48)
+    assert len(raw_of(reply)) == most + (28 if most == 65507 else 48)
 
 
 @pytest.mark.parametrize("gateway", [GATEWAY4, GATEWAY6])
@@ -210,14 +219,17 @@ def test_gateway_answers_for_itself(gateway: str) -> None:
     else:
         sent, reply = ping4(gateway), ICMP(type=0, id=77, seq=1) / Raw(PAYLOAD)
         expected = bytes(IP(src=gateway, dst=APP4, id=0) / reply)
-    assert echo.on_request(read(sent), 0.0) == expected
+    assert raw_of(echo.on_request(read(sent), 0.0)) == expected
     assert len(echo) == 0
 
 
 def test_virtual_address_without_name_is_a_host_that_cannot_be_reached() -> None:
     answer = Echo(Names()).on_request(read(ping4(UNMAPPED4)), 0.0)
-    assert isinstance(answer, bytes)
-    assert (IP(answer).src, IP(answer)[ICMP].type, IP(answer)[ICMP].code) == (GATEWAY4, 3, 1)
+    assert (
+        IP(raw_of(answer)).src,
+        IP(raw_of(answer))[ICMP].type,
+        IP(raw_of(answer))[ICMP].code,
+    ) == (GATEWAY4, 3, 1)
 
 
 @pytest.mark.parametrize("sent", [ping4(), ping6()], ids=["IPv4", "IPv6"])
@@ -234,7 +246,7 @@ def test_sum_that_is_still_to_be_made_is_not_looked_at() -> None:
     damaged[-1] ^= 1
     got = packet.read(b"\x01" + NO_OFFLOAD[1:] + bytes(damaged))
     assert isinstance(got, Packet)
-    assert isinstance(Echo(Names()).on_request(got, 0.0), Ping)
+    assert isinstance(Echo(Names()).on_request(got, 0.0), SendDatagram)
 
 
 def test_idle_query_is_forgotten_with_its_name() -> None:
@@ -246,7 +258,7 @@ def test_idle_query_is_forgotten_with_its_name() -> None:
     assert (len(echo), names.pins) == (1, 1)
     echo.expire(50.1 + IDLE_S)
     assert (len(echo), names.pins) == (0, 0)
-    assert echo.on_pong(Pong(1, 1, 64, "www.example.com", PAYLOAD), 120.0) is None
+    assert echo.on_pong(Pong(1, 1, 64, "www.example.com", PAYLOAD), 120.0) == LATE
     assert asked(echo, ping4(VIRTUAL4), now=120.0).query == 2
 
 
@@ -258,8 +270,8 @@ def test_one_query_too_many_takes_the_place_of_the_idlest() -> None:
     asked(echo, ping4(VIRTUAL4, ident=1))
     asked(echo, ping4(ident=3))
     assert (len(echo), names.pins) == (2, 1)
-    assert echo.on_pong(Pong(1, 1, 64, "www.example.com", PAYLOAD), 0.0) is not None
-    assert echo.on_pong(Pong(2, 1, 64, FAR4, PAYLOAD), 0.0) is None
+    assert echo.on_pong(Pong(1, 1, 64, "www.example.com", PAYLOAD), 0.0) != LATE
+    assert echo.on_pong(Pong(2, 1, 64, FAR4, PAYLOAD), 0.0) == LATE
 
 
 def test_quotes_are_bounded_and_the_newest_are_kept() -> None:
@@ -267,7 +279,7 @@ def test_quotes_are_bounded_and_the_newest_are_kept() -> None:
     for number in (1, 2, 3):
         asked(echo, ping4(seq=number))
     errors = [echo.on_unanswered(Unanswered(1, number, 3, 1, 0, "")) for number in (1, 2, 3)]
-    assert [error is not None for error in errors] == [False, True, True]
+    assert [error != LATE for error in errors] == [False, True, True]
 
 
 def test_numbers_of_a_gate_are_its_own() -> None:
@@ -288,4 +300,4 @@ def test_whatever_is_answered_as_it_was_sent_is_what_a_host_would_answer(
     expected = IPv6(src=FAR6, dst=APP6, hlim=max(1, hops - 1)) / ICMPv6EchoReply(
         id=ident, seq=seq, data=payload
     )
-    assert reply == bytes(expected)
+    assert raw_of(reply) == bytes(expected)

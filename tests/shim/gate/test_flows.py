@@ -11,22 +11,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from scapy.layers.inet import IP, TCP
 
-from shim.gate.flows import (
-    ACCEPT_TIMEOUT_S,
-    HOLD_TIMEOUT_S,
-    Ask,
-    Flows,
-    GiveUp,
-    Reject,
-    Release,
+from shim.gate.flows import ACCEPT_TIMEOUT_S, HOLD_TIMEOUT_S, Flows
+from shim.gate.orders import (
+    Drop,
+    Notify,
+    Order,
+    PassSocket,
+    ResetSocket,
+    SendClient,
+    WriteFlow,
+    answer,
 )
+from shim.gate.targets import GATEWAYS
 from shim.gate.wire import packet
-from shim.gate.wire.packet import Packet
+from shim.gate.wire.packet import Packet, Unreachable
 from shim.gate.wire.tun import NO_OFFLOAD
-from shim.protocol.gate import DropReason, Reason, first_number
+from shim.protocol.gate import Cancel, DropReason, Open, Reason, first_number
 
 VIRTUAL = ip_address("198.18.0.77").packed
 UNMAPPED = ip_address("198.18.0.78").packed
+
+
+CONNECTION = 77
+"""The descriptor of an accepted connection."""
 
 
 @dataclass
@@ -40,6 +47,9 @@ class FakeNames:
             return "www.example.com", "www.example.com"
         return None if address == UNMAPPED else (str(ip_address(address)), None)
 
+    def is_virtual(self, address: bytes) -> bool:
+        return address in (VIRTUAL, UNMAPPED)
+
     def pin(self, name: str) -> None:
         self.pins.append(name)
 
@@ -52,6 +62,37 @@ def syn(port: int = 40000, *, to: str = "203.0.113.7", dport: int = 443, seq: in
     result = packet.read(NO_OFFLOAD + bytes(layers))
     assert isinstance(result, Packet)
     return result
+
+
+def ask(flow: int, key: bytes, host: str, port: int) -> Order:
+    return SendClient(Open(flow, key, host, port))
+
+
+def release(one: Packet) -> Order:
+    return WriteFlow(one.framed)
+
+
+def reset(one: Packet) -> Order:
+    return answer(packet.reset(one))
+
+
+def unreachable(one: Packet, code: Unreachable) -> Order:
+    return answer(packet.unreachable(one, code, GATEWAYS[4]))
+
+
+def give_up(flow: int) -> Order:
+    return Notify(Cancel(flow))
+
+
+def passed(flow: int) -> Order:
+    return PassSocket(CONNECTION, flow)
+
+
+def number_of(order: Order | None) -> int:
+    """Return the flow that the client is asked to open."""
+    assert isinstance(order, SendClient)
+    assert isinstance(order.message, Open)
+    return order.message.flow
 
 
 def is_dns(segment: Packet) -> bool:
@@ -69,24 +110,24 @@ def flows(names: FakeNames) -> Flows:
 
 
 def test_new_syn_is_held_and_the_client_asked(flows: Flows) -> None:
-    assert flows.on_syn(syn(), 0.0) == Ask(1, syn().key, "203.0.113.7", 443)
+    assert flows.on_syn(syn(), 0.0) == ask(1, syn().key, "203.0.113.7", 443)
 
 
 def test_held_retransmission_is_absorbed_and_the_last_one_released(flows: Flows) -> None:
     flows.on_syn(syn(seq=1), 0.0)
     again = syn(seq=2)
     assert flows.on_syn(again, 1.0) is None
-    assert flows.on_opened(1, 2.0) == Release(again)
+    assert flows.on_opened(1, 2.0) == release(again)
 
 
 def test_virtual_address_is_asked_for_by_name_and_pinned_until_closed(
     flows: Flows, names: FakeNames
 ) -> None:
     held = syn(to="198.18.0.77")
-    assert flows.on_syn(held, 0.0) == Ask(1, held.key, "www.example.com", 443)
+    assert flows.on_syn(held, 0.0) == ask(1, held.key, "www.example.com", 443)
     assert names.pins == ["www.example.com"]
     flows.on_opened(1, 0.1)
-    assert flows.on_accepted(held.key) == 1
+    assert flows.on_accepted(held.key, CONNECTION) == passed(1)
     assert names.pins == ["www.example.com"]
     flows.on_closed(1, 5.0)
     assert names.pins == []
@@ -94,108 +135,117 @@ def test_virtual_address_is_asked_for_by_name_and_pinned_until_closed(
 
 def test_virtual_address_without_name_is_refused(flows: Flows) -> None:
     held = syn(to="198.18.0.78")
-    assert flows.on_syn(held, 0.0) == Reject(held, Reason.REFUSED)
+    assert flows.on_syn(held, 0.0) == reset(held)
     assert len(flows) == 0
+
+
+REJECTIONS = {
+    Reason.REFUSED: reset(syn()),
+    Reason.HOST_UNREACHABLE: unreachable(syn(), Unreachable.HOST),
+    Reason.NET_UNREACHABLE: unreachable(syn(), Unreachable.NET),
+    Reason.DENIED: unreachable(syn(), Unreachable.ADMINISTRATIVELY_PROHIBITED),
+    Reason.TIMED_OUT: None,
+}
 
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_held_refused_is_rejected_for_that_reason(flows: Flows, reason: Reason) -> None:
     held = syn()
     flows.on_syn(held, 0.0)
-    assert flows.on_refused(1, reason, 0.5) == Reject(held, reason)
+    assert flows.on_refused(1, reason, 0.5) == REJECTIONS[reason]
     assert (len(flows), flows.held) == (0, 0)
-    assert isinstance(flows.on_syn(held, 1.0), Ask)
+    assert isinstance(flows.on_syn(held, 1.0), SendClient)
 
 
 def test_released_retransmission_is_released_too(flows: Flows) -> None:
     flows.on_syn(syn(), 0.0)
     flows.on_opened(1, 0.1)
-    assert flows.on_syn(syn(), 0.2) == Release(syn())
+    assert flows.on_syn(syn(), 0.2) == release(syn())
 
 
 def test_handed_over_and_a_new_syn_is_the_next_flow(flows: Flows, names: FakeNames) -> None:
     first, again = syn(to="198.18.0.77", seq=1), syn(to="198.18.0.77", seq=2)
     flows.on_syn(first, 0.0)
     flows.on_opened(1, 0.1)
-    flows.on_accepted(first.key)
-    assert flows.on_syn(again, 0.2) == Ask(2, again.key, "www.example.com", 443)
+    flows.on_accepted(first.key, CONNECTION)
+    assert flows.on_syn(again, 0.2) == ask(2, again.key, "www.example.com", 443)
     flows.on_closed(1, 0.3)
     assert names.pins == ["www.example.com"]
-    assert flows.on_opened(2, 0.4) == Release(again)
-    assert flows.on_accepted(again.key) == 2
+    assert flows.on_opened(2, 0.4) == release(again)
+    assert flows.on_accepted(again.key, CONNECTION) == passed(2)
 
 
 def test_connection_to_the_resolver_is_released_at_once(flows: Flows) -> None:
     query = syn(dport=53)
-    assert flows.on_syn(query, 0.0) == Release(query)
+    assert flows.on_syn(query, 0.0) == release(query)
     assert len(flows) == 0
 
 
 def test_accept_that_nobody_asked_for_has_no_flow(flows: Flows) -> None:
-    assert flows.on_accepted(syn().key) is None
+    assert flows.on_accepted(syn().key, CONNECTION) == ResetSocket(CONNECTION)
     flows.on_syn(syn(), 0.0)
-    assert flows.on_accepted(syn().key) is None
+    assert flows.on_accepted(syn().key, CONNECTION) == ResetSocket(CONNECTION)
 
 
 def test_accepted_twice_has_no_flow_the_second_time(flows: Flows) -> None:
     flows.on_syn(syn(), 0.0)
     flows.on_opened(1, 0.1)
-    assert flows.on_accepted(syn().key) == 1
-    assert flows.on_accepted(syn().key) is None
+    assert flows.on_accepted(syn().key, CONNECTION) == passed(1)
+    assert flows.on_accepted(syn().key, CONNECTION) == ResetSocket(CONNECTION)
 
 
 def test_released_and_never_accepted_is_given_up(flows: Flows) -> None:
     flows.on_syn(syn(), 0.0)
     flows.on_opened(1, 1.0)
     assert flows.expire(1.0 + ACCEPT_TIMEOUT_S) == []
-    assert flows.expire(1.1 + ACCEPT_TIMEOUT_S) == [GiveUp(1)]
+    assert flows.expire(1.1 + ACCEPT_TIMEOUT_S) == [give_up(1)]
     assert (len(flows), flows.held) == (0, 0)
 
 
 def test_held_and_never_answered_is_given_up(flows: Flows) -> None:
     flows.on_syn(syn(), 0.0)
     assert flows.expire(HOLD_TIMEOUT_S) == []
-    assert flows.expire(HOLD_TIMEOUT_S + 0.1) == [GiveUp(1)]
+    assert flows.expire(HOLD_TIMEOUT_S + 0.1) == [give_up(1)]
 
 
 def test_handed_over_never_expires(flows: Flows) -> None:
     flows.on_syn(syn(), 0.0)
     flows.on_opened(1, 0.1)
-    flows.on_accepted(syn().key)
+    flows.on_accepted(syn().key, CONNECTION)
     assert flows.expire(1e9) == []
     assert len(flows) == 1
 
 
 def test_opened_after_it_was_given_up_is_given_up_again(flows: Flows) -> None:
-    assert flows.on_opened(99, 0.0) == GiveUp(99)
+    assert flows.on_opened(99, 0.0) == give_up(99)
 
 
 def test_refused_after_opened_changes_nothing(flows: Flows) -> None:
     flows.on_syn(syn(), 0.0)
     flows.on_opened(1, 0.1)
     assert flows.on_refused(1, Reason.REFUSED, 0.2) is None
-    assert flows.on_accepted(syn().key) == 1
+    assert flows.on_accepted(syn().key, CONNECTION) == passed(1)
 
 
 def test_no_room_for_held_is_a_lost_syn_until_there_is_room(flows: Flows) -> None:
     for port in range(4):
-        assert isinstance(flows.on_syn(syn(1000 + port), 0.0), Ask)
-    assert flows.on_syn(syn(2000), 0.0) is DropReason.SYN_LIMIT
+        assert isinstance(flows.on_syn(syn(1000 + port), 0.0), SendClient)
+    assert flows.on_syn(syn(2000), 0.0) == Drop(DropReason.SYN_LIMIT)
     flows.on_refused(1, Reason.REFUSED, 0.1)
-    assert isinstance(flows.on_syn(syn(2000), 1.0), Ask)
+    assert isinstance(flows.on_syn(syn(2000), 1.0), SendClient)
 
 
 def test_flood_to_one_place_leaves_room_for_others(names: FakeNames) -> None:
     flows = Flows(names, is_local=is_dns, max_alike=2)
     for port in (1000, 1001):
-        assert isinstance(flows.on_syn(syn(port), 0.0), Ask)
-    assert flows.on_syn(syn(1002), 0.0) is DropReason.SYN_LIMIT
-    assert isinstance(flows.on_syn(syn(1002, dport=80), 0.0), Ask)
-    assert isinstance(flows.on_syn(syn(1002, to="203.0.113.8"), 0.0), Ask)
+        assert isinstance(flows.on_syn(syn(port), 0.0), SendClient)
+    assert flows.on_syn(syn(1002), 0.0) == Drop(DropReason.SYN_LIMIT)
+    assert isinstance(flows.on_syn(syn(1002, dport=80), 0.0), SendClient)
+    assert isinstance(flows.on_syn(syn(1002, to="203.0.113.8"), 0.0), SendClient)
     flows.on_opened(1, 0.1)
-    assert flows.on_syn(syn(1003), 0.1) is DropReason.SYN_LIMIT
-    assert flows.on_accepted(syn(1000).key) == 1
-    assert isinstance(flows.on_syn(syn(1003), 0.2), Ask)
+    assert flows.on_syn(syn(1003), 0.1) == Drop(DropReason.SYN_LIMIT)
+    assert flows.on_accepted(syn(1000).key, CONNECTION) == passed(1)
+    assert isinstance(flows.on_syn(syn(1003), 0.2), SendClient)
     flows.expire(1e9)
     assert not flows._alike
 
@@ -204,12 +254,11 @@ def test_no_room_for_flows_is_a_lost_syn(flows: Flows) -> None:
     for port in range(8):
         held = syn(1000 + port)
         order = flows.on_syn(held, 0.0)
-        assert isinstance(order, Ask)
-        flows.on_opened(order.flow, 0.0)
-        flows.on_accepted(held.key)
-    assert flows.on_syn(syn(2000), 0.0) is DropReason.SYN_LIMIT
+        flows.on_opened(number_of(order), 0.0)
+        flows.on_accepted(held.key, CONNECTION)
+    assert flows.on_syn(syn(2000), 0.0) == Drop(DropReason.SYN_LIMIT)
     flows.on_closed(3, 0.1)
-    assert isinstance(flows.on_syn(syn(2000), 0.0), Ask)
+    assert isinstance(flows.on_syn(syn(2000), 0.0), SendClient)
 
 
 # After a gate that was killed.
@@ -222,7 +271,7 @@ def second(names: FakeNames) -> Flows:
 
 def test_numbers_of_generations_never_meet(flows: Flows, second: Flows) -> None:
     asked = [each.on_syn(syn(port), 0.0) for each in (flows, second) for port in (1, 2, 3)]
-    numbers = [order.flow for order in asked if isinstance(order, Ask)]
+    numbers = [number_of(order) for order in asked]
     assert len(set(numbers)) == 6
     assert numbers[3:] == [first_number(2), first_number(2) + 1, first_number(2) + 2]
 
@@ -238,35 +287,35 @@ def test_adopted_as_accepted_is_pinned_until_closed(second: Flows, names: FakeNa
 def test_adopted_before_its_accept_is_released_again_and_handed_over(second: Flows) -> None:
     again = syn(seq=1)
     second.adopt(1, again.key, 0.0, is_accepted=False)
-    assert second.on_syn(again, 0.1) == Release(again)
-    assert second.on_accepted(again.key) == 1
+    assert second.on_syn(again, 0.1) == release(again)
+    assert second.on_accepted(again.key, CONNECTION) == passed(1)
 
 
 def test_adopted_and_never_accepted_is_given_up(second: Flows) -> None:
     second.adopt(1, syn().key, 0.0, is_accepted=False)
-    assert second.expire(0.1 + ACCEPT_TIMEOUT_S) == [GiveUp(1)]
+    assert second.expire(0.1 + ACCEPT_TIMEOUT_S) == [give_up(1)]
     assert (len(second), second.held) == (0, 0)
 
 
 def test_adopted_and_a_new_syn_is_the_next_flow(second: Flows) -> None:
     second.adopt(1, syn().key, 0.0, is_accepted=True)
-    assert second.on_syn(syn(), 0.1) == Ask(first_number(2), syn().key, "203.0.113.7", 443)
+    assert second.on_syn(syn(), 0.1) == ask(first_number(2), syn().key, "203.0.113.7", 443)
     second.on_closed(1, 0.2)
     second.on_opened(first_number(2), 0.3)
-    assert second.on_accepted(syn().key) == first_number(2)
+    assert second.on_accepted(syn().key, CONNECTION) == passed(first_number(2))
 
 
 def test_adopted_between_the_same_ports_the_newest_is_handed_over(second: Flows) -> None:
     second.adopt(1, syn().key, 0.0, is_accepted=True)
     second.adopt(2, syn().key, 0.0, is_accepted=False)
-    assert second.on_accepted(syn().key) == 2
+    assert second.on_accepted(syn().key, CONNECTION) == passed(2)
 
 
 def test_adopted_late_gives_way_to_the_flow_that_came_since(second: Flows) -> None:
     second.on_syn(syn(), 0.0)
     second.adopt(1, syn().key, 0.1, is_accepted=False)
-    assert second.on_opened(first_number(2), 0.2) == Release(syn())
-    assert second.on_accepted(syn().key) == first_number(2)
+    assert second.on_opened(first_number(2), 0.2) == release(syn())
+    assert second.on_accepted(syn().key, CONNECTION) == passed(first_number(2))
 
 
 def test_answers_to_the_gate_before_mean_nothing(second: Flows) -> None:
@@ -275,7 +324,7 @@ def test_answers_to_the_gate_before_mean_nothing(second: Flows) -> None:
     second.adopt(1, syn().key, 0.0, is_accepted=False)
     assert second.on_opened(1, 0.1) is None
     assert second.on_refused(1, Reason.REFUSED, 0.1) is None
-    assert second.on_accepted(syn().key) == 1
+    assert second.on_accepted(syn().key, CONNECTION) == passed(1)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +349,7 @@ def test_no_room_to_adopt_gives_up_what_nobody_has_accepted(second: Flows) -> No
     for number in range(1, 9):
         second.adopt(number, syn(1000 + number).key, 0.0, is_accepted=True)
     assert second.adopt(9, syn(2000).key, 0.0, is_accepted=True) is None
-    assert second.adopt(10, syn(2001).key, 0.0, is_accepted=False) == GiveUp(10)
+    assert second.adopt(10, syn(2001).key, 0.0, is_accepted=False) == give_up(10)
     assert len(second) == 8
 
 
@@ -330,7 +379,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(port=ports, virtual=st.booleans())
     def on_accepted(self, port: int, virtual: bool) -> None:
-        self.flows.on_accepted(syn(port, to="198.18.0.77" if virtual else "203.0.113.7").key)
+        self.flows.on_accepted(
+            syn(port, to="198.18.0.77" if virtual else "203.0.113.7").key, CONNECTION
+        )
 
     @rule(number=numbers)
     def on_closed(self, number: int) -> None:
@@ -390,10 +441,12 @@ class Generations(RuleBasedStateMachine):
     def application_connects(self, port: int, virtual: bool) -> None:
         sent = syn(port, to="198.18.0.77" if virtual else "203.0.113.7")
         order = self.flows.on_syn(sent, self.now)
-        if isinstance(order, Ask):
-            assert order.flow not in {*self.asked, *self.opened, *self.accepted, *self.void}
-            assert order.key == sent.key
-            self.asked[order.flow] = sent.key
+        if isinstance(order, SendClient):
+            number = number_of(order)
+            assert number not in {*self.asked, *self.opened, *self.accepted, *self.void}
+            assert isinstance(order.message, Open)
+            assert order.message.key == sent.key
+            self.asked[number] = sent.key
 
     @rule(pick=st.integers(0, 9), is_open=st.booleans())
     def far_end_answers(self, pick: int, is_open: bool) -> None:
@@ -404,10 +457,12 @@ class Generations(RuleBasedStateMachine):
         if is_open:
             self.opened[number] = key
             order = self.flows.on_opened(number, self.now)
-            assert isinstance(order, Release)
-            assert order.syn.key == key
+            assert isinstance(order, WriteFlow)
+            released = packet.read(order.framed)
+            assert isinstance(released, Packet)
+            assert released.key == key
         else:
-            assert isinstance(self.flows.on_refused(number, Reason.REFUSED, self.now), Reject)
+            assert self.flows.on_refused(number, Reason.REFUSED, self.now) is not None
 
     @rule(pick=st.integers(0, 9), is_open=st.booleans())
     def answer_to_a_dead_gate_arrives(self, pick: int, is_open: bool) -> None:
@@ -423,10 +478,12 @@ class Generations(RuleBasedStateMachine):
         key = syn(port, to="198.18.0.77" if virtual else "203.0.113.7").key
         everything = {**self.asked, **self.opened, **self.accepted}
         newest = max((number for number, one in everything.items() if one == key), default=None)
-        number = self.flows.on_accepted(key)
-        assert number == (newest if newest in self.opened else None)
-        if number is not None:
-            self.accepted[number] = self.opened.pop(number)
+        order = self.flows.on_accepted(key, CONNECTION)
+        if newest in self.opened:
+            assert order == passed(newest)
+            self.accepted[newest] = self.opened.pop(newest)
+        else:
+            assert order == ResetSocket(CONNECTION)
 
     @rule(pick=st.integers(0, 9))
     def client_is_done(self, pick: int) -> None:
@@ -439,8 +496,10 @@ class Generations(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         for order in self.flows.expire(self.now):
-            assert isinstance(order, GiveUp)
-            assert self.asked.pop(order.flow, None) or self.opened.pop(order.flow, None)
+            assert isinstance(order, Notify)
+            assert isinstance(order.message, Cancel)
+            number = order.message.flow
+            assert self.asked.pop(number, None) or self.opened.pop(number, None)
 
     @invariant()
     def gate_and_client_agree(self) -> None:

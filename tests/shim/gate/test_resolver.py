@@ -11,7 +11,8 @@ from dns import upstream
 from dns.pool import Pool, buffer_size
 from dns.records import Record
 from dns.upstream import Answer, write_answer
-from shim.gate.resolver import MAX_WAITING, WAIT_TIMEOUT_S, Names
+from shim.gate.orders import Order, ReplyStream, SendClient
+from shim.gate.resolver import MAX_WAITING, WAIT_TIMEOUT_S, Names, Stream
 from shim.protocol import GATEWAY4, POOL4, POOL6
 from shim.protocol.gate import (
     Configure,
@@ -26,10 +27,11 @@ from shim.protocol.gate import (
 
 SERVER = ip_address("192.0.2.53").packed
 SLOTS = 1024
+CONNECTION = 5
 
 
 class Asker:
-    """An application that asks one question and keeps what it hears."""
+    """An application that asks on a connection and keeps what it hears."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
@@ -37,12 +39,23 @@ class Asker:
 
     def ask(
         self, name: str, rtype: str = "A", *, server: bytes = SERVER, now: float = 0.0
-    ) -> Lookup | Forward | None:
+    ) -> object:
+        """Ask, and return what the client is asked."""
         query = dnslib.DNSRecord.question(name, rtype)
         query.header.id = 4711
-        return self.names.on_query(
-            bytes(query.pack()), server, over_tcp=False, now=now, reply=self.heard.append
-        )
+        order = self.names.on_query(bytes(query.pack()), Stream(server, CONNECTION), now)
+        if isinstance(order, SendClient):
+            return order.message
+        self.hear(order)
+        return None
+
+    def hear(self, *orders: Order | None) -> None:
+        """Take what an answer of the client leads to."""
+        for order in orders:
+            if order is not None:
+                assert isinstance(order, ReplyStream)
+                assert order.stream == CONNECTION
+                self.heard.append(order.message)
 
     @property
     def answer(self) -> dnslib.DNSRecord:
@@ -98,7 +111,7 @@ def test_far_end_is_asked_before_an_answer(names: Names, asker: Asker) -> None:
     question = asker.ask("www.example.com")
     assert question == Lookup(1, "www.example.com", 1)
     assert asker.heard == []
-    names.on_looked_up(LookedUp(1, Outcome.FOUND), 0.1)
+    asker.hear(names.on_looked_up(LookedUp(1, Outcome.FOUND), 0.1))
     assert len(asker.answer.rr) == 1
 
 
@@ -117,7 +130,7 @@ def test_what_the_far_end_does_not_find_is_not_found(
 ) -> None:
     names.configure(Configure(True, ()))
     asker.ask("www.example.com")
-    names.on_looked_up(LookedUp(1, outcome), 0.1)
+    asker.hear(names.on_looked_up(LookedUp(1, outcome), 0.1))
     assert dnslib.RCODE[asker.answer.header.rcode] == rcode
     assert asker.answer.rr == []
 
@@ -128,14 +141,14 @@ def test_records_of_the_far_end_are_passed_on(names: Names, asker: Asker) -> Non
     owner = b"\x03www\x07example\x03com\0"
     found = Answer(upstream.Outcome.FOUND, 9, (Record(owner, 15, 1, 9, b"\0\1\0"),))
     message = write_answer(found, "www.example.com", 15)
-    names.on_looked_up(LookedUp(1, Outcome.FOUND, message), 0.1)
+    asker.hear(names.on_looked_up(LookedUp(1, Outcome.FOUND, message), 0.1))
     assert [str(one.rdata) for one in asker.answer.rr] == ["1 ."]
 
 
 def test_records_that_are_none_are_a_failure(names: Names, asker: Asker) -> None:
     names.configure(Configure(True, ()))
     asker.ask("www.example.com", "MX")
-    names.on_looked_up(LookedUp(1, Outcome.FOUND, b"whatever"), 0.1)
+    asker.hear(names.on_looked_up(LookedUp(1, Outcome.FOUND, b"whatever"), 0.1))
     assert dnslib.RCODE[asker.answer.header.rcode] == "SERVFAIL"
 
 
@@ -144,20 +157,20 @@ def test_far_end_that_answers_twice_or_something_else_is_heard_once(
 ) -> None:
     names.configure(Configure(True, ()))
     asker.ask("www.example.com")
-    names.on_looked_up(LookedUp(99, Outcome.FOUND), 0.1)
-    names.on_forwarded(Forwarded(98, b"not asked for"))
+    asker.hear(names.on_looked_up(LookedUp(99, Outcome.FOUND), 0.1))
+    asker.hear(names.on_forwarded(Forwarded(98, b"not asked for")))
     assert asker.heard == []
-    names.on_looked_up(LookedUp(1, Outcome.FOUND), 0.1)
-    names.on_looked_up(LookedUp(1, Outcome.NX_DOMAIN), 0.2)
+    asker.hear(names.on_looked_up(LookedUp(1, Outcome.FOUND), 0.1))
+    asker.hear(names.on_looked_up(LookedUp(1, Outcome.NX_DOMAIN), 0.2))
     assert len(asker.heard) == 1
 
 
 def test_far_end_that_never_answers_is_a_failure(names: Names, asker: Asker) -> None:
     names.configure(Configure(True, ()))
     asker.ask("www.example.com")
-    names.expire(WAIT_TIMEOUT_S)
+    asker.hear(*names.expire(WAIT_TIMEOUT_S))
     assert asker.heard == []
-    names.expire(WAIT_TIMEOUT_S + 0.1)
+    asker.hear(*names.expire(WAIT_TIMEOUT_S + 0.1))
     assert dnslib.RCODE[asker.answer.header.rcode] == "SERVFAIL"
 
 
@@ -165,8 +178,8 @@ def test_name_of_another_suffix_goes_where_it_went_before(names: Names, asker: A
     names.configure(Configure(False, ("corp.example",)))
     question = asker.ask("printer.home.arpa")
     assert isinstance(question, Forward)
-    assert (question.server, question.over_tcp) == (SERVER, False)
-    names.on_forwarded(Forwarded(question.query, b"whatever it said"))
+    assert (question.server, question.over_tcp) == (SERVER, True)
+    asker.hear(names.on_forwarded(Forwarded(question.query, b"whatever it said")))
     assert asker.heard == [b"whatever it said"]
 
 
@@ -174,7 +187,7 @@ def test_former_resolver_that_is_silent_stays_silent(names: Names, asker: Asker)
     names.configure(Configure(False, ("corp.example",)))
     question = asker.ask("printer.home.arpa")
     assert isinstance(question, Forward)
-    names.on_forwarded(Forwarded(question.query, b""))
+    asker.hear(names.on_forwarded(Forwarded(question.query, b"")))
     assert asker.heard == []
 
 
@@ -189,7 +202,7 @@ def test_questions_that_wait_are_bounded(names: Names, asker: Asker) -> None:
         assert asker.ask(f"n{number}.example.com") is not None
     assert asker.ask("one-more.example.com") is None
     assert dnslib.RCODE[asker.answer.header.rcode] == "SERVFAIL"
-    names.expire(WAIT_TIMEOUT_S + 1)
+    asker.hear(*names.expire(WAIT_TIMEOUT_S + 1))
     assert asker.ask("one-more.example.com") is not None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dns import framing
-from shim.gate.io.dns_tcp import IDLE_S, MAX_STREAMS, DnsStreams, Reply
+from shim.gate.io.dns_tcp import IDLE_S, MAX_STREAMS, DnsStreams
 
 SERVER = b"\xc6\x12\x00\x01"
 QUESTION, ANSWER = b"question", b"answer"
@@ -21,12 +21,12 @@ class Bench:
     def __init__(self) -> None:
         self.poll = select.epoll()
         self.asked: list[tuple[bytes, bytes]] = []
-        self.replies: list[Reply] = []
+        self.numbers: list[int] = []
         self.streams = DnsStreams(self.poll, self._on_query)
 
-    def _on_query(self, wire: bytes, server: bytes, reply: Reply) -> None:
+    def _on_query(self, wire: bytes, server: bytes, number: int) -> None:
         self.asked.append((wire, server))
-        self.replies.append(reply)
+        self.numbers.append(number)
 
     def connect(self, now: float = 0.0) -> socket.socket:
         near, far = socket.socketpair()
@@ -52,7 +52,7 @@ def test_message_is_asked_and_answered_in_its_frame(bench: Bench) -> None:
         near.sendall(framing.frame(QUESTION))
         bench.turn()
         assert bench.asked == [(QUESTION, SERVER)]
-        bench.replies[0](ANSWER)
+        bench.streams.reply(bench.numbers[0], ANSWER)
         assert near.recv(100) == framing.frame(ANSWER)
 
 
@@ -63,7 +63,7 @@ def test_end_of_a_connection_is_the_end_of_its_answers(bench: Bench) -> None:
     bench.turn()
     # The next one has its descriptor, and not its answers.
     with bench.connect() as other:
-        bench.replies[0](ANSWER)
+        bench.streams.reply(bench.numbers[0], ANSWER)
         other.settimeout(0.05)
         with pytest.raises(TimeoutError):
             other.recv(100)
@@ -74,7 +74,7 @@ def test_peer_that_does_not_read_its_answers_has_no_connection_any_more(bench: B
         near.sendall(framing.frame(QUESTION))
         bench.turn()
         for _ in range(10000):
-            bench.replies[0](ANSWER * 100)
+            bench.streams.reply(bench.numbers[0], ANSWER * 100)
         while near.recv(1 << 20):
             pass
         with bench.connect() as other:
@@ -82,7 +82,7 @@ def test_peer_that_does_not_read_its_answers_has_no_connection_any_more(bench: B
             bench.turn()
             # What was dropped is not dropped again, and takes nobody else along.
             bench.streams.expire(IDLE_S)
-            bench.replies[1](ANSWER)
+            bench.streams.reply(bench.numbers[1], ANSWER)
             assert other.recv(100) == framing.frame(ANSWER)
         bench.streams.expire(IDLE_S + 1)
 

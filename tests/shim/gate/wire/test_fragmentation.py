@@ -15,7 +15,7 @@ from scapy.layers.inet6 import (
 )
 
 from shim.gate.wire import packet, udp
-from shim.gate.wire.fragmentation import KNOWN_S, MAX_PATHS, MIN_MTU, PathLimit
+from shim.gate.wire.fragmentation import KNOWN_S, MAX_PATHS, MIN_MTU, PathMtuCache
 from shim.gate.wire.packet import Packet
 from shim.gate.wire.tun import NO_OFFLOAD, VNET_HEADER_BYTES
 from shim.protocol import DEVICE4, DEVICE6
@@ -49,15 +49,15 @@ def whole(pieces: list[bytes]) -> IPv6:
 
 
 @pytest.fixture
-def narrow() -> PathLimit:
+def narrow() -> PathMtuCache:
     """It has heard that large packets do not reach the container."""
-    narrow = PathLimit()
+    narrow = PathMtuCache()
     assert narrow.on_icmp(too_big(), 0.0)
     return narrow
 
 
 @pytest.mark.parametrize("size", [1233, 1500, 9000, 65507, 65527])
-def test_large_one_is_cut_and_is_the_same_again(narrow: PathLimit, size: int) -> None:
+def test_large_one_is_cut_and_is_the_same_again(narrow: PathMtuCache, size: int) -> None:
     pieces = narrow.cut(framed(size))
     assert all(len(one) <= VNET_HEADER_BYTES + MIN_MTU for one in pieces)
     assert all(one.startswith(NO_OFFLOAD) for one in pieces)
@@ -69,7 +69,7 @@ def test_large_one_is_cut_and_is_the_same_again(narrow: PathLimit, size: int) ->
     assert IPv6(bytes(got))[UDP].chksum == sum_of_ours
 
 
-def test_fragments_of_two_packets_are_told_apart(narrow: PathLimit) -> None:
+def test_fragments_of_two_packets_are_told_apart(narrow: PathMtuCache) -> None:
     def idents() -> set[int]:
         pieces = narrow.cut(framed(9000))
         return {IPv6(one[VNET_HEADER_BYTES:])[IPv6ExtHdrFragment].id for one in pieces}
@@ -79,7 +79,7 @@ def test_fragments_of_two_packets_are_told_apart(narrow: PathLimit) -> None:
     assert first != second
 
 
-def test_checksum_that_is_there_already_is_kept(narrow: PathLimit) -> None:
+def test_checksum_that_is_there_already_is_kept(narrow: PathMtuCache) -> None:
     ends = ip_address(FAR).packed, ip_address(CONTAINER).packed
     raw = packet.echo_reply(*ends, 7, 1, bytes(3000))
     got = whole(narrow.cut(NO_OFFLOAD + raw))
@@ -95,7 +95,7 @@ def test_checksum_that_is_there_already_is_kept(narrow: PathLimit) -> None:
     ],
     ids=["fits", "another", "IPv4"],
 )
-def test_other_is_left_as_it_is(narrow: PathLimit, one: bytes) -> None:
+def test_other_is_left_as_it_is(narrow: PathMtuCache, one: bytes) -> None:
     assert narrow.cut(one) == [one]
 
 
@@ -103,13 +103,13 @@ def test_other_is_left_as_it_is(narrow: PathLimit, one: bytes) -> None:
     "message", [too_big(about=bytes(39)), too_big(kind=1), too_big(kind=3)], ids=str
 )
 def test_message_that_says_something_else_is_not_taken_note_of(message: Packet) -> None:
-    narrow = PathLimit()
+    narrow = PathMtuCache()
     assert not narrow.on_icmp(message, 0.0)
     assert narrow.cut(framed(9000)) == [framed(9000)]
 
 
 def test_it_is_known_for_a_while_and_for_so_many() -> None:
-    narrow = PathLimit()
+    narrow = PathMtuCache()
     narrow.on_icmp(too_big(), 0.0)
     for number in range(MAX_PATHS - 1):
         narrow.on_icmp(too_big(f"2001:db8::{number:x}"), 1.0)

@@ -33,7 +33,7 @@ ROUTER4, ROUTER6 = "203.0.113.9", "2001:db8:9::9"
 APP6, FAR6 = "fd6f:7670:6e00::2", "2001:db8:3::7"
 NO_HOSTS4 = ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255")
 NO_HOSTS6 = ("::", "::1", "ff02::1")
-GATEWAYS = (ip_address(GATEWAY4).packed, ip_address(GATEWAY6).packed)
+SENDER4, SENDER6 = ip_address(GATEWAY4).packed, ip_address(GATEWAY6).packed
 
 
 def framed(layers: ScapyPacket) -> bytes:
@@ -167,7 +167,7 @@ def test_reset_acknowledges_the_data_of_a_syn_and_wraps() -> None:
 def test_icmp_error_quotes_the_packet(code: int) -> None:
     syn = syn4()
     same(
-        packet.unreachable(read(syn), Unreachable(code), *GATEWAYS),
+        packet.unreachable(read(syn), Unreachable(code), SENDER4),
         IP(src=GATEWAY4, dst=APP4, id=0) / ICMP(type=3, code=code) / Raw(bytes(syn)),
     )
 
@@ -184,7 +184,7 @@ def test_icmp_error_quotes_the_packet(code: int) -> None:
 def test_icmpv6_error_quotes_the_packet(code: Unreachable, code6: int) -> None:
     syn = syn6()
     same(
-        packet.unreachable(read(syn), code, *GATEWAYS),
+        packet.unreachable(read(syn), code, SENDER6),
         IPv6(src=GATEWAY6, dst=APP6, hlim=64) / ICMPv6DestUnreach(code=code6) / Raw(bytes(syn)),
     )
 
@@ -192,7 +192,7 @@ def test_icmpv6_error_quotes_the_packet(code: Unreachable, code6: int) -> None:
 def test_unknown_protocol_of_ipv6_is_a_parameter_problem() -> None:
     odd = IPv6(src=APP6, dst=FAR6, nh=132) / Raw(b"sctp")
     same(
-        packet.unreachable(read(odd), Unreachable.PROTOCOL, *GATEWAYS),
+        packet.unreachable(read(odd), Unreachable.PROTOCOL, SENDER6),
         IPv6(src=GATEWAY6, dst=APP6, hlim=64) / ICMPv6ParamProblem(code=1, ptr=6) / Raw(bytes(odd)),
     )
 
@@ -200,8 +200,8 @@ def test_unknown_protocol_of_ipv6_is_a_parameter_problem() -> None:
 def test_icmp_error_is_no_larger_than_its_rfc_says() -> None:
     big4 = IP(src=APP4, dst=FAR4) / UDP(dport=9) / Raw(bytes(3000))
     big6 = IPv6(src=APP6, dst=FAR6) / UDP(dport=9) / Raw(bytes(3000))
-    assert len(packet.unreachable(read(big4), Unreachable.PORT, *GATEWAYS)) == 576
-    assert len(packet.unreachable(read(big6), Unreachable.PORT, *GATEWAYS)) == 1280
+    assert len(packet.unreachable(read(big4), Unreachable.PORT, SENDER4)) == 576
+    assert len(packet.unreachable(read(big6), Unreachable.PORT, SENDER6)) == 1280
 
 
 @pytest.mark.parametrize("hops", [1, 2, 64])
@@ -213,12 +213,12 @@ def test_hop_limit_is_that_of_the_family(hops: int) -> None:
 def test_time_exceeded_is_said_by_the_gateway_of_the_family() -> None:
     syn = syn4()
     same(
-        packet.time_exceeded(read(syn), *GATEWAYS),
+        packet.time_exceeded(read(syn), SENDER4),
         IP(src=GATEWAY4, dst=APP4, id=0) / ICMP(type=11, code=0) / Raw(bytes(syn)),
     )
     syn = syn6()
     same(
-        packet.time_exceeded(read(syn), *GATEWAYS),
+        packet.time_exceeded(read(syn), SENDER6),
         IPv6(src=GATEWAY6, dst=APP6, hlim=64) / ICMPv6TimeExceeded() / Raw(bytes(syn)),
     )
 
