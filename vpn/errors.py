@@ -1,7 +1,8 @@
 """The errors that reach a user: one line each, with a stable exit status.
 
 A message says what failed, where, and what to do. Exit statuses are part of the interface
-(`overlay-vpn(1)`): 1 failure, 2 usage, 77 not permitted and 78 configuration (sysexits(3)),
+(`overlay-vpn(1)`): 1 failure, 2 usage, 76 another version, 77 not
+permitted and 78 configuration (sysexits(3)),
 255 transport or authentication, as ssh(1) has it.
 """
 
@@ -16,6 +17,7 @@ class Exit(IntEnum):
     OK = 0
     FAILURE = 1
     USAGE = 2
+    PROTOCOL = 76
     NOT_PERMITTED = 77
     CONFIGURATION = 78
     TRANSPORT = 255
@@ -37,6 +39,17 @@ class NotPermittedError(OverlayError):
     """The caller may not do this, or the kernel does not let us."""
 
     status = Exit.NOT_PERMITTED
+
+
+class VersionError(OverlayError):
+    """A running overlay-vpn speaks another version of the control protocol."""
+
+    status = Exit.PROTOCOL
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the running overlay-vpn is of another version; restart it: 'overlay-vpn down', then up"
+        )
 
 
 class ConfigurationError(OverlayError):

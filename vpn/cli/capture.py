@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import closing
 
 import click
 
@@ -15,8 +16,8 @@ from shim.protocol.tap import Copied, Tapped
 from vpn.capture import filters, headers
 from vpn.capture.filters import Filter
 from vpn.capture.sinks import File, Lines, Sink
-from vpn.client import asking
 from vpn.console import say
+from vpn.control import client as control
 from vpn.errors import OverlayError, UsageError
 
 
@@ -36,9 +37,10 @@ def command(
     wanted = filters.parse(" ".join(words))
     if path == "-" and sys.stdout.isatty():
         raise UsageError("a capture file is not for a terminal; write it with -w FILE")
-    connection, link = asking.capture(run_id)
-    with connection:
-        capture = Capture(link, wanted, Lines() if path is None else File(path, DEVICE), count)
+    connection, link = control.capture(run_id)
+    with connection, closing(link):
+        sink = Lines() if path is None else File(path, DEVICE)
+        capture = Capture(link, wanted, sink, count)
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             capture.run()
@@ -48,7 +50,6 @@ def command(
             # Nobody reads any more; what is still in our buffer must not fail again at the exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         finally:
-            link.close()
             say(f"{capture.written} packets, {capture.lost} lost")
 
 

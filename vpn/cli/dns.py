@@ -14,7 +14,7 @@ from dns.names import Labels, parse_text, to_text
 from dns.reply import Reply
 from dns.wire import WireError
 from shim.protocol import GATEWAY4
-from vpn.client import asking
+from vpn.control import client as control
 from vpn.control import dns_query, runs
 from vpn.control.messages import DnsStatus, Resolution
 from vpn.control.verdict import way_text
@@ -62,7 +62,7 @@ def command() -> None:
 @click.option("--run", "run_id", metavar="RUN", help="Of this run, as 'overlay-vpn list' names it.")
 def status(as_json: bool, run_id: str | None) -> None:
     """Say who answers which names, and how much of the pool and the cache is used."""
-    found = asking.dns_status(run_id)
+    found = control.dns_status(run_id)
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
     else:
@@ -96,7 +96,7 @@ def query(name: str, rtype: str, as_json: bool, run_id: str | None) -> int:
 def ask(labels: Labels, rtype: int, run_id: str | None) -> Answer:
     """Ask, and return what came of it. Raises OverlayError."""
     name = to_text(labels)
-    way = asking.way_of(run_id, name, rtype)
+    way = control.resolution_of(run_id, name, rtype)
     server = GATEWAY4
     if run_id is None:
         # A resolver on this machine would say what it has kept: then the tunnel's is asked itself.

@@ -9,6 +9,7 @@ import click
 
 from vpn.cli import recover
 from vpn.control import client as control
+from vpn.control.client_connection import not_permitted
 from vpn.errors import NotPermittedError, OverlayError
 
 
@@ -38,7 +39,5 @@ def _end_owner() -> None:
     except ProcessLookupError:
         pass  # it has ended in between
     except PermissionError:
-        raise NotPermittedError(
-            "this overlay-vpn belongs to another user; run it as that user or with sudo"
-        ) from None
+        raise not_permitted() from None
     control.wait_until_gone(10.0)

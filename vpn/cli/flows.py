@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vpn.client import asking
+from vpn.control import client as control
 from vpn.control.messages import FlowList, FlowStatus
 from vpn.endpoint import join_host_port
 from vpn.errors import UsageError
@@ -22,9 +22,9 @@ def command(as_json: bool, kill: str | None, run_id: str | None) -> None:
     if kill is not None:
         if as_json:
             raise UsageError("--kill prints nothing; leave out --json")
-        asking.kill_flow(run_id, kill)
+        control.kill_flow(run_id, kill)
         return
-    flows = asking.list_flows(run_id)
+    flows = control.list_flows(run_id)
     if as_json:
         import msgspec
 

@@ -8,7 +8,6 @@ import click
 
 from dns.names import FIXED_ADDRESSES, from_text, special_use
 from shim.protocol import MARK
-from vpn.client import asking
 from vpn.config.forwards import address_of, parse_destination
 from vpn.control import client as control
 from vpn.control import runs
@@ -79,8 +78,8 @@ def explain(host: str, port: int, run_id: str | None) -> Explanation:
 
 def _fate(host: str, port: int, run_id: str | None) -> DestinationStatus:
     """Return what the client says; without one, everything is as without us, or cut off."""
-    if run_id is not None or asking.is_there():
-        return asking.fate_of(run_id, host, port)
+    if run_id is not None or control.is_there():
+        return control.destination_of(run_id, host, port)
     way = Resolution(way="outside") if address_of(host) is None else None
     name = host if way else ""
     return DestinationStatus(name=name, way=way, kill_switch=control.is_blocked())

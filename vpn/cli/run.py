@@ -19,12 +19,23 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
+from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from vpn.cli.options import Access, access
-from vpn.client import messages, run_command
+from vpn.client import run_command
 from vpn.client.shim import start
 from vpn.config.forwards import parse_publication
 from vpn.config.target import Target, parse_target
 from vpn.console import say
+from vpn.control import client_connection
+from vpn.control.messages import (
+    CLIENT_OF_PARENT,
+    MAX_PROBLEM,
+    PARENT,
+    Exited,
+    Finished,
+    NotReady,
+    Ready,
+)
 from vpn.errors import OverlayError, UsageError
 from vpn.linux import namespace_processes, privileges
 from vpn.policy.rules import Action, Policy, Rule, parse_rule
@@ -165,10 +176,11 @@ def _run(
         ours.close()
         _serve(settings, theirs, mask_bus=mask_bus)
     theirs.close()
-    ready, fds = messages.receive(ours)
-    if not isinstance(ready, messages.Ready) or ready.problem or len(fds) != 3:
+    link = Link(ours, PARENT)
+    ready, fds = _receive(link)
+    if not isinstance(ready, Ready):
         os.waitpid(client, 0)
-        problem = ready.problem if isinstance(ready, messages.Ready) else ""
+        problem = ready.problem if isinstance(ready, NotReady) else ""
         raise OverlayError(problem or "the client ended before it was ready")
     network = os.dup(fds[2])
     about = {
@@ -176,20 +188,29 @@ def _run(
         "OVERLAY_VPN_TARGET": "embedded" if target is None else str(target.address),
     }
     status = run_command.run(words, (fds[0], fds[1], fds[2]), about, ready.search)
-    with suppress(OSError):
-        ours.send(b"%d" % status)
-    done, _ = messages.receive(ours)
+    with suppress(LinkClosedError):
+        link.send(Exited(status))
+    finished, _ = _receive(link)
     namespace_processes.end(network)
     os.waitpid(client, 0)
-    if not isinstance(done, messages.Done):
+    if not isinstance(finished, Finished):
         return status
-    if done.problem:
-        say(done.problem)
-    return OURS if status == 0 and (done.problem or (strict and done.has_denied)) else status
+    if finished.problem:
+        say(finished.problem)
+    has_failed = finished.problem or (strict and finished.has_denied)
+    return OURS if status == 0 and has_failed else status
+
+
+def _receive(link: Link) -> tuple[Message | None, list[int]]:
+    """Return the next message of the client and its descriptors; None once it has ended."""
+    with suppress(LinkClosedError, ViolationError):
+        return client_connection.receive(link)
+    return None, []
 
 
 def _serve(settings: Callable[[], Settings], parent: socket.socket, *, mask_bus: bool) -> NoReturn:
     """Be the client: in a session of its own, out of the terminal's reach."""
+    to_parent = Link(parent, CLIENT_OF_PARENT)
     try:
         os.setsid()
         privileges.allow_many_files()
@@ -202,19 +223,23 @@ def _serve(settings: Callable[[], Settings], parent: socket.socket, *, mask_bus:
         namespace = start.spawn("shim.namespace", {_LINK: theirs.fileno()}, setting)
         theirs.close()
         privileges.lock()
-        parent.setblocking(False)
 
         import uvloop
 
         from vpn.client import run
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run.run(settings(), link, parent))
+            runner.run(run.run(settings(), link, to_parent))
         os.waitpid(namespace, 0)
     except OverlayError as error:
-        messages.send(parent, messages.Ready(str(error)))
+        _tell(to_parent, str(error))
     except Exception as error:  # the last line of a process without a caller
-        messages.send(parent, messages.Ready(f"unexpected {type(error).__name__}: {error}"))
+        _tell(to_parent, f"unexpected {type(error).__name__}: {error}")
     finally:
         sys.stderr.flush()
         os._exit(0)
+
+
+def _tell(parent: Link, problem: str) -> None:
+    with suppress(LinkClosedError):
+        parent.send(NotReady(problem[:MAX_PROBLEM]))

@@ -76,7 +76,7 @@ class Explainer:
         self._suffix_texts = configured.suffixes
         self._surroundings = surroundings
 
-    async def dns(self) -> DnsStatus:
+    async def dns_status(self) -> DnsStatus:
         """Return how names are answered."""
         around = self._surroundings()
         resolver = self._egress.resolver
@@ -100,7 +100,7 @@ class Explainer:
             warnings=around.warnings,
         )
 
-    def way(self, name: str, rtype: int) -> Resolution:
+    def resolution(self, name: str, rtype: int) -> Resolution:
         """Return how a question is answered. Raises ValueError if `name` is none."""
         around = self._surroundings()
         labels = fold(parse_text(name))
@@ -129,7 +129,7 @@ class Explainer:
             left_s=left_s,
         )
 
-    async def fate(self, host: str, port: int) -> DestinationStatus:
+    async def destination(self, host: str, port: int) -> DestinationStatus:
         """Return what becomes of a packet to a name or address; port 0 is for what has none.
 
         Raises ValueError if it is neither.
@@ -139,7 +139,7 @@ class Explainer:
         families: tuple[int, ...] = (4, 6)
         if address is None:
             host = ".".join(label.decode() for label in from_text(host))
-            way = self.way(host, RRType.A)
+            way = self.resolution(host, RRType.A)
             outcome, families = await self._outcome(host, way)
         state = await self._pool.ask(host) if way is None or way.is_virtual else None
         name = state.name if state is not None and address is not None else ""

@@ -24,18 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from shim.protocol.gate import Configure
-from shim.protocol.link import Link
+from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from shim.protocol.namespace import CLIENT_OF_NAMESPACE
 from vpn import embedded
-from vpn.client import inspection, sandbox
-from vpn.client.answering import Answering, question_of
+from vpn.client import sandbox
 from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.admission import Limits
 from vpn.client.flows.egress import Egress
-from vpn.client.messages import Done, Ready, send
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.session.renewing import Connect, Uplink
 from vpn.client.shim.namespace import Namespace
@@ -44,6 +40,11 @@ from vpn.config.forwards import Publication
 from vpn.config.target import Target
 from vpn.console import say
 from vpn.control import runs
+from vpn.control.events import Events
+from vpn.control.instance import Instance
+from vpn.control.messages import MAX_PROBLEM, Exited, Finished, Ready, Run, StateChanged
+from vpn.control.peer import receive
+from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
 from vpn.linux import namespace_processes
 from vpn.policy.report import Report, encode
@@ -52,7 +53,6 @@ from vpn.ssh.session import client as ssh
 from vpn.transport import base, registry
 from vpn.transport.pump import Pump
 
-_EXIT_PACKET: Final = 16
 _KILLED: Final = 128 + 9
 
 
@@ -80,7 +80,32 @@ class Settings:
         return f"{self.login.user}@{self.target.address} ({self.target.transport})"
 
 
-async def run(settings: Settings, shim: socket.socket, parent: socket.socket) -> None:
+class RunInstance(Instance):
+    """A run whose session and namespaces are there."""
+
+    def __init__(self, about: Run, spaces: tuple[int, int, int], tunnel: Tunnel) -> None:
+        """`spaces` are its user, mount and network namespace."""
+        self.events = Events()
+        self.events.publish(StateChanged("connected"))
+        self._about = about
+        self._spaces = spaces
+        self._tunnel = tunnel
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """The tunnel of the run."""
+        return self._tunnel
+
+    def describe_run(self) -> Run:
+        """Return what runs, and where to."""
+        return self._about
+
+    def namespaces(self) -> tuple[int, int, int]:
+        """Return the user, mount and network namespace of the run."""
+        return self._spaces
+
+
+async def run(settings: Settings, shim: socket.socket, parent: Link) -> None:
     """Serve a command until it ends. Raises OverlayError if it must not start."""
     namespace = Namespace(Link(shim, CLIENT_OF_NAMESPACE))
     listener, path = runs.listen(settings.id)
@@ -118,14 +143,12 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         started = time.time()
         loop.remove_reader(parent)
         target = "embedded" if settings.target is None else str(settings.target.address)
-        about = runs.Run(settings.id, settings.pid, target, settings.command, started)
-        serving = Answering(listener, partial(_answer, about, spaces, core))
-        answering = asyncio.create_task(serving.serve())
-        send(parent, Ready("", search), spaces)
+        about = Run(settings.id, settings.pid, target, settings.command, started)
+        control = ControlServer(listener, RunInstance(about, spaces, core))
+        answering = asyncio.create_task(control.serve())
+        _tell(parent, Ready(search), spaces)
         keeping = asyncio.create_task(_keep(uplink))
-        packet = await loop.sock_recv(parent, _EXIT_PACKET)
-        # If the command's parent was killed, so was the command.
-        status = int(packet) if packet else _KILLED
+        status = await _exit_status(parent)
         keeping.cancel()
         answering.cancel()
         for each in published:
@@ -134,7 +157,7 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
         await core.drain()
         core.abort()
         problem = _write_report(settings, report, started, status)
-        send(parent, Done(report.has_denied, problem))
+        _tell(parent, Finished(report.has_denied, problem[:MAX_PROBLEM]))
         with suppress(TimeoutError):
             await asyncio.wait_for(uplink.close(), 1.0)
     finally:
@@ -145,7 +168,22 @@ async def run(settings: Settings, shim: socket.socket, parent: socket.socket) ->
             await server.close()
 
 
-def _give_up(parent: socket.socket, running: asyncio.Task[None]) -> None:
+def _tell(parent: Link, message: Message, fds: tuple[int, ...] = ()) -> None:
+    """Send a message to the command's parent, if it is still there."""
+    with suppress(LinkClosedError):
+        parent.send(message, fds)
+
+
+async def _exit_status(parent: Link) -> int:
+    """Return the exit status of the command, once it has ended."""
+    with suppress(LinkClosedError, ViolationError):
+        message, _ = await receive(parent)
+        assert isinstance(message, Exited)
+        return message.status
+    return _KILLED  # as its parent was
+
+
+def _give_up(parent: Link, running: asyncio.Task[None]) -> None:
     """The parent has gone before there was anything to tell it: nobody waits for a command."""
     asyncio.get_running_loop().remove_reader(parent)
     running.cancel()
@@ -194,19 +232,6 @@ async def _keep(uplink: Uplink) -> None:
         await uplink.keep()
     except OverlayError as error:
         say(f"{error}; the command has no network any more")
-
-
-async def _answer(
-    about: runs.Run, spaces: tuple[int, int, int], core: Tunnel, sock: socket.socket
-) -> None:
-    """Answer `list`, `enter` and `flows`; the directory of the socket keeps others out."""
-    question = await question_of(sock)
-    if question == runs.STATUS:
-        await asyncio.get_running_loop().sock_sendall(sock, msgspec.json.encode(about))
-    elif question == runs.ENTER:
-        socket.send_fds(sock, [b"enter"], spaces)
-    else:
-        await inspection.answer(sock, question, core)
 
 
 async def _publish(

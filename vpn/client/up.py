@@ -49,7 +49,9 @@ from vpn.client.shim.resolved import ResolvedHelper
 from vpn.client.tunnel import Tunnel, resolver_for
 from vpn.config.routes import Routes
 from vpn.config.target import Target
-from vpn.control.messages import State, Status
+from vpn.control.events import Events
+from vpn.control.instance import Instance
+from vpn.control.messages import State, StateChanged, Status, Warned
 from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
 from vpn.ssh.session import client as ssh
@@ -83,14 +85,15 @@ class Settings:
         return f"{self.login.user}@{self.target.address} ({self.target.transport})"
 
 
-class Client:
+class Client(Instance):
     """A client that is coming up, is up, or is going down."""
 
     def __init__(self, settings: Settings, monitor: Monitor, host_dns: ResolvedHelper) -> None:
         self._settings = settings
         self._monitor = monitor
         self._host_dns = host_dns
-        self._state: State = "connecting"
+        self.events = Events()
+        self._enter("connecting")
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._down = asyncio.Event()
@@ -114,21 +117,19 @@ class Client:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Come up, call `on_ready`, stay up. Raises OverlayError when it did not end by `stop`."""
         gate, listener = await self._monitor.hello()
-        control = ControlServer(
-            listener, self.status, self._stop_and_wait, self._pause, lambda: self._core
-        )
+        control = ControlServer(listener, self)
         serving = asyncio.create_task(control.serve())
         try:
             session = await self._connect_unless_stopped()
             self._login = self._login.after(session)
-            uplink = self._uplink = Uplink(session, self._connect, say)
+            uplink = self._uplink = Uplink(session, self._connect, self._say)
             try:
                 core = await self._capture(uplink, gate)
-                self._state = "connected"
+                self._enter("connected")
                 on_ready()
                 await self._stay_up(uplink, core)
             finally:
-                self._state = "closing"
+                self._enter("closing")
                 if self._core is not None:
                     self._core.abort()
                 with suppress(TimeoutError):
@@ -144,6 +145,11 @@ class Client:
             self._down.set()
             serving.cancel()
             await control.finish()
+
+    @property
+    def tunnel(self) -> Tunnel | None:
+        """The tunnel; None until there is a session."""
+        return self._core
 
     def status(self) -> Status:
         """Return what is going on."""
@@ -177,8 +183,12 @@ class Client:
             kill_switch=settings.kill_switch,
             lan=settings.lan,
             paused_s=self._paused_s,
-            warnings=(*sandbox.warnings(self._monitor.missing), *self._host_dns.warnings),
+            warnings=self._warnings,
         )
+
+    @property
+    def _warnings(self) -> tuple[str, ...]:
+        return (*sandbox.warnings(self._monitor.missing), *self._host_dns.warnings)
 
     def _surroundings(self) -> TunnelContext:
         settings = self._settings
@@ -193,6 +203,16 @@ class Client:
             resolved=self._host_dns.told.resolved.outcome.value,
             warnings=self._host_dns.warnings,
         )
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        self.events.publish(StateChanged(state))
+
+    def _say(self, line: str) -> None:
+        """Say that the session was lost, or is there again."""
+        say(line)
+        status = self.status()
+        self.events.publish(StateChanged(status.state, status.last_error))
 
     @property
     def _paused_s(self) -> int:
@@ -240,6 +260,8 @@ class Client:
         )
         self._is_capturing = True
         await self._host_dns.announce()
+        for line in self._warnings:
+            self.events.publish(Warned(line))
         return core
 
     async def _stay_up(self, uplink: Uplink, core: Tunnel) -> None:
@@ -263,14 +285,16 @@ class Client:
             keeping.result()
         raise OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
 
-    async def _pause(self, seconds: int) -> None:
+    async def pause(self, seconds: int) -> None:
+        """Let everything pass outside the tunnel for so long. Raises OverlayError."""
         if not self._is_capturing:
             raise OverlayError("there is nothing to pause before the tunnel is up")
         await self._monitor.pause(seconds)
         self._host_dns.pause(seconds)
         self._paused_until_s = time.monotonic() + seconds
 
-    async def _stop_and_wait(self) -> None:
+    async def take_down(self) -> None:
+        """Take everything down, and return when that is done."""
         self._is_user_done = True
         self.stop()
         await self._down.wait()

@@ -1,31 +1,70 @@
-"""How the command line asks a running client: `status`, `pause`, `down` …, over a Unix socket.
+"""What the command line asks of a running tunnel: that of this network namespace, or of a run.
 
-One packet asks, one answers; see `server.py` for the other end.
+A `run_id` of None means the tunnel of this network namespace.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Final, TypeVar
 
 import msgspec
 
+from shim.protocol.handover import adopt
+from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from shim.protocol.paths import CONTROL, JOURNAL, LOCK, state_directory
-from vpn.client import questions
-from vpn.control.messages import BLOCKED, DOWN, Status
-from vpn.errors import NotPermittedError, OverlayError
+from shim.protocol.tap import TAP
+from vpn.control import runs
+from vpn.control.client_connection import NOBODY, Connection, connect, error_of
+from vpn.control.messages import (
+    BLOCKED,
+    DOWN,
+    MAX_FLOW_ID,
+    CapturePackets,
+    Capturing,
+    DestinationAnswer,
+    DestinationStatus,
+    DnsStatus,
+    DnsStatusAnswer,
+    Done,
+    FlowPage,
+    FlowStatus,
+    GetDestination,
+    GetDnsStatus,
+    GetResolution,
+    GetStatus,
+    KillFlow,
+    ListFlows,
+    PauseFor,
+    Refusal,
+    RefusedError,
+    Request,
+    Resolution,
+    ResolutionAnswer,
+    Status,
+    StatusAnswer,
+    TakeDown,
+)
+from vpn.errors import OverlayError
+
+MAX_FLOWS: Final = 65536
+_SILENT: Final = "the running client does not answer as it should; it may have just ended"
+
+M = TypeVar("M", bound=Message)
 
 
 def query() -> Status:
-    """Return the status of the client of this network namespace. Raises OverlayError."""
+    """Return the status of the tunnel of this network namespace. Raises OverlayError."""
     try:
-        answer = _ask(questions.STATUS, questions.TIMEOUT_S)
-        if not answer:  # nobody there, or gone before it could say so
-            return BLOCKED if is_blocked() else DOWN
-        return msgspec.json.decode(answer, type=Status)
-    except (TimeoutError, msgspec.MsgspecError):
+        return _ask_here(GetStatus(), StatusAnswer).status
+    except (*NOBODY, LinkClosedError):  # none, or gone before it could answer
+        return BLOCKED if is_blocked() else DOWN
+    except (TimeoutError, ViolationError):
         raise OverlayError(
             "the running client does not answer; run 'overlay-vpn down' as root"
         ) from None
@@ -34,11 +73,13 @@ def query() -> Status:
 def stop(timeout_s: float = 30.0) -> bool:
     """Take down what runs in this network namespace; False if nothing did. Raises OverlayError."""
     try:
-        answer = _ask(questions.DOWN, timeout_s)
+        _ask_here(TakeDown(), Done, timeout_s)
+    except NOBODY:
+        return False
     except TimeoutError:
         raise OverlayError(f"the client does not answer; end process {owner()} as root") from None
-    if answer is None:
-        return False
+    except (LinkClosedError, ViolationError):
+        pass  # it is going down, or somebody has to see to it who is told below
     wait_until_gone(timeout_s)
     return True
 
@@ -46,16 +87,25 @@ def stop(timeout_s: float = 30.0) -> bool:
 def pause(seconds: int) -> bool:
     """Pause what runs in this network namespace; False if nothing did. Raises OverlayError."""
     try:
-        answer = _ask(questions.PAUSE + str(seconds).encode(), questions.TIMEOUT_S)
-    except TimeoutError:
-        answer = b""
-    if answer not in (None, questions.DONE):
-        raise OverlayError(answer.decode(errors="replace") or "the client does not answer")
-    return answer is not None
+        _ask_here(PauseFor(seconds), Done)
+    except NOBODY:
+        return False
+    except (TimeoutError, LinkClosedError, ViolationError):
+        raise OverlayError("the client does not answer") from None
+    return True
+
+
+def is_there() -> bool:
+    """Whether there is a tunnel of this network namespace."""
+    try:
+        connect(_socket_path()).close()
+    except NOBODY:
+        return False
+    return True
 
 
 def is_blocked() -> bool:
-    """Whether nobody runs here, and the kill switch of who ran last holds."""
+    """Whether nothing runs here, and the kill switch of what ran last holds."""
     try:
         with open(f"{state_directory()}/{JOURNAL}", "rb") as file:
             return b'"guard"' in file.read() and owner() is None
@@ -64,9 +114,9 @@ def is_blocked() -> bool:
 
 
 def owner() -> int | None:
-    """Return the process whose end is the end of all; 0 while one begins, None if none runs.
+    """Return the PID that stops the instance when it exits; 0 while one starts, None if none runs.
 
-    The number in the lock is to be believed only while somebody holds the lock.
+    The number in the lock is valid only while a process holds the lock.
     """
     try:
         with open(f"{state_directory()}/{LOCK}") as file:
@@ -88,37 +138,108 @@ def wait_until_gone(timeout_s: float) -> None:
         time.sleep(0.02)
 
 
-def _ask(question: bytes, timeout_s: float) -> bytes | None:
-    sock = connect(timeout_s)
-    if sock is None:
-        return None
-    with sock:
+def list_flows(run_id: str | None) -> list[FlowStatus]:
+    """Return the flows of a tunnel, oldest first. Raises OverlayError."""
+    flows: list[FlowStatus] = []
+    with _asking(run_id, ListFlows()) as connection:
+        is_last = False
+        while not is_last:
+            page, _ = connection.receive(FlowPage)
+            flows += page.flows
+            is_last = page.is_last
+            if len(flows) > MAX_FLOWS:
+                raise ViolationError("more flows than there can be")
+    return flows
+
+
+def kill_flow(run_id: str | None, flow: str) -> None:
+    """Reset a flow. Raises OverlayError, also if there is none of this id."""
+    if len(flow) > MAX_FLOW_ID:
+        raise OverlayError("there is no flow of such an id; see 'overlay-vpn flows'")
+    with _asking(run_id, KillFlow(flow.encode(errors="replace").decode())) as connection:
         try:
-            sock.sendall(question)
-            answer = sock.recv(questions.MAX_PACKET)
-        except ConnectionError:
-            answer = b""
-    if answer == questions.NOT_PERMITTED:
-        raise not_permitted()
-    return answer
+            connection.receive(Done)
+        except RefusedError as refused:
+            if refused.why is not Refusal.NO_FLOW:
+                raise
+            line = f"there is no flow {flow!r}; see 'overlay-vpn flows'"
+            raise OverlayError(line) from None
 
 
-def connect(timeout_s: float) -> socket.socket | None:
-    """Return a connection to the client of this network namespace, None if there is none."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(timeout_s)
+def capture(run_id: str | None) -> tuple[Connection, Link]:
+    """Return the link from which packets come, after the connection that keeps the capture going.
+
+    Closing the connection ends the capture. Raises OverlayError.
+    """
+    connection = _connect(run_id, CapturePackets())
     try:
-        sock.connect(f"{state_directory()}/{CONTROL}")
-    except OSError as error:
-        sock.close()
-        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return None
+        with _one_line():
+            _, (fd,) = connection.receive(Capturing)
+            return connection, adopt(fd, TAP)
+    except BaseException:
+        connection.close()
         raise
-    return sock
 
 
-def not_permitted() -> NotPermittedError:
-    """Return the error of who asks the client of somebody else."""
-    return NotPermittedError(
-        "this overlay-vpn belongs to another user; run it as that user or with sudo"
-    )
+def dns_status(run_id: str | None) -> DnsStatus:
+    """Return how names are answered. Raises OverlayError."""
+    with _asking(run_id, GetDnsStatus()) as connection:
+        return connection.receive(DnsStatusAnswer)[0].status
+
+
+def resolution_of(run_id: str | None, name: str, rtype: int) -> Resolution:
+    """Return how a query for records of a type would be answered. Raises OverlayError."""
+    with _asking(run_id, GetResolution(name, rtype)) as connection:
+        return connection.receive(ResolutionAnswer)[0].resolution
+
+
+def destination_of(run_id: str | None, host: str, port: int) -> DestinationStatus:
+    """Return what becomes of a packet to a name or address. Raises OverlayError."""
+    with _asking(run_id, GetDestination(host, port)) as connection:
+        found = connection.receive(DestinationAnswer)[0].destination
+        try:
+            addresses = tuple(str(ip_address(one)) for one in found.addresses)
+        except ValueError:
+            raise ViolationError("not an address") from None
+    return msgspec.structs.replace(found, addresses=addresses)
+
+
+def _connect(run_id: str | None, request: Request) -> Connection:
+    if run_id is not None:
+        return runs.connect(run_id, request)
+    try:
+        return Connection(_socket_path(), request)
+    except NOBODY:
+        raise OverlayError("overlay-vpn is not up here; see 'overlay-vpn status'") from None
+    except OSError:
+        raise OverlayError(_SILENT) from None
+
+
+@contextmanager
+def _asking(run_id: str | None, request: Request) -> Iterator[Connection]:
+    """Make a request; whatever is wrong with the answer is an OverlayError."""
+    with _connect(run_id, request) as connection, _one_line():
+        yield connection
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except RefusedError as refused:
+        raise error_of(refused) from None
+    except (LinkClosedError, TimeoutError, ViolationError):
+        raise OverlayError(_SILENT) from None
+
+
+def _ask_here(request: Request, kind: type[M], timeout_s: float | None = None) -> M:
+    """Return the answer of the tunnel of this network namespace. Raises as `Connection` does."""
+    with Connection(_socket_path(), request, timeout_s) as connection:
+        try:
+            return connection.receive(kind)[0]
+        except RefusedError as refused:
+            raise error_of(refused) from None
+
+
+def _socket_path() -> str:
+    return f"{state_directory()}/{CONTROL}"

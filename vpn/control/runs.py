@@ -13,25 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from vpn.errors import ConfigurationError, OverlayError
+from shim.protocol.link import LinkClosedError, ViolationError
+from vpn.control.client_connection import NOBODY, Connection
+from vpn.control.messages import (
+    GetNamespaces,
+    GetRun,
+    Namespaces,
+    RefusedError,
+    Request,
+    Run,
+    RunAnswer,
+)
+from vpn.errors import ConfigurationError, OverlayError, VersionError
 from vpn.linux.namespaces import CLONE_NEWNET, CLONE_NEWUSER, enter
 
 TIMEOUT_S: Final = 5.0
-MAX_PACKET: Final = 65536
-STATUS: Final = b"status"
-ENTER: Final = b"enter"
-
-
-class Run(msgspec.Struct, frozen=True):
-    """What a run says of itself. `started` is in unix seconds."""
-
-    id: str
-    pid: int
-    target: str
-    command: tuple[str, ...]
-    started: float
 
 
 def directory() -> Path:
@@ -67,27 +63,24 @@ def all_runs() -> list[Run]:
     found = []
     for path in directory().glob("*.run"):
         try:
-            answer, _ = _ask(path, STATUS, 0)
-        except (ConnectionRefusedError, FileNotFoundError):
+            with Connection(str(path), GetRun(), TIMEOUT_S) as connection:
+                found.append(connection.receive(RunAnswer)[0].run)
+        except NOBODY:
             with suppress(FileNotFoundError):
                 path.unlink()
-            continue
-        except OSError:
-            continue
-        with suppress(msgspec.MsgspecError):
-            found.append(msgspec.json.decode(answer, type=Run))
+        except (OSError, LinkClosedError, ViolationError, RefusedError, VersionError):
+            continue  # it does not say what it is, and is not listed
     return sorted(found, key=lambda run: run.started)
 
 
 def namespaces(run_id: str) -> tuple[int, int, int]:
     """Return the user, mount and network namespace of a run. Raises OverlayError."""
-    try:
-        _, fds = _ask(_path(run_id), ENTER, 3)
-    except OSError:
-        raise _no_run(run_id) from None
-    if len(fds) != 3:
-        raise OverlayError(f"the run {run_id!r} does not let us in")
-    return fds[0], fds[1], fds[2]
+    with connect(run_id, GetNamespaces()) as connection:
+        try:
+            _, (user, mount, network) = connection.receive(Namespaces)
+        except (LinkClosedError, TimeoutError, ViolationError, RefusedError):
+            raise OverlayError(f"the run {run_id!r} does not let us in") from None
+    return user, mount, network
 
 
 def enter_network(run_id: str) -> None:
@@ -101,35 +94,10 @@ def enter_network(run_id: str) -> None:
         raise OverlayError(f"cannot enter the run {run_id!r}: {error.strerror}") from error
 
 
-def connect(run_id: str) -> socket.socket:
-    """Return a connection to the client of a run. Raises OverlayError."""
+def connect(run_id: str, request: Request) -> Connection:
+    """Make a request of a run. Raises OverlayError if there is no such run."""
+    path = directory() / f"{os.path.basename(run_id)}.run"
     try:
-        return _connect(_path(run_id))
+        return Connection(str(path), request)
     except OSError:
-        raise _no_run(run_id) from None
-
-
-def _path(run_id: str) -> Path:
-    return directory() / f"{os.path.basename(run_id)}.run"
-
-
-def _no_run(run_id: str) -> OverlayError:
-    return OverlayError(f"there is no run {run_id!r}; see 'overlay-vpn list'")
-
-
-def _connect(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        sock.settimeout(TIMEOUT_S)
-        sock.connect(str(path))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _ask(path: Path, question: bytes, fds: int) -> tuple[bytes, list[int]]:
-    with _connect(path) as sock:
-        sock.sendall(question)
-        answer, received, _, _ = socket.recv_fds(sock, MAX_PACKET, fds)
-        return answer, received
+        raise OverlayError(f"there is no run {run_id!r}; see 'overlay-vpn list'") from None

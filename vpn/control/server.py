@@ -1,8 +1,13 @@
-"""How a running client answers the command line: `status`, `pause`, `down` …; see `client.py`.
+"""The control server of a running tunnel: one for `up` and for `run`, with one table of requests.
 
-One packet answers; more than one what is asked about flows (`vpn.client.inspection`). Only root and
-the user whose client it is may ask; others get their answer in one word. The peer is whom the
-kernel says it is (unix(7), SO_PEERCRED).
+Theory of operation
+-------------------
+A client that connects is served in a task of its own, so that none waits for another. Only root and
+the user whose tunnel it is may ask; every other user is refused at once. A client has `TIMEOUT_S`
+to make its request and to read the answer; only `_LASTING` requests take as long as they take.
+
+Destinations and packets of flows are told here and nowhere else. No packet passes through here: a
+capture is a socket that is handed over, and it ends with the connection on which it was requested.
 """
 
 from __future__ import annotations
@@ -10,69 +15,244 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
 
-import msgspec
-
+from shim.protocol.common import Hello
+from shim.protocol.link import LinkClosedError, Message, ViolationError
 from shim.protocol.monitor import MAX_PAUSE_S
-from vpn.client import inspection
-from vpn.client.answering import Answering, question_of
-from vpn.client.questions import DONE, DOWN, NOT_PERMITTED, PAUSE, STATUS
-from vpn.control.messages import Status
+from vpn.control import messages
+from vpn.control.instance import Explainer, Instance
+from vpn.control.messages import (
+    FLOWS_PER_PAGE,
+    VERSION,
+    CapturePackets,
+    Capturing,
+    DestinationAnswer,
+    DnsStatusAnswer,
+    Done,
+    FlowPage,
+    FlowStatus,
+    GetDestination,
+    GetDnsStatus,
+    GetNamespaces,
+    GetResolution,
+    GetRun,
+    GetStatus,
+    KillFlow,
+    ListFlows,
+    Namespaces,
+    PauseFor,
+    Refusal,
+    Refused,
+    RefusedError,
+    ResolutionAnswer,
+    RunAnswer,
+    StatusAnswer,
+    Subscribe,
+    TakeDown,
+)
+from vpn.control.peer import Peer
 from vpn.errors import OverlayError
 
-if TYPE_CHECKING:
-    from vpn.client.tunnel import Tunnel
-
-_UCRED: Final = struct.Struct("3i")
+_RETRY_S: Final = 0.1
+_FINISH_S: Final = 1.0
 
 
-class ControlServer(Answering):
-    """Answers on a listener that the monitor has made."""
+class ControlServer:
+    """Answers whoever connects to a listener."""
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        status: Callable[[], Status],
-        down: Callable[[], Awaitable[None]],
-        pause: Callable[[int], Awaitable[None]],
-        core: Callable[[], Tunnel | None],
-    ) -> None:
-        """`down` takes everything down, `pause` is given seconds; the answer waits for them.
+    def __init__(self, listener: socket.socket, instance: Instance) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._instance = instance
+        self._tasks: set[asyncio.Task[None]] = set()
 
-        `core` is None as long as there are no flows.
-        """
-        super().__init__(listener, self._answer_one)
-        self._status = status
-        self._down = down
-        self._pause = pause
-        self._core = core
-
-    async def _answer_one(self, sock: socket.socket) -> None:
+    async def serve(self) -> None:
+        """Answer until cancelled."""
         loop = asyncio.get_running_loop()
-        question = await question_of(sock)
-        if _peer_uid(sock) not in (0, os.geteuid()):
-            await loop.sock_sendall(sock, NOT_PERMITTED)
-        elif question == STATUS:
-            await loop.sock_sendall(sock, msgspec.json.encode(self._status()))
-        elif question == DOWN:
-            await self._down()
-            await loop.sock_sendall(sock, DONE)
-        elif question.startswith(PAUSE):
-            await loop.sock_sendall(sock, await self._pause_for(question.removeprefix(PAUSE)))
-        else:
-            await inspection.answer(sock, question, self._core())
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(self._listener)
+            except OSError:  # no descriptor is left; who connects waits until there is one
+                await asyncio.sleep(_RETRY_S)
+                continue
+            task = asyncio.create_task(self._serve_one(sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _pause_for(self, seconds: bytes) -> bytes:
+    async def finish(self) -> None:
+        """End the events, and let the answers that are under way go out."""
+        self._instance.events.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FINISH_S)
+
+    async def _serve_one(self, sock: socket.socket) -> None:
+        peer = Peer(sock)
         try:
-            await self._pause(min(int(seconds), MAX_PAUSE_S))
-        except (OverlayError, ValueError) as error:
-            return str(error).encode()
-        return DONE
+            with suppress(OSError, TimeoutError, LinkClosedError, ViolationError):
+                await _converse(peer, self._instance)
+        finally:
+            peer.close()
 
 
-def _peer_uid(sock: socket.socket) -> int:
-    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return int(uid)
+async def _converse(peer: Peer, instance: Instance) -> None:
+    try:
+        async with asyncio.timeout(messages.TIMEOUT_S):
+            await peer.send(Hello(VERSION))
+            request = await _request_of(peer)
+        lasts = type(request) in _LASTING
+        async with asyncio.timeout(None if lasts else messages.TIMEOUT_S):
+            await _HANDLERS[type(request)](peer, instance, request)
+    except RefusedError as error:
+        await peer.send(Refused(error.why, error.text))
+    except OverlayError as error:
+        await peer.send(Refused(Refusal.FAILED, str(error)))
+
+
+async def _request_of(peer: Peer) -> Message:
+    """Return the request of a client that may make one. Raises as `Peer.receive`, RefusedError."""
+    if peer.uid not in (0, os.geteuid()):
+        raise RefusedError(Refusal.NOT_PERMITTED)
+    hello = await peer.receive()
+    request = await peer.receive()
+    if not isinstance(hello, Hello) or isinstance(request, Hello):
+        raise ViolationError("one greeting, and then a request")
+    if hello.version != VERSION and not isinstance(request, TakeDown):
+        raise ViolationError("another version")
+    return request
+
+
+async def _get_status(peer: Peer, instance: Instance, request: GetStatus) -> None:
+    await peer.send(StatusAnswer(instance.status()))
+
+
+async def _take_down(peer: Peer, instance: Instance, request: TakeDown) -> None:
+    await instance.take_down()
+    await peer.send(Done())
+
+
+async def _pause_for(peer: Peer, instance: Instance, request: PauseFor) -> None:
+    if request.seconds < 0:
+        raise RefusedError(Refusal.MALFORMED, "a pause cannot be shorter than nothing")
+    await instance.pause(min(request.seconds, MAX_PAUSE_S))
+    await peer.send(Done())
+
+
+async def _list_flows(peer: Peer, instance: Instance, request: ListFlows) -> None:
+    tunnel = instance.tunnel
+    for page in flow_pages([] if tunnel is None else tunnel.list_flows()):
+        await peer.send(page)
+
+
+def flow_pages(flows: list[FlowStatus]) -> list[FlowPage]:
+    """Return a list as pages, of which the last one says so; there is at least one."""
+    starts = range(0, max(1, len(flows)), FLOWS_PER_PAGE)
+    return [
+        FlowPage(tuple(flows[start : start + FLOWS_PER_PAGE]), start == starts[-1])
+        for start in starts
+    ]
+
+
+async def _kill_flow(peer: Peer, instance: Instance, request: KillFlow) -> None:
+    tunnel = instance.tunnel
+    if tunnel is None or not tunnel.kill_flow(request.flow):
+        raise RefusedError(Refusal.NO_FLOW)
+    await peer.send(Done())
+
+
+async def _capture_packets(peer: Peer, instance: Instance, request: CapturePackets) -> None:
+    if instance.tunnel is None:
+        raise RefusedError(Refusal.NOT_UP)
+    tap = instance.tunnel.captures
+    packets = tap.begin()
+    if packets is None:
+        raise RefusedError(Refusal.BUSY)
+    try:
+        with packets:
+            await peer.send(Capturing(), (packets.fileno(),))
+        await _while_connected(peer, tap.wait())
+    finally:
+        tap.end()
+
+
+async def _get_dns_status(peer: Peer, instance: Instance, request: GetDnsStatus) -> None:
+    await peer.send(DnsStatusAnswer(await _explainer_of(instance).dns_status()))
+
+
+async def _get_resolution(peer: Peer, instance: Instance, request: GetResolution) -> None:
+    explainer = _explainer_of(instance)
+    try:
+        found = explainer.resolution(request.name, request.rtype)
+    except ValueError:
+        raise RefusedError(Refusal.MALFORMED, "not a name") from None
+    await peer.send(ResolutionAnswer(found))
+
+
+async def _get_destination(peer: Peer, instance: Instance, request: GetDestination) -> None:
+    explainer = _explainer_of(instance)
+    try:
+        found = await explainer.destination(request.host, request.port)
+    except ValueError:
+        raise RefusedError(Refusal.MALFORMED, "neither a name nor an address") from None
+    await peer.send(DestinationAnswer(found))
+
+
+def _explainer_of(instance: Instance) -> Explainer:
+    if instance.tunnel is None or instance.tunnel.explainer is None:
+        raise RefusedError(Refusal.NOT_UP)
+    return instance.tunnel.explainer
+
+
+async def _get_run(peer: Peer, instance: Instance, request: GetRun) -> None:
+    await peer.send(RunAnswer(instance.describe_run()))
+
+
+async def _get_namespaces(peer: Peer, instance: Instance, request: GetNamespaces) -> None:
+    await peer.send(Namespaces(), instance.namespaces())
+
+
+async def _subscribe(peer: Peer, instance: Instance, request: Subscribe) -> None:
+    subscription = instance.events.subscribe()
+
+    async def forward() -> None:
+        while (event := await subscription.next()) is not None:
+            async with asyncio.timeout(messages.TIMEOUT_S):
+                await peer.send(event)
+
+    try:
+        await _while_connected(peer, forward())
+    finally:
+        instance.events.unsubscribe(subscription)
+
+
+async def _while_connected(peer: Peer, work: Coroutine[Any, Any, None]) -> None:
+    """Work until that is done, or the client hangs up."""
+    waiting = {asyncio.create_task(work), asyncio.create_task(peer.hang_up())}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+Handler = Callable[[Peer, Instance, Any], Awaitable[None]]
+
+_HANDLERS: Final[dict[type[Message], Handler]] = {
+    GetStatus: _get_status,
+    TakeDown: _take_down,
+    PauseFor: _pause_for,
+    ListFlows: _list_flows,
+    KillFlow: _kill_flow,
+    CapturePackets: _capture_packets,
+    GetDnsStatus: _get_dns_status,
+    GetResolution: _get_resolution,
+    GetDestination: _get_destination,
+    GetRun: _get_run,
+    GetNamespaces: _get_namespaces,
+    Subscribe: _subscribe,
+}
+_LASTING: Final = frozenset({TakeDown, PauseFor, CapturePackets, Subscribe})
+"""Requests that take longer than `TIMEOUT_S`."""

@@ -13,10 +13,11 @@ HEAVY = {"aioquic", "asyncssh", "cryptography", "pyroute2", "rich", "uvloop"}
 RUN_IN_PARENT = """
 import os
 from vpn.cli import main, run
-from vpn.client import messages
+from shim.protocol.link import Link
+from vpn.control.messages import CLIENT_OF_PARENT, NotReady
 
 def no_client(settings, link, *, mask_bus):
-    messages.send(link, messages.Ready("none"))
+    Link(link, CLIENT_OF_PARENT).send(NotReady("none"))
     os._exit(0)
 
 run._serve = no_client

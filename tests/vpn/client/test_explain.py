@@ -116,19 +116,19 @@ def rules(*texts: str) -> Limits:
 
 def test_name_is_asked_for_and_its_addresses_are_those_that_it_would_have() -> None:
     async def dialogue(tunnel: Tunnel) -> None:
-        before = await tunnel.explainer.fate("V4only.example.", 80)
+        before = await tunnel.explainer.destination("V4only.example.", 80)
         assert (before.name, before.outcome) == ("v4only.example", "found")
         assert before.way is not None
         assert (before.way.way, before.way.asked, before.way.is_virtual) == ("far", "server", True)
         assert (before.is_assigned, tunnel.pool.used) == (False, 0)
         pair = tunnel.pool.assign("v4only.example", 0.0)
         assert pair is not None
-        after = await tunnel.explainer.fate("v4only.example", 80)
+        after = await tunnel.explainer.destination("v4only.example", 80)
         assert after.is_assigned
         assert after.addresses == before.addresses == (str(pair[0]),)
         assert after.way is not None
         assert (after.way.way, after.way.age_s, after.way.left_s) == ("cached", 0, 60)
-        back = await tunnel.explainer.fate(after.addresses[0], 80)
+        back = await tunnel.explainer.destination(after.addresses[0], 80)
         assert (back.name, back.is_pool, back.way) == ("v4only.example", True, None)
 
     play(dialogue)
@@ -136,7 +136,7 @@ def test_name_is_asked_for_and_its_addresses_are_those_that_it_would_have() -> N
 
 def test_name_that_does_not_exist_has_no_address() -> None:
     async def dialogue(tunnel: Tunnel) -> None:
-        fate = await tunnel.explainer.fate("nothing.example", 80)
+        fate = await tunnel.explainer.destination("nothing.example", 80)
         assert (fate.outcome, fate.addresses) == ("nx_domain", ())
 
     play(dialogue)
@@ -144,9 +144,9 @@ def test_name_that_does_not_exist_has_no_address() -> None:
 
 def test_nothing_that_is_asked_here_comes_to_the_report() -> None:
     async def dialogue(tunnel: Tunnel) -> None:
-        fate = await tunnel.explainer.fate("v4only.example", 80)
+        fate = await tunnel.explainer.destination("v4only.example", 80)
         assert (fate.is_allowed, fate.rule, fate.rule_number) == (True, "*.example:80", 2)
-        denied = await tunnel.explainer.fate("v4only.example.org", 80)
+        denied = await tunnel.explainer.destination("v4only.example.org", 80)
         assert denied.way is not None
         assert (denied.way.way, denied.is_allowed, denied.outcome) == ("refused", False, "")
         document = tunnel.report.document(start=0, end=1, target="", command=(), exit_status=0)
@@ -158,8 +158,8 @@ def test_nothing_that_is_asked_here_comes_to_the_report() -> None:
 def test_without_a_session_a_name_cannot_be_asked_for() -> None:
     async def dialogue(tunnel: Tunnel) -> None:
         tunnel.uplink._on_lost("it fell silent")
-        assert tunnel.explainer.way("other.example", A).is_away
-        fate = await tunnel.explainer.fate("192.0.2.1", 80)
+        assert tunnel.explainer.resolution("other.example", A).is_away
+        fate = await tunnel.explainer.destination("192.0.2.1", 80)
         assert (fate.is_connected, fate.last_error) == (False, "it fell silent")
 
     play(dialogue)
@@ -179,7 +179,7 @@ def test_without_a_session_a_name_cannot_be_asked_for() -> None:
 )
 def test_way_is_that_of_the_gate_and_then_of_the_client(name: str, rtype: int, way: str) -> None:
     async def dialogue(tunnel: Tunnel) -> None:
-        assert tunnel.explainer.way(name, rtype).way == way
+        assert tunnel.explainer.resolution(name, rtype).way == way
 
     hosts = Limits(hosts={"db.corp.example": ("10.0.0.5", 5432)})
     play(dialogue, hosts, suffixes=("corp.example",))
@@ -188,18 +188,18 @@ def test_way_is_that_of_the_gate_and_then_of_the_client(name: str, rtype: int, w
 @pytest.mark.parametrize("more", [{"is_captured": False}, {"paused_s": 5}])
 def test_names_that_are_not_captured_are_asked_outside(more: dict[str, object]) -> None:
     async def dialogue(tunnel: Tunnel) -> None:
-        assert tunnel.explainer.way("localhost", A).way == "outside"
-        assert (await tunnel.explainer.fate("www.example", 80)).outcome == ""
+        assert tunnel.explainer.resolution("localhost", A).way == "outside"
+        assert (await tunnel.explainer.destination("www.example", 80)).outcome == ""
 
     play(dialogue, **more)
 
 
 def test_where_nobody_is_asked_every_name_exists() -> None:
     async def dialogue(tunnel: Tunnel) -> None:
-        fate = await tunnel.explainer.fate("www.example", 80)
+        fate = await tunnel.explainer.destination("www.example", 80)
         assert fate.way is not None
         assert (fate.way.way, fate.way.asked, len(fate.addresses)) == ("virtual", "", 2)
-        assert (await tunnel.explainer.dns()).mode == "virtual"
+        assert (await tunnel.explainer.dns_status()).mode == "virtual"
 
     play(dialogue, asks=False)
 
@@ -212,7 +212,7 @@ def test_address_is_the_servers_the_gates_or_another() -> None:
             "198.18.0.99": (False, True, "server"),
             "192.0.2.1": (False, False, "server"),
         }.items():
-            fate = await tunnel.explainer.fate(host, 80)
+            fate = await tunnel.explainer.destination(host, 80)
             assert (fate.is_server, fate.is_pool, fate.exit) == facts, host
 
     play(dialogue)
@@ -224,7 +224,7 @@ def test_status_of_names_is_that_of_its_parts() -> None:
         tunnel.pool.pin("a.corp.example")
         for _ in range(3):
             await tunnel.resolver.ask("v4only.corp.example", A)
-        said = await tunnel.explainer.dns()
+        said = await tunnel.explainer.dns_status()
         assert said.pool is not None
         assert (said.pool.slots, said.pool.used, said.pool.pinned) == (64, 1, 1)
         assert (said.cache_answers, said.cache_hits) == (1, 2)
@@ -239,6 +239,6 @@ def test_status_of_names_is_that_of_its_parts() -> None:
 def test_host_that_is_none_is_an_error(host: str) -> None:
     async def dialogue(tunnel: Tunnel) -> None:
         with pytest.raises(ValueError):
-            await tunnel.explainer.fate(host, 80)
+            await tunnel.explainer.destination(host, 80)
 
     play(dialogue)

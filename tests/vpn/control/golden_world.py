@@ -63,10 +63,9 @@ from shim.protocol.link import Link, LinkClosedError, Message
 from shim.protocol.resolved import Answer, Outcome, Told
 from shim.protocol.tap import TAP, Copied, Tapped
 from vpn.cli import main
-from vpn.client import questions, run
+from vpn.client import run
 from vpn.client import tunnel as client_tunnel
 from vpn.client import up as app
-from vpn.client.answering import Answering
 from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.admission import Limits
 from vpn.client.flows.egress import Egress
@@ -79,10 +78,10 @@ from vpn.client.tunnel import resolver_for
 from vpn.config.forwards import parse_host
 from vpn.config.routes import parse_routes
 from vpn.config.target import parse_target
-from vpn.control import dns_query
+from vpn.control import dns_query, messages, peer
 from vpn.control import runs as runtime
-from vpn.control import server as controlled
 from vpn.control.messages import FlowStatus
+from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
 from vpn.linux import rtnetlink
 from vpn.linux.routing import Packet as Routed
@@ -188,9 +187,9 @@ def _replace_the_machine(
     # The network of a run is that of the test.
     patch.setattr(runtime, "enter", lambda space, kind: os.close(space))
     if world.is_strangers:
-        patch.setattr(controlled, "_peer_uid", lambda sock: 4242)
+        patch.setattr(peer, "uid_of", lambda sock: 4242)
     if world.left == "silent":
-        patch.setattr(questions, "TIMEOUT_S", SOON_S)
+        patch.setattr(messages, "TIMEOUT_S", SOON_S)
     patch.setattr(pool_query, "TIMEOUT_S", SOON_S if _is_gate_silent(world) else 30.0)
     kernel = KERNELS[world.kernel]
     patch.setattr(rtnetlink, "route_of", partial(_route_of, kernel))
@@ -728,11 +727,11 @@ async def _run(about: Run, clock: Clock, ready: asyncio.Future[Gate], over: asyn
     core.explainer = Explainer(egress, session, core.pool, configure, lambda: around)
     _fill(core, gate)
     shown = "embedded" if about.is_embedded else str(target.address)
-    said = runtime.Run(about.id, about.pid, shown, about.command, clock.time() - about.age_s)
+    said = messages.Run(about.id, about.pid, shown, about.command, clock.time() - about.age_s)
     listener, path = runtime.listen(about.id)
     # Descriptors that stand for the namespaces.
     spaces = (listener.fileno(),) * 3
-    serving = Answering(listener, partial(run._answer, said, spaces, core))
+    serving = ControlServer(listener, run.RunInstance(said, spaces, core))
     answering = asyncio.create_task(serving.serve())
     ready.set_result(gate)
     await over.wait()

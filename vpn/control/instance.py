@@ -1,0 +1,99 @@
+"""What the control server is told to control: protocols, so that it knows no composition root."""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+from vpn.control.events import Events
+from vpn.control.messages import (
+    DestinationStatus,
+    DnsStatus,
+    FlowStatus,
+    Refusal,
+    RefusedError,
+    Resolution,
+    Run,
+    Status,
+)
+
+
+class Explainer(Protocol):
+    """What says how names are answered, and what becomes of packets."""
+
+    async def dns_status(self) -> DnsStatus:
+        """Return how names are answered."""
+        ...
+
+    def resolution(self, name: str, rtype: int) -> Resolution:
+        """Return how a query is answered. Raises ValueError if `name` is none."""
+        ...
+
+    async def destination(self, host: str, port: int) -> DestinationStatus:
+        """Return what becomes of a packet. Raises ValueError if `host` is none."""
+        ...
+
+
+class PacketTap(Protocol):
+    """What has packets copied to one reader at a time."""
+
+    def begin(self) -> socket.socket | None:
+        """Return where the packets come from; None if there is a capture already."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait until the capture is over."""
+        ...
+
+    def end(self) -> None:
+        """End the capture."""
+        ...
+
+
+class Tunnel(Protocol):
+    """A tunnel that is up: it has flows and packets. `explainer` is None while it is set up."""
+
+    @property
+    def captures(self) -> PacketTap: ...  # noqa: D102
+
+    @property
+    def explainer(self) -> Explainer | None: ...  # noqa: D102
+
+    def list_flows(self) -> list[FlowStatus]:
+        """Return all flows, oldest first."""
+        ...
+
+    def kill_flow(self, flow: str) -> bool:
+        """Reset a flow at both ends. False if there is none of this id."""
+        ...
+
+
+class Instance(Protocol):
+    """What is running: `up` or `run`. What one of them does not offer, it refuses."""
+
+    events: Events
+
+    @property
+    def tunnel(self) -> Tunnel | None:
+        """The tunnel; None until it is up."""
+        ...
+
+    def status(self) -> Status:
+        """Return the state of the tunnel."""
+        raise RefusedError(Refusal.NOT_OFFERED)
+
+    async def take_down(self) -> None:
+        """Take everything down, and return when that is done."""
+        raise RefusedError(Refusal.NOT_OFFERED)
+
+    async def pause(self, seconds: int) -> None:
+        """Let everything pass outside the tunnel for so long. Raises OverlayError."""
+        raise RefusedError(Refusal.NOT_OFFERED)
+
+    def describe_run(self) -> Run:
+        """Return what runs, and where to."""
+        raise RefusedError(Refusal.NOT_OFFERED)
+
+    def namespaces(self) -> tuple[int, int, int]:
+        """Return the user, mount and network namespace of the run."""
+        raise RefusedError(Refusal.NOT_OFFERED)
