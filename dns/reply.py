@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dns.codes import RCode, RRType
-from dns.names import Labels
 from dns.records import Reader, Record
-from dns.upstream import answers
-from dns.wire import HEADER, TC, read_question, read_record
+from dns.wire import HEADER, read_question, read_record
 
 _EVERY: Final = range(0x10000)
 _NO_LIMIT_S: Final = 0x7FFFFFFF
@@ -26,7 +24,6 @@ class Reply:
     """What was answered. `why` is the text of an extended error (RFC 8914), or empty."""
 
     rcode: int
-    is_truncated: bool
     answers: tuple[Record, ...]
     authority: tuple[Record, ...]
     why: str
@@ -40,19 +37,15 @@ class Reply:
             return f"RCODE{self.rcode}"
 
 
-def read_reply(wire: bytes, ident: int, labels: Labels, rtype: int) -> Reply | None:
-    """Return the answer to a query for folded `labels`; None if it is another's.
-
-    Raises WireError.
-    """
-    if not answers(wire, ident, labels, rtype):
-        return None
-    _, flags, _, count, authority, additional = HEADER.unpack_from(wire)
-    reader, offset = Reader(wire), read_question(wire)[3]
+def read_reply(wire: bytes) -> Reply:
+    """Return what an answer says (`dns.upstream.is_answer`). Raises WireError."""
+    _, flags, questions, count, authority, additional = HEADER.unpack_from(wire)
+    offset = read_question(wire)[3] if questions else HEADER.size
+    reader = Reader(wire)
     found, offset = reader.read(offset, count, _EVERY, _NO_LIMIT_S)
     others, offset = reader.read(offset, authority, _EVERY, _NO_LIMIT_S)
     upper, why = _read_opt(wire, offset, additional)
-    return Reply(upper << 4 | flags & 0xF, bool(flags & TC), tuple(found), tuple(others), why)
+    return Reply(upper << 4 | flags & 0xF, tuple(found), tuple(others), why)
 
 
 def _read_opt(wire: bytes, offset: int, count: int) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Asking a resolver at the far end, and reading no more of its answer than we need.
+"""A query to a resolver of the far end, and as much of its answer as this resolver needs.
 
 Theory of operation
 -------------------
@@ -19,6 +19,7 @@ record it may not be kept at all.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -40,6 +41,8 @@ _MAX_MESSAGE: Final = 65535
 _SOA_MINIMUM: Final = 4
 """Octets at the end of the data of a SOA record (RFC 1035 §3.3.13)."""
 _ADDRESSES: Final = (RRType.A, RRType.AAAA)
+_OPT: Final = struct.Struct("!BHHIH")
+"""A record at the root without data: name, type, class, time to live, length."""
 
 
 class Outcome(Enum):
@@ -100,27 +103,37 @@ class Answer:
 FAILED: Final = Answer(Outcome.FAILED)
 
 
-def build_query(ident: int, name: str, rtype: int) -> bytes:
-    """Return a recursive query of class IN. Raises ValueError where `name` is none."""
-    question = to_wire(parse_text(name)) + QUESTION_TAIL.pack(rtype, IN)
-    return HEADER.pack(ident, RD, 1, 0, 0, 0) + question
+def build_query(ident: int, name: str, rtype: int, payload: int = 0) -> bytes:
+    """Return a recursive query of class IN. Raises ValueError where `name` is none.
 
-
-def answers(wire: bytes, ident: int, labels: Labels, rtype: int) -> bool:
-    """Say whether `wire` is an answer, whole or not, to such a query (RFC 5452 §9.1).
-
-    `labels` are folded. Total on any octets.
+    With `payload` it has an OPT record (RFC 6891 §6.1.2): so many octets of an answer over UDP are
+    taken, and EDNS can be answered.
     """
-    if len(wire) < HEADER.size:
+    question = to_wire(parse_text(name)) + QUESTION_TAIL.pack(rtype, IN)
+    opt = _OPT.pack(0, RRType.OPT, payload, 0, 0) if payload else b""
+    return HEADER.pack(ident, RD, 1, 0, 0, bool(payload)) + question + opt
+
+
+def is_answer(message: bytes, query: bytes) -> bool:
+    """Say whether octets are a response, whole or not, to a query (RFC 5452 §9.1).
+
+    The identifier, the kind of query and the question are those of the query, but for the case of
+    letters. A server that could not read the query says so without a question (RFC 1035 §4.1.1).
+    Total on any octets of `message`; raises WireError if `query` has no question.
+    """
+    asked = _question(query)
+    ident, sent, *_ = HEADER.unpack_from(query)
+    if len(message) < HEADER.size:
         return False
-    got, flags, questions, *_ = HEADER.unpack_from(wire)
-    if got != ident or not flags & QR or opcode_of(flags) or questions != 1:
+    got, flags, questions, *_ = HEADER.unpack_from(message)
+    if got != ident or not flags & QR or opcode_of(flags) != opcode_of(sent):
         return False
+    if questions != 1:
+        return not questions and flags & 0xF == RCode.FORMERR
     try:
-        asked, qtype, qclass, _ = read_question(wire)
+        return _question(message) == asked
     except WireError:
         return False
-    return (fold(asked), qtype, qclass) == (labels, rtype, IN)
 
 
 def read_answer(wire: bytes, ident: int, name: str, rtype: int) -> Answer:
@@ -129,15 +142,15 @@ def read_answer(wire: bytes, ident: int, name: str, rtype: int) -> Answer:
     Total on any octets: what is no such answer is FAILED. So is a truncated one, as the stream
     below has room for a whole one. Raises ValueError where `name` is none.
     """
-    labels = fold(parse_text(name))
-    if not answers(wire, ident, labels, rtype):
+    if not is_answer(wire, build_query(ident, name, rtype)):
         return FAILED
     _, flags, _, count, authority, _ = HEADER.unpack_from(wire)
     outcome = _BY_RCODE.get(flags & 0xF, Outcome.FAILED)
     if flags & TC or outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.UNSUPPORTED):
         return FAILED if flags & TC else Answer(outcome)
     try:
-        return _read(wire, count, authority, to_wire(labels), rtype, outcome)
+        name_asked = to_wire(fold(parse_text(name)))
+        return _read(wire, count, authority, name_asked, rtype, outcome)
     except WireError:
         return FAILED
 
@@ -156,6 +169,11 @@ def write_answer(answer: Answer, name: str, rtype: int) -> bytes:
     if len(message) > _MAX_MESSAGE:
         raise ValueError("too much for a message")
     return message
+
+
+def _question(wire: bytes) -> tuple[Labels, int, int]:
+    labels, qtype, qclass, _ = read_question(wire)
+    return fold(labels), qtype, qclass
 
 
 def _read(

@@ -1,128 +1,97 @@
-"""A stub resolver against real sockets of the loopback device."""
+"""`overlay-vpn dns query` asks as an application does; the server is played on the loopback."""
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
+import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import dnslib
 import pytest
+from dns_lab import Behaviour, Servers, address, answer, ending, long, lying, silent
 
-from dns import framing
 from dns.names import parse_text
-from dns.presentation import show
+from dns.reply import Reply
 from dns.wire import WireError
+from vpn import stub_resolver
 from vpn.control import dns_query
 
 LABELS = parse_text("Www.example.com")
-Respond = Callable[[bytes], list[bytes]]
+Ask = Callable[[Behaviour], tuple[Reply, bool]]
 
 
-class Server:
-    """Answers one datagram after another, and the same over TCP, each with a function's results."""
-
-    def __init__(self, over_udp: Respond, over_tcp: Respond) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", self.port))
-        self.asked: list[str] = []
-        self.over_udp, self.over_tcp = over_udp, over_tcp
-        for work in (self._serve_udp, self._serve_tcp):
-            threading.Thread(target=work, daemon=True).start()
-
-    def _serve_udp(self) -> None:
-        while True:
-            query, where = self.udp.recvfrom(4096)
-            self.asked.append("udp")
-            for answer in self.over_udp(query):
-                self.udp.sendto(answer, where)
-
-    def _serve_tcp(self) -> None:
-        while True:
-            sock, _ = self.listener.accept()
-            with sock:
-                self.asked.append("tcp")
-                query = sock.recv(4096)[2:]
-                for answer in self.over_tcp(query):
-                    sock.sendall(framing.frame(answer))
+def unreadable(query: bytes, over_tcp: bool) -> list[bytes]:
+    """An answer whose only record is cut short."""
+    return [answer(query, records=b"\xc0\x0c")]
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Server]:
-    def start(over_udp: Respond, over_tcp: Respond = lambda _: []) -> Server:
-        server = Server(over_udp, over_tcp)
-        monkeypatch.setattr(dns_query, "_PORT", server.port)
-        return server
-
-    return start
+def asked() -> list[tuple[str, bytes]]:
+    """What the server has been asked: protocols and queries."""
+    return []
 
 
-def answer(query: bytes, *, ident: int | None = None, tc: int = 0, text: str = "hello") -> bytes:
-    reply = dnslib.DNSRecord.parse(query).reply()
-    reply.header.tc = tc
-    if ident is not None:
-        reply.header.id = ident
-    reply.add_answer(*dnslib.RR.fromZone(f'Www.example.com. 5 IN TXT "{text}"'))
-    return bytes(reply.pack())
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, bytes]]) -> Ask:
+    """Ask a server with such a behaviour."""
+
+    async def asking(behaviour: Behaviour) -> tuple[Reply, bool]:
+        async with Servers(behaviour) as servers:
+            at_port = partial(stub_resolver.run, port=servers.port)
+            monkeypatch.setattr(stub_resolver, "run", at_port)
+            try:
+                return await asyncio.to_thread(dns_query.ask, address(1), LABELS, 16)
+            finally:
+                (server,) = servers.servers
+                asked.extend(zip(server.protocols, server.queries, strict=True))
+
+    return lambda behaviour: asyncio.run(asking(behaviour))
 
 
 def test_answer_over_udp_is_read_past_those_that_are_not_ours(
-    serve: Callable[..., Server],
+    ask: Ask, asked: list[tuple[str, bytes]]
 ) -> None:
-    def respond(query: bytes) -> list[bytes]:
-        wrong = int.from_bytes(query[:2]) ^ 1
-        return [b"", b"junk", answer(query, ident=wrong, text="wrong"), answer(query)]
-
-    server = serve(respond)
-    reply, over_tcp = dns_query.ask("127.0.0.1", LABELS, 16)
-    assert (list(map(show, reply.answers)), over_tcp) == (
-        ['Www.example.com. 5 IN TXT "hello"'],
-        False,
-    )
-    assert server.asked == ["udp"]
+    reply, over_tcp = ask(lying)
+    assert (reply.rcode_name, over_tcp) == ("NOERROR", False)
+    ((protocol, query),) = asked
+    assert protocol == "udp"
+    assert b"\3Www\7example\3com\0\0\x10\0\1" in query
+    assert query.endswith(b"\0\0\x29\x04\xd0" + bytes(6))
 
 
 def test_answer_that_is_cut_short_is_asked_for_again_over_tcp(
-    serve: Callable[..., Server],
+    ask: Ask, asked: list[tuple[str, bytes]]
 ) -> None:
-    server = serve(lambda query: [answer(query, tc=1)], lambda query: [answer(query, text="long")])
-    reply, over_tcp = dns_query.ask("127.0.0.1", LABELS, 16)
-    assert ("long" in show(reply.answers[0]), over_tcp) == (True, True)
-    assert server.asked == ["udp", "tcp"]
+    reply, over_tcp = ask(long)
+    assert (reply.rcode_name, over_tcp) == ("NOERROR", True)
+    assert [protocol for protocol, _ in asked] == ["udp", "tcp"]
 
 
-def test_connection_that_ends_without_an_answer_is_an_error(serve: Callable[..., Server]) -> None:
-    serve(lambda query: [answer(query, tc=1)])
-    with pytest.raises(WireError, match="without an answer"):
-        dns_query.ask("127.0.0.1", LABELS, 16)
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [(ending, "the connection ended without an answer"), (unreadable, "cut short")],
+)
+def test_answer_that_is_missing_or_cannot_be_read_is_none(
+    ask: Ask, behaviour: Behaviour, words: str
+) -> None:
+    with pytest.raises(WireError, match=words):
+        ask(behaviour)
 
 
 def test_server_that_is_silent_is_asked_again_and_given_up(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    ask: Ask, asked: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dns_query, "TIMEOUT_S", 0.05)
-    server = serve(lambda _: [])
+    monkeypatch.setattr(dns_query, "TIMEOUT_S", 0.1)
     with pytest.raises(TimeoutError):
-        dns_query.ask("127.0.0.1", LABELS, 16)
-    until_s = time.monotonic() + 5
-    while len(server.asked) < dns_query.TRIES and time.monotonic() < until_s:
-        time.sleep(0.01)
-    assert len(server.asked) == dns_query.TRIES
+        ask(silent)
+    assert [protocol for protocol, _ in asked] == ["udp"] * dns_query.TRIES
 
 
-def test_port_where_nobody_listens_is_an_error(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    monkeypatch.setattr(dns_query, "_PORT", port)
+def test_port_where_nobody_listens_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_port = partial(stub_resolver.run, port=Servers().port)
+    monkeypatch.setattr(stub_resolver, "run", at_port)
     with pytest.raises(ConnectionRefusedError):
-        dns_query.ask("127.0.0.1", LABELS, 16)
+        dns_query.ask(address(1), LABELS, 16)
 
 
 def test_first_server_of_the_file_is_the_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of SSH share: event loops, a server of ours, a stock sshd."""
+"""What the tests of SSH share: a server of ours, a stock sshd."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,17 +7,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "transport"))
 
 from ssh_lab import Keys, Sshd, started_sshd
-from transport_lab import LOOPS, Runner
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def run(request: pytest.FixtureRequest) -> Iterator[Callable]:
-    """Run a coroutine on each kind of event loop."""
-    with Runner(request.param) as runner:
-        yield runner.run
+from transport_lab import Runner
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ systemd-resolved itself (resolv.conf(5), systemd-resolved.service(8)).
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -23,13 +21,13 @@ from typing import Final
 
 from dns import resolv_conf, upstream
 from dns.codes import RRType
+from dns.exchange import Exchange
+from vpn import stub_resolver
 from vpn.transport.base import Address, OuterSockets, SocketAddress, resolve
 
 FILES: Final = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
 
-_PORT: Final = 53
-_PATIENCE_S: Final = 2.0
-_MAX_ANSWER: Final = 65535
+_TIMEOUT_S: Final = 2.0
 _TYPES: Final = (RRType.A, RRType.AAAA)
 
 
@@ -84,13 +82,8 @@ def _resolvers() -> Iterator[str]:
 
 
 async def _ask(resolver: str, name: str, rtype: int, sockets: OuterSockets) -> list[str]:
-    loop = asyncio.get_running_loop()
-    family = socket.AF_INET6 if ":" in resolver else socket.AF_INET
-    ident = secrets.randbelow(1 << 16)
-    with await sockets.outer_socket(family, socket.SOCK_DGRAM) as sock:
-        async with asyncio.timeout(_PATIENCE_S):
-            await loop.sock_connect(sock, (resolver, _PORT))
-            await loop.sock_sendall(sock, upstream.build_query(ident, name, rtype))
-            answer = await loop.sock_recv(sock, _MAX_ANSWER)
-    records = upstream.read_answer(answer, ident, name, rtype).records
+    query = upstream.build_query(0, name, rtype)
+    exchange = Exchange(query, [resolver], _TIMEOUT_S, idents=stub_resolver.random_ident)
+    answer = await stub_resolver.run(exchange, sockets.outer_socket)
+    records = upstream.read_answer(answer, 0, name, rtype).records
     return [str(ip_address(one.data)) for one in records if one.rtype == rtype]

@@ -5,9 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 
 import pytest
 
+from dns.codes import RRType
+from dns.exchange import Ask, Exchange
+from dns.names import to_text, to_wire
+from dns.records import Record
+from dns.upstream import Answer, Outcome, write_answer
+from dns.wire import read_question
+from vpn import stub_resolver
 from vpn.client.session import server_address as module
 from vpn.client.session.server_address import ServerAddress
 from vpn.transport.base import Address, OuterSockets, PlainSockets
@@ -57,6 +65,32 @@ def test_where_the_resolver_is_cut_off_its_upstreams_are_asked_directly(
         Address("vpn.example.net", 22), socket.SOCK_STREAM
     )
     assert asyncio.run(_result(asked)) == [("198.51.100.2", 22), ("198.51.100.3", 22)]
+
+
+def test_upstream_resolvers_are_asked_for_both_families_until_one_has_any(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first file is missing, and this machine itself is not asked."""
+    asked: list[tuple[str, int]] = []
+    found = {RRType.A: b"\xc6\x33\x64\x02", RRType.AAAA: bytes(15) + b"\2"}
+
+    async def run(exchange: Exchange, open_socket: object) -> bytes:
+        order = exchange.start(0.0)
+        assert isinstance(order, Ask)
+        labels, rtype, *_ = read_question(order.octets)
+        asked.append((order.server, rtype))
+        if order.server == "192.0.2.1":
+            raise TimeoutError
+        records = (Record(to_wire(labels), rtype, 1, 60, found[RRType(rtype)]),)
+        return write_answer(Answer(Outcome.FOUND, 60, records), to_text(labels), rtype)
+
+    path = tmp_path / "resolv.conf"
+    path.write_text("".join(f"nameserver {one}\n" for one in ("127.0.0.53", "192.0.2.1", "::2")))
+    monkeypatch.setattr(module, "FILES", (str(tmp_path / "missing"), str(path)))
+    monkeypatch.setattr(stub_resolver, "run", run)
+    addresses = asyncio.run(module.addresses_of("vpn.example.net", PlainSockets()))
+    assert addresses == ["198.51.100.2", "::2"]
+    assert asked == [(server, rtype) for server in ("192.0.2.1", "::2") for rtype in found]
 
 
 async def _result(asked: Awaitable[Sequence[tuple[object, object]]]) -> list[object]:
