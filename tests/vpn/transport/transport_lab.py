@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvloop
+from fake_engine import FakeEngine
 
 from vpn.transport.base import Address, Dialing, Listener, Listening, PlainSockets, Transport
 from vpn.transport.memory import MemoryTransport
@@ -19,6 +20,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 TRANSPORTS: dict[str, Callable[[], Transport]] = {
     "memory": lambda: MemoryTransport({}),
     "quic": QuicTransport,
+    "quic over a fake engine": lambda: QuicTransport(FakeEngine()),
     "tcp": TcpTransport,
 }
 SEED = bytes(range(32))
