@@ -39,3 +39,10 @@ def dialogue(
         return play
 
     return decorate
+
+
+async def until(is_true: Callable[[], object]) -> None:
+    """Wait for a condition that nobody announces."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not is_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)

@@ -83,11 +83,8 @@ class DatagramLink:
             self._poll.modify(link, select.EPOLLIN)
             self._send_late()
         try:
-            for _ in range(BURST):
-                received = link.receive()
-                if received is None:
-                    return
-                self._on_message(received[0])
+            for message in link.burst(BURST):
+                self._on_message(message)
         except LinkClosedError:
             self.close()
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
+from dialogues import until
+
 from shim.protocol.gate import CLIENT_OF_GATE, GATE, Configure, Open, Opened
 from shim.protocol.handover import pair
 from shim.protocol.link import Link, Message
@@ -28,14 +30,6 @@ def play(dialogue: Dialogue) -> None:
             gate.close()
 
     asyncio.run(act())
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    for _ in range(5000):
-        if is_true():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it never came to that")
 
 
 def test_messages_arrive_in_order() -> None:
