@@ -1,15 +1,16 @@
-"""Asks the far end about names: DNS over one channel, as many questions at once as come.
+"""The client of the far end's resolver: DNS over one channel, pipelined, with a cache.
 
-The peer is a resolver behind the tunnel: a service of our own server, or the address of one that
-a plain sshd can reach. The channel is opened when it is needed and again when it was lost. A
+The peer is a resolver behind the tunnel: the service of our own server, or the address of one that
+a plain sshd can reach. The channel is opened when it is needed, and again after it was lost. A
 resolver may close it with questions unanswered (RFC 7766 §6.2.4), and simple ones do after each
-answer: such a question is asked once more, on a channel of its own. So is, after `PATIENCE_S`, one
-that may only be waiting behind another: unlike our server, there are resolvers that answer what
-comes over one connection in turn, and the channel that kept it waiting takes no more questions.
-One that gets no answer in time has failed, which the application sees as SERVFAIL.
+answer: such a question is retried once, on a private channel. After `PATIENCE_S`, so is any other:
+some resolvers answer a connection strictly in order, so that one slow name holds up the rest. The
+channel that kept it waiting then takes no more questions. Our own server answers in any order and
+needs no such retry.
 
-Equal questions at once are one question at the far end. Its answers are kept while they may be
-(`dns.cache`), and for no longer than the session that brought them.
+A question without an answer in `TIMEOUT_S` has failed, which the application sees as SERVFAIL.
+Equal questions at the same time are sent once. Answers are cached (`dns.cache`) for as long as they
+allow, and no longer than the session that brought them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from dns import framing, search
+from dns import search
 from dns.cache import Cache, Key
 from dns.codes import RRType
-from dns.upstream import FAILED, Answer, Outcome, build_query, read_answer
+from dns.pipeline import Pipeline
+from dns.upstream import FAILED, Answer, Outcome, build_query
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.protocol.services import SEARCH
 
@@ -36,22 +38,22 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 
 class FarResolver:
-    """Answers from the far end. `is_ours` says that it is a service of our own server."""
+    """Answers from the far end. `is_ours`: its resolver is the service of our own server."""
 
     def __init__(self, connect: Connect, *, is_ours: bool = False) -> None:
         self._connect = connect
         self._is_ours = is_ours
-        self._stream: _Stream | None = None
+        self._channel: _Channel | None = None
         self._connecting = asyncio.Lock()
         self._asking: dict[Key, asyncio.Task[Answer]] = {}
         self._cache = Cache()
         self.hits = 0
-        """How many questions were answered without asking anybody."""
+        """How many questions were answered from the cache."""
 
     async def ask(self, name: str, rtype: int) -> Answer:
-        """Return what the far end knows. `name` is in lower case. Raises ValueError if it is none.
+        """Return the answer of the far end. `name` is in lower case.
 
-        Who is no longer interested can be cancelled; the question is not.
+        Raises ValueError if it is no name. Cancelling a caller does not cancel the question.
         """
         key = name, rtype
         kept = self._cache.get(key, time.monotonic())
@@ -66,19 +68,19 @@ class FarResolver:
         return await asyncio.shield(asking)
 
     def cached_for(self, name: str, rtype: int) -> tuple[int, int] | None:
-        """Return for how many seconds an answer has been kept, and for how many it still is.
+        """Return the age of a cached answer and the time that it has left, in seconds.
 
-        None if it is not: then the far end would be asked.
+        None if it is not cached: the far end would be asked.
         """
         return self._cache.age((name, rtype), time.monotonic())
 
     @property
     def cached(self) -> int:
-        """How many answers are kept."""
+        """The number of cached answers."""
         return len(self._cache)
 
     async def search_domains(self) -> tuple[str, ...]:
-        """Return where the far end looks for short names; nothing, if it does not say so in time.
+        """Return the search domains of the far end (resolv.conf(5)), none if it is too slow.
 
         Only a server of ours is asked.
         """
@@ -91,15 +93,15 @@ class FarResolver:
         return ()
 
     def forget(self) -> None:
-        """Keep no answer: the session that brought them has ended."""
+        """Empty the cache: the session that brought its answers has ended."""
         self._cache.clear()
 
     def close(self) -> None:
-        """Close the channel; what waits has failed."""
+        """Close the channel; questions that wait have failed."""
         for asking in list(self._asking.values()):
             asking.cancel()
-        if self._stream is not None:
-            self._stream.close()
+        if self._channel is not None:
+            self._channel.close()
 
     async def _ask(self, key: Key) -> Answer:
         try:
@@ -120,45 +122,46 @@ class FarResolver:
                 return await shared.ask(name, rtype)
         except (ConnectionResetError, TimeoutError):
             shared.retire()
-        own = _Stream(*await self._connect())
+        own = _Channel(*await self._connect())
         try:
             return await own.ask(name, rtype)
         finally:
             own.close()
 
-    async def _connected(self) -> _Stream:
+    async def _connected(self) -> _Channel:
         async with self._connecting:
-            if self._stream is None or self._stream.is_retired:
-                self._stream = _Stream(*await self._connect())
-            return self._stream
+            if self._channel is None or self._channel.is_retired:
+                self._channel = _Channel(*await self._connect())
+            return self._channel
 
 
-class _Stream:
-    """One channel to the resolver (RFC 7766): answers may come in any order."""
+class _Channel:
+    """One channel to the resolver."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._waiting: dict[int, tuple[str, int, asyncio.Future[Answer]]] = {}
-        self._next = 0
+        self._pipeline = Pipeline()
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self.is_retired = False
         self._reading = asyncio.create_task(self._read(reader))
 
     async def ask(self, name: str, rtype: int) -> Answer:
-        """Return what the peer answers. Raises ConnectionResetError if it takes no more."""
-        if self.is_retired or len(self._waiting) > 0xFFFF:
+        """Return the answer of the peer. Raises ConnectionResetError if it takes no more."""
+        if self.is_retired or self._pipeline.is_full:
             raise ConnectionResetError
-        ident = self._free_ident()
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[ident] = (name, rtype, future)
-        self._writer.write(framing.frame(build_query(ident, name, rtype)))
+        ident, octets = self._pipeline.ask(name, rtype)
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[ident] = answered
+        self._writer.write(octets)
         try:
-            return await future
+            return await answered
         finally:
-            self._waiting.pop(ident, None)
+            del self._waiting[ident]
+            self._pipeline.drop(ident)
             self._close_if_done()
 
     def retire(self) -> None:
-        """Take no more questions, and close when the others are answered."""
+        """Take no more questions, and close once the others are answered."""
         self.is_retired = True
         self._close_if_done()
 
@@ -172,32 +175,16 @@ class _Stream:
             self.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        stream = framing.Framing()
         try:
-            while data := await reader.read(65536):
-                for message in stream.feed(data):
-                    self._on_message(message)
-        except (OSError, ValueError):
+            while octets := await reader.read(65536):
+                for ident, answer in self._pipeline.on_octets(octets):
+                    if not self._waiting[ident].done():
+                        self._waiting[ident].set_result(answer)
+        except OSError:
             pass
         finally:
             self.is_retired = True
             self._writer.close()
-            for _, _, future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(ConnectionResetError())
-
-    def _on_message(self, message: bytes) -> None:
-        ident = int.from_bytes(message[:2])
-        waiting = self._waiting.get(ident)
-        if waiting is None:
-            return
-        name, rtype, future = waiting
-        if not future.done():
-            future.set_result(read_answer(message, ident, name, rtype))
-
-    def _free_ident(self) -> int:
-        # The channel is authenticated and ordered: the identifier needs no randomness.
-        while True:
-            self._next = (self._next + 1) & 0xFFFF
-            if self._next not in self._waiting:
-                return self._next
+            for answered in self._waiting.values():
+                if not answered.done():
+                    answered.set_exception(ConnectionResetError())
