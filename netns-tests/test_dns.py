@@ -25,13 +25,13 @@ from lab.addresses import ROUTER, TARGET
 from lab.ask import (
     POOL4,
     POOL6,
+    addresses_of_their_own,
     datagrams,
     framed,
     hear,
     query,
     receive_message,
     resolve,
-    resolve_all,
 )
 from lab.pranks import HUGE, LIE, PRANKS
 from lab.sweeper import members
@@ -240,12 +240,7 @@ def test_special_names_are_ours_to_answer_and_others_are_asked_as_they_are(way: 
 def test_names_have_addresses_of_their_own_and_the_way_back(way: Way) -> None:
     names = [f"host{number}.example.com" for number in range(HOSTS)]
     with datagrams(way.app, ROUTER.v4) as sock:
-        found = resolve_all(sock, [(name, "A") for name in names])
-        assert len(set(found)) == len(names)
-        assert all(ip_address(address) in POOL4 for address in found)
-        assert resolve_all(sock, [(name, "A") for name in names]) == found
-        back = [(ip_address(address).reverse_pointer, "PTR") for address in found]
-        assert resolve_all(sock, back) == [f"{name}." for name in names]
+        addresses_of_their_own(sock, names)
 
 
 def test_flow_to_an_address_without_name_is_refused(way: Way) -> None:

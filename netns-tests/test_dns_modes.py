@@ -5,7 +5,6 @@ app ─ queries ─▶ gate ─▶ client ─ session ─▶ server ─▶ zone 
 
 from __future__ import annotations
 
-import socket
 from ipaddress import ip_address
 
 import pytest
@@ -13,7 +12,7 @@ from test_run import Runs
 
 from lab import Lab, Program, services, tcp
 from lab.addresses import ROUTER, TARGET
-from lab.ask import POOL4, datagrams, resolve, resolve_all
+from lab.ask import POOL4, addresses_of_their_own, datagrams, resolve
 from lab.overlay import Overlay
 
 CURL = ["curl", "--silent", "--show-error", "--fail"]
@@ -54,21 +53,15 @@ def test_names_that_nobody_is_asked_for(
                 assert resolve(sock, reverse, "PTR") == "db.corp.test."
                 nowhere = resolve(sock, "nothing.example.com")
                 assert tcp.outcome(lab.app, nowhere, 80) == "EHOSTUNREACH"
-                found.append(addresses_of_their_own(sock))
+                found.append(
+                    [
+                        *addresses_of_their_own(sock, NAMES),
+                        resolve(sock, "www.example.com", "AAAA"),
+                    ]
+                )
         overlay.down()
     assert all(addresses == found[0] for addresses in found)
     assert not [line for line in zone.stdout.splitlines() if "host" in line or "corp.test" in line]
-
-
-def addresses_of_their_own(sock: socket.socket) -> list[str]:
-    """Resolve many names, forth and back, and return their addresses."""
-    addresses = resolve_all(sock, [(name, "A") for name in NAMES])
-    assert len(set(addresses)) == len(NAMES)
-    assert all(ip_address(address) in POOL4 for address in addresses)
-    assert resolve_all(sock, [(name, "A") for name in NAMES]) == addresses
-    back = [(ip_address(address).reverse_pointer, "PTR") for address in addresses]
-    assert resolve_all(sock, back) == [f"{name}." for name in NAMES]
-    return [*addresses, resolve(sock, "www.example.com", "AAAA")]
 
 
 def test_run_looks_for_short_names_where_the_far_end_does(

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import pytest
 from lab import Lab, activation, limits, tcp, until
 from lab.activation import SERVICE_UID
 from lab.addresses import TARGET
-from lab.overlay import Overlay
+from lab.host import Program
+from lab.overlay import Endpoint, Overlay
 from vpn.cli.server import DRAIN_S
 
 UNITS = Path(__file__).parents[1] / "packaging/systemd"
@@ -72,12 +74,28 @@ def test_client_tells_when_it_is_usable_and_when_it_is_not(
     assert client.wait(15) == 0
 
 
-def test_server_stops_when_its_last_flow_has_ended(lab: Lab, overlay: Overlay) -> None:
+@dataclass(frozen=True)
+class Draining:
+    """A server that was told to stop, and waits for one flow."""
+
+    endpoint: Endpoint
+    client: Program
+    near: socket.socket
+    far: socket.socket
+
+
+@pytest.fixture
+def draining(lab: Lab, overlay: Overlay) -> Draining:
     endpoint = overlay.serve()
     client = overlay.start(endpoint)
     near, far = tcp.pair(lab.app, lab.target, TARGET.v4)
     endpoint.program.process.send_signal(signal.SIGTERM)
     until(lambda: tcp.outcome(lab.app, TARGET.v4, 80) == "ENETUNREACH", 10, "no new flows")
+    return Draining(endpoint, client, near, far)
+
+
+def test_server_stops_when_its_last_flow_has_ended(draining: Draining) -> None:
+    endpoint, near, far = draining.endpoint, draining.near, draining.far
     near.sendall(b"still here")
     assert far.recv(64) == b"still here"
     assert endpoint.program.is_alive
@@ -85,22 +103,18 @@ def test_server_stops_when_its_last_flow_has_ended(lab: Lab, overlay: Overlay) -
     assert far.recv(64) == b""
     far.close()
     assert endpoint.program.wait(8) == 0
-    client.stop(timeout_s=15)
+    draining.client.stop(timeout_s=15)
 
 
-def test_server_stops_at_once_when_told_twice(lab: Lab, overlay: Overlay) -> None:
-    endpoint = overlay.serve()
-    client = overlay.start(endpoint)
-    near, far = tcp.pair(lab.app, lab.target, TARGET.v4)
-    endpoint.program.process.send_signal(signal.SIGTERM)
-    until(lambda: tcp.outcome(lab.app, TARGET.v4, 80) == "ENETUNREACH", 10, "no new flows")
+def test_server_stops_at_once_when_told_twice(draining: Draining) -> None:
+    endpoint = draining.endpoint
     started = time.monotonic()
     endpoint.program.process.send_signal(signal.SIGTERM)
     assert endpoint.program.wait(15) == 0
     assert time.monotonic() - started < DRAIN_S / 2
-    near.close()
-    far.close()
-    client.stop(timeout_s=15)
+    draining.near.close()
+    draining.far.close()
+    draining.client.stop(timeout_s=15)
 
 
 def test_shim_and_client_work_within_the_limits_of_their_units(lab: Lab, overlay: Overlay) -> None:

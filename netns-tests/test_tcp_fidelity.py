@@ -230,20 +230,14 @@ def assert_reset(way: Way, stream: socket.socket) -> None:
 
 @pytest.mark.fidelity("RST (not FIN) passed on after open")
 @pytest.mark.fidelity("RST (not FIN) passed on after open", over="sshd", cell="○ sshd tells an end")
+@pytest.mark.parametrize("resets", ["far end", "application"])
 @FAMILIES
-def test_reset_of_the_far_end_arrives_as_reset(way: Way, family: int) -> None:
+def test_reset_arrives_as_reset(way: Way, family: int, resets: str) -> None:
     near, far = tcp.pair(way.app, way.lab.target, TARGET[family])
-    with near:
-        tcp.reset(far)
-        assert_reset(way, near)
-
-
-@FAMILIES
-def test_reset_of_the_application_arrives_as_reset(way: Way, family: int) -> None:
-    near, far = tcp.pair(way.app, way.lab.target, TARGET[family])
-    with far:
-        tcp.reset(near)
-        assert_reset(way, far)
+    resetting, reading = (far, near) if resets == "far end" else (near, far)
+    with reading:
+        tcp.reset(resetting)
+        assert_reset(way, reading)
 
 
 @FAMILIES

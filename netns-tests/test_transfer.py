@@ -15,15 +15,11 @@ from test_shim_process import instance
 
 from lab import Lab, tcp
 from lab.addresses import TARGET
-from lab.overlay import Endpoint, Overlay
+from lab.overlay import Overlay
 
 STOPPED_S = 30
 MEBIBYTE = 1 << 20
 MAY_GROW = 64 * MEBIBYTE
-
-
-def endpoint_of(overlay: Overlay, transport: str) -> Endpoint:
-    return overlay.serve() if transport == "quic" else overlay.serve_ssh()
 
 
 def resident(pids: list[int]) -> dict[int, int]:
@@ -35,8 +31,10 @@ def resident(pids: list[int]) -> dict[int, int]:
     return sizes
 
 
-def ours(overlay: Overlay, endpoint: Endpoint, transport: str) -> list[int]:
-    """Every process of ours: of the client's side, and our server where it is one."""
+def up(overlay: Overlay, transport: str) -> list[int]:
+    """Take a tunnel up; every process of ours: of the client's side, and our server, if it is."""
+    endpoint = overlay.serve() if transport == "quic" else overlay.serve_ssh()
+    overlay.up(endpoint)
     pids = instance(overlay.status()["pid"])
     server = [endpoint.program.pid] if transport == "quic" else []
     return [pids.client, pids.launcher, pids.monitor, pids.gate, *server]
@@ -56,9 +54,7 @@ def ours(overlay: Overlay, endpoint: Endpoint, transport: str) -> list[int]:
 def test_much_data_each_way_arrives_equal(
     lab: Lab, overlay: Overlay, transport: str, each_way: int
 ) -> None:
-    endpoint = endpoint_of(overlay, transport)
-    overlay.up(endpoint)
-    pids = ours(overlay, endpoint, transport)
+    pids = up(overlay, transport)
     server = tcp.serve(lab.target, "exchange", TARGET.v4, 7000, each_way)
     before = resident(pids)
     near, _ = tcp.exchange(lab.app, TARGET.v4, 7000, each_way, timeout_s=150)
@@ -80,9 +76,7 @@ def test_much_data_each_way_arrives_equal(
 def test_reader_that_stops_stops_the_sender(
     lab: Lab, overlay: Overlay, transport: str, direction: str
 ) -> None:
-    endpoint = endpoint_of(overlay, transport)
-    overlay.up(endpoint)
-    pids = ours(overlay, endpoint, transport)
+    pids = up(overlay, transport)
     near, far = tcp.pair(lab.app, lab.target, TARGET.v4)
     sender, reader = (near, far) if direction == "up" else (far, near)
     before = resident(pids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Sequence
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import dnslib
 
@@ -76,3 +76,15 @@ def _receive(stream: socket.socket, count: int) -> bytes:
         assert part, "the connection was closed"
         data += part
     return data
+
+
+def addresses_of_their_own(sock: socket.socket, names: Sequence[str]) -> list[str]:
+    """Resolve names, forth and back and again; their addresses, each different and of the pool."""
+    questions = [(name, "A") for name in names]
+    addresses = resolve_all(sock, questions)
+    assert len(set(addresses)) == len(names)
+    assert all(ip_address(address) in POOL4 for address in addresses)
+    assert resolve_all(sock, questions) == addresses
+    back = [(ip_address(address).reverse_pointer, "PTR") for address in addresses]
+    assert resolve_all(sock, back) == [f"{name}." for name in names]
+    return addresses
