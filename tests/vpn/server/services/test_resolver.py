@@ -4,10 +4,12 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from dialogues import dialogue
 from ssh_lab import Keys, session_of
 from transport_lab import Recorder, until
 
@@ -24,6 +26,7 @@ from vpn.transport.base import HIGH_WATER
 from vpn.transport.memory import memory_pair
 
 V4, V6, ANY = socket.AF_INET, socket.AF_INET6, socket.AF_UNSPEC
+LONG = ".".join(["x" * 60] * 4)
 A, AAAA, MX, TXT, AXFR = 1, 28, 15, 16, 252
 
 
@@ -38,7 +41,7 @@ class Names:
     async def __call__(self, host: str, port: int, family: Any) -> Any:
         self.asked += 1
         await self.gate.wait()
-        known = {"both.example": [V4, V6], "four.example": [V4], "nodata.example": []}
+        known = {LONG: [V4], "both.example": [V4, V6], "four.example": [V4], "nodata.example": []}
         if host == "broken.example":
             raise socket.gaierror(socket.EAI_AGAIN, "again")
         if host == "exhausted.example":
@@ -70,23 +73,36 @@ class Others:
 
 
 class Asked:
-    """A resolver at one end, and who asks at the other."""
+    """A resolver at one end, and a client of it at the other."""
 
     def __init__(self) -> None:
         self.names = Names()
         self.asker = Recorder()
         self.resolver = ResolverProtocol(self.names, Others())
+        self._framing = framing.Framing()
+        self._answers: list[bytes] = []
         memory_pair(self.resolver, self.asker)
 
     def send(self, *messages: bytes) -> None:
         self.asker.transport.write(b"".join(map(framing.frame, messages)))
 
     async def answers(self, count: int) -> list[bytes]:
-        def received(asker: Recorder) -> list[bytes]:
-            return framing.Framing().feed(bytes(asker.received))
+        """All answers as yet, once there are so many."""
+        await self.asker.until(lambda _: self._take() >= count)
+        return self._answers
 
-        await self.asker.until(lambda asker: len(received(asker)) >= count)
-        return received(self.asker)
+    def _take(self) -> int:
+        self._answers += self._framing.feed(bytes(self.asker.received))
+        self.asker.received.clear()
+        return len(self._answers)
+
+
+@asynccontextmanager
+async def resolver() -> AsyncIterator[Asked]:
+    asked = Asked()
+    await asked.asker.until_fact("made")
+    yield asked
+    asked.asker.transport.abort()
 
 
 async def ask(asked: Asked, name: str, rtype: int) -> Outcome:
@@ -118,148 +134,103 @@ async def ask(asked: Asked, name: str, rtype: int) -> Outcome:
         ("x.overlay-vpn.internal", MX, Outcome.NX_DOMAIN),
     ],
 )
-def test_existence(run: Callable, name: str, rtype: int, outcome: Outcome) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        assert await ask(asked, name, rtype) is outcome
-        asked.asker.transport.abort()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_existence(asked: Asked, name: str, rtype: int, outcome: Outcome) -> None:
+    assert await ask(asked, name, rtype) is outcome
 
 
-def test_search_domains_are_told_without_those_that_are_none(run: Callable) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.send(upstream.build_query(7, SEARCH, TXT))
-        (answer,) = await asked.answers(1)
-        records = upstream.read_answer(answer, 7, SEARCH, TXT).records
-        assert search.read(record.data for record in records) == ("corp.example",)
-        asked.asker.transport.abort()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_search_domains_are_told_without_those_that_are_none(asked: Asked) -> None:
+    asked.send(upstream.build_query(7, SEARCH, TXT))
+    (answer,) = await asked.answers(1)
+    records = upstream.read_answer(answer, 7, SEARCH, TXT).records
+    assert search.read(record.data for record in records) == ("corp.example",)
 
 
-def test_address_is_the_real_one(run: Callable) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.send(upstream.build_query(7, "both.example", A))
-        (answer,) = await asked.answers(1)
-        assert answer.endswith(socket.inet_aton("192.0.2.1"))
-        asked.asker.transport.abort()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_address_is_the_real_one(asked: Asked) -> None:
+    asked.send(upstream.build_query(7, "both.example", A))
+    (answer,) = await asked.answers(1)
+    assert answer.endswith(socket.inet_aton("192.0.2.1"))
 
 
-def test_many_questions_one_byte_at_a_time(run: Callable) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        query = framing.frame(upstream.build_query(7, "both.example", A))
-        for byte in query * 3:
-            asked.asker.transport.write(bytes([byte]))
-        assert len(await asked.answers(3)) == 3
-        asked.asker.transport.abort()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_many_questions_one_byte_at_a_time(asked: Asked) -> None:
+    query = framing.frame(upstream.build_query(7, "both.example", A))
+    for byte in query * 3:
+        asked.asker.transport.write(bytes([byte]))
+    assert len(await asked.answers(3)) == 3
 
 
-def test_too_many_questions_wait(run: Callable) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.names.gate.clear()
-        query = upstream.build_query(7, "both.example", A)
-        for _ in range(MAX_PENDING * 2):
-            asked.send(query)
-        await until(lambda: asked.names.asked >= MAX_PENDING)
-        await asyncio.sleep(0.05)
-        assert asked.names.asked == MAX_PENDING
-        asked.names.gate.set()
-        assert len(await asked.answers(MAX_PENDING * 2)) == MAX_PENDING * 2
-        asked.asker.transport.abort()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_too_many_questions_wait(asked: Asked) -> None:
+    asked.names.gate.clear()
+    query = upstream.build_query(7, "both.example", A)
+    for _ in range(MAX_PENDING * 2):
+        asked.send(query)
+    await until(lambda: asked.names.asked >= MAX_PENDING)
+    await asyncio.sleep(0.05)
+    assert asked.names.asked == MAX_PENDING
+    asked.names.gate.set()
+    assert len(await asked.answers(MAX_PENDING * 2)) == MAX_PENDING * 2
 
 
-def test_questions_that_take_their_time_make_room_for_others(
-    run: Callable, monkeypatch: pytest.MonkeyPatch
+@dialogue(resolver, run="run")
+async def test_questions_that_take_their_time_make_room_for_others(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 0.1)
-
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.names.gate.clear()
-        silent = [upstream.build_query(n, "both.example", A) for n in range(MAX_PENDING * 2)]
-        asked.send(*silent, upstream.build_query(9999, "both.example", MX))
-        told: dict[int, int] = {}
-        while 9999 not in told:
-            answers = await asked.answers(len(told) + 1)
-            told = {int.from_bytes(one[:2]): one[3] & 0xF for one in answers}
-        assert told.pop(9999) == RCode.NOERROR
-        assert set(told.values()) == {RCode.SERVFAIL}
-        assert len(told) >= MAX_PENDING
-        asked.names.gate.set()
-        assert len(await asked.answers(MAX_PENDING * 2 + 1)) == MAX_PENDING * 2 + 1
-        asked.asker.transport.abort()
-
-    run(dialogue())
+    asked.names.gate.clear()
+    silent = [upstream.build_query(n, "both.example", A) for n in range(MAX_PENDING * 2)]
+    asked.send(*silent, upstream.build_query(9999, "both.example", MX))
+    told: dict[int, int] = {}
+    while 9999 not in told:
+        answers = await asked.answers(len(told) + 1)
+        told = {int.from_bytes(one[:2]): one[3] & 0xF for one in answers}
+    assert told.pop(9999) == RCode.NOERROR
+    assert set(told.values()) == {RCode.SERVFAIL}
+    assert len(told) >= MAX_PENDING
+    asked.names.gate.set()
+    assert len(await asked.answers(MAX_PENDING * 2 + 1)) == MAX_PENDING * 2 + 1
 
 
-def test_asker_who_does_not_read_is_not_worked_for(run: Callable) -> None:
-    many = 2 * HIGH_WATER // len(framing.frame(upstream.build_query(7, "both.example", A)))
-
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.asker.transport.pause_reading()
-        asked.send(*[upstream.build_query(7, "both.example", A)] * many)
-        asked.asker.transport.write_eof()
-        await until(lambda: asked.names.asked > MAX_PENDING)
-        begun = -1
-        while asked.names.asked > begun:
-            begun = asked.names.asked
-            for _ in range(500):
-                await asyncio.sleep(0)
-        assert begun < many
-        asked.asker.transport.resume_reading()
-        assert len(await asked.answers(many)) == many
-        await asked.asker.until_fact("eof")
-        asked.asker.transport.close()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_asker_who_does_not_read_is_not_worked_for(asked: Asked) -> None:
+    query = upstream.build_query(7, LONG, A)
+    many = 2 * HIGH_WATER // len(query)
+    asked.asker.transport.pause_reading()
+    asked.send(*[query] * many)
+    asked.asker.transport.write_eof()
+    await until(lambda: asked.names.asked > MAX_PENDING)
+    begun = -1
+    while asked.names.asked > begun:
+        begun = asked.names.asked
+        for _ in range(500):
+            await asyncio.sleep(0)
+    assert begun < many
+    asked.asker.transport.resume_reading()
+    assert len(await asked.answers(many)) == many
+    await asked.asker.until_fact("eof")
 
 
-def test_end_is_answered_after_the_last_question(run: Callable) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.names.gate.clear()
-        asked.send(upstream.build_query(7, "both.example", A))
-        asked.asker.transport.write_eof()
-        await asyncio.sleep(0.02)
-        asked.names.gate.set()
-        await asked.asker.until_fact("eof")
-        assert len(await asked.answers(1)) == 1
-        asked.asker.transport.close()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_end_is_answered_after_the_last_question(asked: Asked) -> None:
+    asked.names.gate.clear()
+    asked.send(upstream.build_query(7, "both.example", A))
+    asked.asker.transport.write_eof()
+    await asyncio.sleep(0.02)
+    asked.names.gate.set()
+    await asked.asker.until_fact("eof")
+    assert len(await asked.answers(1)) == 1
 
 
-def test_gone_while_working_stops_the_work(run: Callable) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.names.gate.clear()
-        asked.send(upstream.build_query(7, "both.example", A))
-        await until(lambda: bool(asked.resolver._pending))
-        asked.asker.transport.abort()
-        await until(lambda: not asked.resolver._pending)
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_gone_while_working_stops_the_work(asked: Asked) -> None:
+    asked.names.gate.clear()
+    asked.send(upstream.build_query(7, "both.example", A))
+    await until(lambda: bool(asked.resolver._pending))
+    asked.asker.transport.abort()
+    await until(lambda: not asked.resolver._pending)
 
 
 @pytest.mark.parametrize(
@@ -270,27 +241,18 @@ def test_gone_while_working_stops_the_work(run: Callable) -> None:
         (struct.pack("!6H", 7, 0x2900, 0, 0, 0, 0), 4),
     ],
 )
-def test_malformed_is_answered(run: Callable, message: bytes, rcode: int) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.send(message)
-        (answer,) = await asked.answers(1)
-        assert answer[3] & 0xF == rcode
-        asked.asker.transport.abort()
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_malformed_is_answered(asked: Asked, message: bytes, rcode: int) -> None:
+    asked.send(message)
+    (answer,) = await asked.answers(1)
+    assert answer[3] & 0xF == rcode
 
 
-def test_oversized_is_cut_off(run: Callable) -> None:
-    async def dialogue() -> None:
-        asked = Asked()
-        await asked.asker.until_fact("made")
-        asked.asker.transport.write(b"\xff\xff")
-        await asked.asker.until_fact("lost")
-        assert isinstance(asked.asker.error, ConnectionResetError)
-
-    run(dialogue())
+@dialogue(resolver, run="run")
+async def test_oversized_is_cut_off(asked: Asked) -> None:
+    asked.asker.transport.write(b"\xff\xff")
+    await asked.asker.until_fact("lost")
+    assert isinstance(asked.asker.error, ConnectionResetError)
 
 
 def test_through_a_session_it_knows_what_this_machine_knows(run: Callable, keys: Keys) -> None:
