@@ -1,11 +1,11 @@
-"""What a transport is: one duplex stream per connect().
+"""The interface of a transport: one duplex stream per connect().
 
 Theory of operation
 -------------------
-SSH runs over a stream and opens no socket; a transport gives the stream and knows nothing of SSH.
-Both sides speak asyncio's own vocabulary: a *stream* is an `asyncio.Transport` that drives an
-`asyncio.Protocol`, so asyncssh runs on it as it is and no copy is made on the way. A carrier that
-reports facts instead (a QUIC engine, a pair in memory) builds on `vpn.transport.stream`.
+SSH runs over a stream and opens no socket; a transport makes the stream and knows nothing of SSH.
+A *stream* is an `asyncio.Transport` that drives an `asyncio.Protocol`, so asyncssh runs on it
+unchanged and nothing is copied on the way. A carrier that reports events instead (a QUIC engine, a
+pair in memory) builds on `vpn.transport.stream`.
 
 Invariants, held by `tests/vpn/transport/test_conformance.py` for every transport:
 
@@ -17,17 +17,17 @@ Invariants, held by `tests/vpn/transport/test_conformance.py` for every transpor
   kernel's for TCP, `quic.config.WINDOW_BYTES` for QUIC), so a peer that calls `pause_reading()`
   stops the sender with bounded memory. The mark is low because everything behind it is delay
   for what is written next: 256 KiB are 0.1 s at 20 Mbit/s;
-- a peer that falls silent is noticed (`connection_lost(TimeoutError)`) where the transport
-  has liveness of its own; elsewhere SSH keepalives notice it;
-- datagrams, where there are any, go between the same two ends under the same keys: whoever has
-  proven who it is on the stream has proven it for them. They may be lost, doubled and overtake
-  the stream and each other; they never hold it up. None is reported once the stream is closing.
+- a peer that falls silent is noticed (`connection_lost(TimeoutError)`) by transports that check
+  liveness themselves; elsewhere SSH keepalives notice it;
+- datagrams, if there are any, go between the same two ends under the same keys as the stream, so
+  its authentication covers them. They may be lost, duplicated and reordered, also with respect to
+  the stream; they never block it. None is reported once the stream is closing.
 
 Extra information of a stream (`get_extra_info`):
 
-- `"peername"`: `(host, port)` of the peer, as far as it is known;
+- `"peername"`, `"sockname"`: `(host, port)` of the peer and of our end;
 - `"peer_key"`: the peer's raw Ed25519 public key (32 bytes) if the transport itself proved it,
-  else None. The client compares it with the SSH host key: one identity, two layers;
+  else None. The client compares it with the SSH host key, which is the same key;
 - `"datagrams"`: the `Datagrams` of the stream's connection if both ends can carry them, else None.
 """
 
@@ -45,7 +45,7 @@ HIGH_WATER = 256 << 10
 
 StreamFactory = Callable[[], asyncio.Protocol]
 SocketAddress = tuple[Any, ...]
-"""As the socket module has it for a family."""
+"""An address of the socket module; its shape depends on the family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ Resolve = Callable[
 
 
 class OuterSockets(Protocol):
-    """Gives the sockets on which a transport leaves the machine.
+    """Opens the sockets that carry the tunnel itself.
 
-    With the shim running these come already marked (socket(7), SO_MARK), so that the tunnel
-    does not capture itself; otherwise they are plain sockets.
+    While the shim runs they are marked (socket(7), SO_MARK), which exempts them from capture;
+    otherwise they are plain sockets.
     """
 
     async def outer_socket(
@@ -81,12 +81,12 @@ class OuterSockets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialing:
-    """Everything a transport may use to connect.
+    """The arguments of `Transport.connect`.
 
-    `check_peer` is called with the peer's raw Ed25519 key as soon as the transport has seen it
-    prove possession, before any byte of the stream is sent; it raises to refuse. `resolve` takes
-    the place of this module's function of that name. `datagrams`: None for a stream that has them
-    where both ends can, False for one without, True if one without is of no use.
+    `check_peer` is called with the raw Ed25519 key that the peer has proven to hold, before any
+    byte of the stream is sent; it raises to refuse the peer. `resolve` replaces this module's
+    function of that name. `datagrams`: False for none, True if they are required, None for
+    datagrams if both ends can carry them.
     """
 
     address: Address
@@ -99,7 +99,7 @@ class Dialing:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Everything a transport may use to listen. `identity` is the server's raw Ed25519 seed."""
+    """The arguments of `Transport.listen`. `identity` is the server's raw Ed25519 seed."""
 
     address: Address
     identity: bytes
@@ -109,7 +109,7 @@ class Datagrams(Protocol):
     """Unreliable datagrams beside a stream, on the same connection."""
 
     on_datagram: Callable[[bytes], object]
-    """Called with each datagram that arrives; those that come before it is set are lost."""
+    """Called with each datagram that arrives. Datagrams that arrive before it is set are lost."""
 
     @property
     def max_bytes(self) -> int:
@@ -118,39 +118,39 @@ class Datagrams(Protocol):
 
     @property
     def dropped(self) -> int:
-        """How many that `send` took were given up because others waited in front of them."""
+        """How many datagrams were dropped from the queue after `send` had accepted them."""
         ...
 
     def send(self, data: bytes) -> bool:
-        """Take a datagram to send, and return whether it was taken: it is not too large.
+        """Queue a datagram; return False if it is too large or the stream is closing.
 
-        What waits is bounded. When there is no more room the oldest is dropped.
+        The queue is bounded: when it is full, the oldest datagram is dropped.
         """
         ...
 
 
 class Listener(Protocol):
-    """A bound listener; every stream it accepts drives a protocol of its own."""
+    """A bound listener; each stream that it accepts drives a protocol of its own."""
 
     @property
     def address(self) -> Address:
-        """The bound address; the port is the real one where 0 was asked for."""
+        """The bound address, with the port that the kernel chose if 0 was asked for."""
         ...
 
     async def close(self) -> None:
-        """Stop accepting and abort the streams that are still open."""
+        """Stop accepting and abort the streams that are still open; harmless when closed."""
         ...
 
 
 class Transport(Protocol):
-    """A way to a server. One instance serves any number of connects and listens."""
+    """A way to a server. One instance may connect and listen any number of times."""
 
     name: str
 
     async def connect(self, dialing: Dialing, factory: StreamFactory) -> asyncio.Transport:
         """Return one duplex stream that drives the protocol made by `factory`.
 
-        Raises TransportError (not reachable, no answer) or AuthenticationError (`check_peer`).
+        Raises TransportError (unreachable, no answer) or AuthenticationError (`check_peer`).
         """
         ...
 
@@ -160,7 +160,7 @@ class Transport(Protocol):
 
 
 class PlainSockets:
-    """Sockets as any program opens them."""
+    """Sockets without a mark."""
 
     async def outer_socket(
         self, family: socket.AddressFamily, kind: socket.SocketKind

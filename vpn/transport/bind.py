@@ -1,4 +1,4 @@
-"""Sockets that listen, and the names of those who call."""
+"""Bound sockets, and the plain form of socket addresses."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MAPPED_PREFIX = "::ffff:"  # RFC 4291, section 2.5.5.2
 
 
 async def bound_socket(address: Address, kind: socket.SocketKind) -> socket.socket:
-    """Return a non-blocking socket bound to the first address which `address` resolves to.
+    """Return a non-blocking socket bound to the first address to which `address` resolves.
 
-    A stream socket listens already: some conflicts show only then. `::` takes both families on
-    one socket (ipv6(7), IPV6_V6ONLY), or IPv4 alone where the kernel has no IPv6.
+    A stream socket is listening already, as some conflicts show only in listen(2). `::` accepts
+    both families on one socket (ipv6(7), IPV6_V6ONLY), or IPv4 alone if the kernel has no IPv6.
     Raises TransportError with one line.
     """
     try:

@@ -1,7 +1,7 @@
-"""The certificate that carries a server's identity into TLS, and the key read back from it.
+"""The self-signed certificate that carries a server's Ed25519 key into TLS 1.3.
 
-There is no chain and no name to check: the pin is the key. TLS 1.3 makes the server sign the
-handshake with the certificate's key (RFC 8446, section 4.4.3), which proves that it holds it.
+There is no chain and no name to check: the client compares the key. The server signs the handshake
+with it (RFC 8446, section 4.4.3), which proves that it holds the private key.
 """
 
 from __future__ import annotations

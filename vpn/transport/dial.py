@@ -1,7 +1,7 @@
-"""From a name to one connected thing: resolve, race the addresses, say what went wrong.
+"""Connecting to a name: Happy Eyeballs (RFC 8305) over its addresses, and the errors in one line.
 
-The race is RFC 8305 without its own resolver: addresses in the order of getaddrinfo(3)
-(RFC 6724), the next one started when the one before fails or has not finished in time.
+The addresses are tried in the order of getaddrinfo(3) (RFC 6724). The next attempt starts when the
+one before has failed, or has not finished in time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ ATTEMPT_DELAY_S = 0.25  # RFC 8305, section 5: the recommended Connection Attemp
 
 
 class Closable(Protocol):
-    """What an attempt gives; the losers of a race are closed."""
+    """The result of an attempt; those that lose the race are closed."""
 
     def close(self) -> object:
-        """Give it up."""
+        """Release it."""
         ...
 
 
 T = TypeVar("T", bound=Closable)
 
-# What to do, for the errors of connect(2) and udp(7) which a user can do something about.
+# Advice for the errors of connect(2) and udp(7) about which a user can do something.
 HINTS = {
     errno.ECONNREFUSED: "is the server running there?",
     errno.ENETUNREACH: "check this machine's network",
@@ -40,7 +40,7 @@ HINTS = {
     errno.EPERM: "check this machine's firewall",
 }
 
-# Errors which only say that this machine lacks an address family; another one says more.
+# Errors that only show that this machine lacks an address family; any other tells more.
 LOCAL_ERRORS = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -49,10 +49,10 @@ async def dial(
     kind: socket.SocketKind,
     attempt: Callable[[socket.AddressFamily, SocketAddress], Coroutine[Any, Any, T]],
 ) -> T:
-    """Return what `attempt` gives for the first address of the server that answers.
+    """Return the result of the first attempt that succeeds.
 
-    An attempt raises OSError to let the next address have its turn; any other error ends the
-    race. Raises TransportError with one line.
+    An attempt raises OSError to make way for the next address; any other error ends the race.
+    Raises TransportError with one line.
     """
     try:
         async with asyncio.timeout(dialing.timeout_s) as deadline:
@@ -70,7 +70,7 @@ async def dial(
 async def race(attempts: list[Callable[[], Coroutine[Any, Any, T]]]) -> T:
     """Return the first success of attempts that start `ATTEMPT_DELAY_S` apart.
 
-    Raises the most telling OSError if all fail.
+    If all fail, raises the OSError that tells most about the server.
     """
     waiting = deque(attempts)
     started: list[asyncio.Task[T]] = []
@@ -110,13 +110,13 @@ async def _give_up(tasks: list[asyncio.Task[T]]) -> None:
 
 
 def most_telling(errors: list[OSError]) -> OSError:
-    """Return the error of a race that says most about the server."""
+    """Return the error that tells most about the server."""
     remote = [error for error in errors if error.errno not in LOCAL_ERRORS]
     return (remote or errors or [OSError(errno.EADDRNOTAVAIL, "the name has no address")])[0]
 
 
 def cannot_reach(address: Address, error: OSError) -> TransportError:
-    """Return the line for an address that cannot be connected to."""
+    """Return the error, in one line, for an address to which no attempt could connect."""
     if isinstance(error, socket.gaierror):
         hint = "check the spelling and the resolver"
     else:
@@ -125,7 +125,7 @@ def cannot_reach(address: Address, error: OSError) -> TransportError:
 
 
 def in_words(error: OSError) -> str:
-    """Return what an OSError means, without its number."""
+    """Return the meaning of an OSError, without its number."""
     if isinstance(error, socket.gaierror):
         return f"the name cannot be resolved ({error.strerror})"
     if error.errno:

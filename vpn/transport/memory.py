@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing_extensions import override
 
 from vpn.errors import TransportError
 from vpn.transport.base import Address, Dialing, Listener, Listening, StreamFactory
@@ -18,41 +19,39 @@ FIRST_EPHEMERAL_PORT = 49152  # RFC 6335, section 6
 
 
 class MemoryStream(Stream):
-    """One end of a pair. Bytes wait at the far end until its protocol has read them."""
+    """One end of a pair. Bytes wait at the other end until its protocol has read them."""
 
     _peer: MemoryStream
+    _unread_bytes = 0
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        protocol: asyncio.Protocol,
-        extra: Mapping[str, Any],
-    ) -> None:
-        super().__init__(loop, protocol, extra)
-        self._unread_bytes = 0
-
+    @override
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes the far protocol has not read yet."""
         return self._unread_bytes
 
+    @override
     def _send(self, data: bytes | bytearray | memoryview) -> None:
         chunk = bytes(data)
         self._unread_bytes += len(chunk)
         self._loop.call_soon(self._peer.on_bytes, chunk)
 
+    @override
     def _send_fin(self) -> None:
         self._loop.call_soon(self._peer.on_fin)
 
+    @override
     def _consumed(self, count: int) -> None:
         self._peer._unread_bytes -= count
         self._peer.on_progress()
 
+    @override
     def _flushed(self) -> bool:
-        return True  # what was sent already waits at the far end
+        return True  # what was sent already waits at the other end
 
+    @override
     def _shut(self) -> None:
         self._loop.call_soon(self._peer.on_end, None)
 
+    @override
     def _reset(self) -> None:
         error = ConnectionResetError("the peer aborted the stream")
         self._loop.call_soon(self._peer.on_end, error)
@@ -78,7 +77,7 @@ def memory_pair(
 
 
 class MemoryListener:
-    """A name in a `MemoryTransport` at which streams are accepted."""
+    """A listener of one process; its address is a name in a `MemoryTransport`."""
 
     def __init__(
         self,
@@ -96,11 +95,11 @@ class MemoryListener:
 
     @property
     def address(self) -> Address:
-        """The name under which the listener is known."""
+        """The address given to `MemoryTransport.connect`."""
         return self._address
 
     def accept(self, client: asyncio.Protocol) -> MemoryStream:
-        """Join a client's protocol to a new one of the listener; return the client's stream."""
+        """Connect a client's protocol to a new one of the listener; return the client's stream."""
         # An IP literal, because `from=` of authorized_keys(5) is matched against it.
         client_name = ("127.0.0.1", next(self._client_ports))
         server_name = (self._address.host, self._address.port)
@@ -125,7 +124,7 @@ class MemoryListener:
 class MemoryTransport:
     """Connects protocols of one process and one event loop.
 
-    Instances share the listeners of the process, unless they are given a dictionary of their own.
+    Instances share the process's listeners, unless they are given a dictionary of their own.
     """
 
     name = "memory"

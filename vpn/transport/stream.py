@@ -1,13 +1,12 @@
-"""The half of an asyncio.Transport that message-driven carriers have in common.
+"""The rules of an asyncio.Transport, for carriers that report events.
 
 Theory of operation
 -------------------
-A carrier (QUIC, a pair in memory, a node-id library) reports facts and takes orders; asyncio's
-`Transport` and `Protocol` have rules of their own about when a protocol may be called. `Stream`
-is those rules, once:
+A carrier (QUIC, an SSH channel, a pair in memory) reports facts and takes orders, while asyncio
+has rules for when a transport may call its protocol. `Stream` keeps those rules:
 
-- *facts*, called by the carrier: `on_open`, `on_bytes`, `on_fin`, `on_progress` (bytes left us),
-  `on_end` (the carrier is gone, cleanly or with the reason);
+- *facts*, called by the carrier: `on_open`, `on_bytes`, `on_fin`, `on_progress` (bytes were
+  sent), `on_end` (the carrier has ended, cleanly or with an error);
 - *orders*, implemented by the carrier: `_send`, `_send_fin`, `_consumed`, `_flushed`, `_shut`,
   `_reset`.
 
@@ -15,8 +14,8 @@ Invariants:
 
 - `connection_made` comes first, `connection_lost` last and once, never from inside a call which
   the protocol made;
-- bytes which arrive while reading is paused are kept here and are reported `_consumed` only when
-  the protocol has them: the carrier's flow control therefore bounds them;
+- bytes that arrive while reading is paused are kept here, and reported `_consumed` only when
+  the protocol has them, so the carrier's flow control bounds them;
 - a clean end waits until the protocol has read what came before it; a reset does not wait;
 - a protocol that raises is aborted and the event loop's exception handler is told, as asyncio's
   own transports do.
@@ -32,13 +31,45 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from vpn.transport.base import HIGH_WATER
 
 LOW_WATER = HIGH_WATER // 2
 
 
-class Stream(asyncio.Transport):
-    """One duplex stream that drives `protocol`; see the module for the duties of a carrier."""
+class ProtocolDriver(asyncio.Transport):
+    """A transport that drives an asyncio.Protocol and ends each direction by itself."""
+
+    def __init__(self, protocol: asyncio.Protocol, extra: Mapping[str, Any] | None = None) -> None:
+        super().__init__(dict(extra or {}))
+        self._protocol: asyncio.Protocol = protocol
+        self._data_received = protocol.data_received
+
+    @override
+    def can_write_eof(self) -> bool:
+        return True
+
+    @override
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Raise NotImplementedError: the limits are the same for every stream."""
+        raise NotImplementedError("the write buffer limits of a stream are fixed")
+
+    @override
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Drive another protocol from now on. Raises TypeError."""
+        if not isinstance(protocol, asyncio.Protocol):
+            raise TypeError("a stream drives an asyncio.Protocol")
+        self._protocol = protocol
+        self._data_received = protocol.data_received
+
+    @override
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+
+class Stream(ProtocolDriver):
+    """One duplex stream that drives a protocol; a carrier implements the orders."""
 
     def __init__(
         self,
@@ -46,10 +77,8 @@ class Stream(asyncio.Transport):
         protocol: asyncio.Protocol,
         extra: Mapping[str, Any],
     ) -> None:
-        super().__init__(dict(extra))
+        super().__init__(protocol, extra)
         self._loop = loop
-        self._protocol: asyncio.BaseProtocol = protocol
-        self._data_received = protocol.data_received
         self._inbound: deque[bytes] = deque()
         self._is_reading = True
         self._is_delivering = False
@@ -80,7 +109,7 @@ class Stream(asyncio.Transport):
 
     @abstractmethod
     def _flushed(self) -> bool:
-        """Return whether the peer's machine has all bytes and the end we sent."""
+        """Return whether the peer has received all bytes and the end of our direction."""
 
     @abstractmethod
     def _shut(self) -> None:
@@ -93,11 +122,11 @@ class Stream(asyncio.Transport):
     # Facts from the carrier.
 
     def on_open(self) -> None:
-        """Let the protocol begin."""
+        """Call `connection_made`."""
         self.guarded(self._connection_made)
 
     def on_bytes(self, data: bytes) -> None:
-        """Deliver bytes in order, or keep them while reading is paused."""
+        """Deliver bytes, or keep them while reading is paused."""
         if self._is_closing:
             self._consumed(len(data))
         elif self._is_reading and not self._inbound:
@@ -110,12 +139,12 @@ class Stream(asyncio.Transport):
             self._inbound.append(data)
 
     def on_fin(self) -> None:
-        """Deliver the end of the peer's direction, after the bytes before it."""
+        """Deliver the end of the peer's direction after the bytes before it."""
         self._has_fin_waiting = True
         self._deliver()
 
     def on_progress(self) -> None:
-        """Look again at how much waits to be sent: some of it has gone."""
+        """Resume a paused writer, or finish closing, if enough has been sent."""
         if self._is_closing:
             self._finish_if_flushed()
         elif self._is_writing_paused and self.get_write_buffer_size() <= LOW_WATER:
@@ -123,7 +152,7 @@ class Stream(asyncio.Transport):
             self.guarded(self._protocol.resume_writing)
 
     def on_end(self, error: Exception | None) -> None:
-        """Report that the carrier is gone: None is a clean end, else the reason."""
+        """End the stream: None is a clean end, else the error."""
         if error is None and not self._is_closing:
             self._has_end_waiting = True
             self._deliver()
@@ -133,7 +162,7 @@ class Stream(asyncio.Transport):
     # asyncio.Transport.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; dropped silently once the stream is closing, as asyncio does."""
+        """Send bytes; once the stream is closing they are dropped, as asyncio does."""
         if self._has_sent_fin and not self._is_closing:
             raise RuntimeError("write() after write_eof()")
         if self._is_closing or self._is_lost or not data:
@@ -149,12 +178,8 @@ class Stream(asyncio.Transport):
             self._has_sent_fin = True
             self._send_fin()
 
-    def can_write_eof(self) -> bool:
-        """Return True: both directions end by themselves."""
-        return True
-
     def close(self) -> None:
-        """Send what was written, then end; nothing more is received."""
+        """Send what was written, then end; bytes that still arrive are dropped."""
         if self._is_closing or self._is_lost:
             return
         self.write_eof()
@@ -191,28 +216,13 @@ class Stream(asyncio.Transport):
         """Return the low and high water marks in bytes."""
         return LOW_WATER, HIGH_WATER
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Refuse: the marks are the same for every stream."""
-        raise NotImplementedError("the write buffer limits of a stream are fixed")
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Drive another protocol from now on."""
-        if not isinstance(protocol, asyncio.Protocol):
-            raise TypeError("a stream drives an asyncio.Protocol")
-        self._protocol = protocol
-        self._data_received = protocol.data_received
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the protocol being driven."""
-        return self._protocol
-
-    # Ours.
+    # Inside.
 
     def _connection_made(self) -> None:
         self._protocol.connection_made(self)
 
     def _deliver(self) -> None:
-        """Deliver what waits, as far as the protocol wants it."""
+        """Deliver the bytes and ends that wait, until the protocol pauses."""
         if self._is_delivering:
             return
         self._is_delivering = True
@@ -232,8 +242,7 @@ class Stream(asyncio.Transport):
             self._lose(None)
 
     def _eof_received(self) -> None:
-        protocol = self._protocol
-        if isinstance(protocol, asyncio.Protocol) and not protocol.eof_received():
+        if not self._protocol.eof_received():
             self.close()
 
     def _finish_if_flushed(self) -> None:

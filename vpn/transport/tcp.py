@@ -1,4 +1,4 @@
-"""Streams over TCP: to any sshd, or to our own server where UDP does not pass."""
+"""Streams over TCP (RFC 9293): to any sshd, or to our own server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import socket
 import struct
 import weakref
 from typing import Any, cast
+
+from typing_extensions import override
 
 from vpn.transport.base import (
     HIGH_WATER,
@@ -19,6 +21,7 @@ from vpn.transport.base import (
 )
 from vpn.transport.bind import LISTEN_BACKLOG, address_of, bound_socket, plain_name
 from vpn.transport.dial import dial
+from vpn.transport.stream import ProtocolDriver
 
 MAX_SEGMENT_BYTES = 1220
 """The IPv6 minimum MTU, 1280, less the IPv6 and TCP headers: fits every path (RFC 8200, 5).
@@ -31,15 +34,16 @@ silence stops the session for good, as the kernel does not probe unless it is to
 LINGER_RESET = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: close(2) sends a RST
 
 
-class TcpStream(asyncio.Transport, asyncio.Protocol):
+class TcpStream(ProtocolDriver, asyncio.Protocol):
     """A stream between the event loop's TCP transport below and a protocol above.
 
-    It adds three things to what the event loop does: an abort is a RST (close(2) alone may
-    send a FIN), every way a peer resets is one error, and delayed ACKs are kept off where asked.
+    It adds three things to the event loop's: abort() sends a RST (close(2) alone may send a FIN),
+    a reset by the peer is always ConnectionResetError, and ACKs are not delayed if
+    `is_quick_to_ack`.
 
     Delayed ACKs: sshd leaves Nagle's algorithm on for sessions that only forward, so its small
-    EOF packet waits for our ACK, and our ACK waits up to 40 ms for data to ride on. Re-arming
-    TCP_QUICKACK, which the kernel clears by itself (tcp(7)), after each read makes that
+    EOF packet waits for our ACK, and our ACK waits up to 40 ms for data to ride on. Setting
+    TCP_QUICKACK, which the kernel clears by itself (tcp(7)), again after each read makes that
     2 300 short requests a second instead of 23.
     """
 
@@ -47,118 +51,97 @@ class TcpStream(asyncio.Transport, asyncio.Protocol):
     _socket: Any
 
     def __init__(self, protocol: asyncio.Protocol, *, is_quick_to_ack: bool) -> None:
-        super().__init__()
-        self._above = protocol
-        self._data_received = protocol.data_received
+        super().__init__(protocol)
         self._is_quick_to_ack = is_quick_to_ack
         self._is_lost = False
 
-    # asyncio.Protocol, called from below.
+    # asyncio.Protocol, called by the event loop's transport.
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: the socket is connected."""
         # uvloop's transports are no subclasses of asyncio's.
         self._below = cast(asyncio.Transport, transport)
         self._socket = transport.get_extra_info("socket")
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._below.set_write_buffer_limits(high=HIGH_WATER)
-        self._above.connection_made(self)
+        self._protocol.connection_made(self)
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Pass bytes up, then acknowledge them if they were not answered."""
         self._data_received(data)
         if self._is_quick_to_ack and not self._is_lost:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
+    @override
     def eof_received(self) -> bool | None:
-        """Pass the peer's end up; a false answer closes the stream."""
-        return self._above.eof_received()
+        return self._protocol.eof_received()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the end up. A reset is met as ECONNRESET when reading, EPIPE when writing."""
         self._is_lost = True
-        if isinstance(exc, BrokenPipeError):
+        if isinstance(exc, BrokenPipeError):  # a reset, met when writing
             exc = ConnectionResetError(*exc.args)
-        self._above.connection_lost(exc)
+        self._protocol.connection_lost(exc)
 
+    @override
     def pause_writing(self) -> None:
-        """Pass up that the socket is full."""
-        self._above.pause_writing()
+        self._protocol.pause_writing()
 
+    @override
     def resume_writing(self) -> None:
-        """Pass up that the socket takes bytes again."""
-        self._above.resume_writing()
+        self._protocol.resume_writing()
 
-    # asyncio.Transport, called from above. Once lost, asyncio ignores calls and uvloop raises.
+    # asyncio.Transport, called by the protocol. Once lost, asyncio ignores calls and uvloop raises.
 
+    @override
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes."""
         if not self._is_lost:
             self._below.write(data)
 
+    @override
     def write_eof(self) -> None:
-        """Send a FIN after the bytes written."""
         if not self._is_lost:
             self._below.write_eof()
 
-    def can_write_eof(self) -> bool:
-        """Return True: TCP closes each direction by itself."""
-        return True
-
+    @override
     def close(self) -> None:
-        """Send what was written, then close."""
         if not self._is_lost:
             self._below.close()
 
+    @override
     def abort(self) -> None:
-        """Send a RST and drop what was written."""
         if not self._is_lost:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             self._below.abort()
 
+    @override
     def is_closing(self) -> bool:
-        """Return whether the stream is closing or closed."""
         return self._is_lost or self._below.is_closing()
 
+    @override
     def pause_reading(self) -> None:
-        """Stop reading; the kernel's window then stops the peer."""
         if not self._is_lost:
             self._below.pause_reading()
 
+    @override
     def resume_reading(self) -> None:
-        """Read again."""
         if not self._is_lost:
             self._below.resume_reading()
 
+    @override
     def is_reading(self) -> bool:
-        """Return whether bytes are being delivered."""
         return not self._is_lost and self._below.is_reading()
 
+    @override
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait for the kernel."""
         return self._below.get_write_buffer_size()
 
+    @override
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and high water marks in bytes."""
         return self._below.get_write_buffer_limits()
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Refuse: the marks are the same for every stream."""
-        raise NotImplementedError("the write buffer limits of a stream are fixed")
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Drive another protocol from now on."""
-        if not isinstance(protocol, asyncio.Protocol):
-            raise TypeError("a stream drives an asyncio.Protocol")
-        self._above = protocol
-        self._data_received = protocol.data_received
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the protocol being driven."""
-        return self._above
-
+    @override
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what the event loop knows, names in their plain form."""
         value = self._below.get_extra_info(name, default)
         if name in ("peername", "sockname") and value:
             return plain_name(value)
@@ -199,7 +182,7 @@ class TcpListener:
 
 
 class TcpTransport:
-    """TCP. It proves no identity of its own: `peer_key` is None, SSH alone checks the host key."""
+    """TCP. `peer_key` is None: only SSH authenticates the server."""
 
     name = "tcp"
 

@@ -1,15 +1,15 @@
-"""When the next packet may leave (RFC 9002, section 7.7), for event loops that count milliseconds.
+"""A pacer (RFC 9002, section 7.7) for event loops with a timer of milliseconds.
 
 Theory of operation
 -------------------
-A leaky bucket fills at 1.25 times the congestion window per round trip and each packet takes a
-datagram's worth from it. What it may hold decides how much leaves at one wake-up; an event loop
-wakes a millisecond apart at best, so the bucket holds two milliseconds' worth, and never less than
+A token bucket is filled at 1.25 times the congestion window per round trip, and each packet takes
+one datagram's bytes from it. Its capacity bounds what is sent at one wake-up. An event loop wakes
+once a millisecond at best, so the capacity is two milliseconds' worth, and never less than
 the initial window. aioquic's own pacer holds 16 packets whatever the rate, and fewer above one
 packet a microsecond, which on a millisecond timer is a limit of 40 to 160 Mbit/s.
 
-At most `BURST_PACKETS` leave at one instant: building them blocks the event loop (about 30 µs
-each), and acknowledgements must be read in between. Then the next may leave at once.
+At most `BURST_PACKETS` are sent at one instant: building them blocks the event loop (about 30 µs
+each), and acknowledgements must be read in between. The next may be sent at once.
 
 Pure: time is an argument, in seconds.
 """
@@ -23,7 +23,7 @@ GAIN = 1.25  # RFC 9002, section 7.7: a little above one window per round trip
 
 
 class Pacer:
-    """The bucket of one connection. Unlimited until the first round trip was measured."""
+    """The bucket of one connection; unlimited until the first round trip is measured."""
 
     def __init__(self, datagram_bytes: int) -> None:
         self._datagram_bytes = datagram_bytes
@@ -41,7 +41,7 @@ class Pacer:
         )
 
     def next_send_time(self, now: float) -> float | None:
-        """Return None if a packet may leave now, else when to ask again."""
+        """Return None if a packet may be sent now, else the time to ask again."""
         if not self._rate:
             return None
         if now > self._filled_at:

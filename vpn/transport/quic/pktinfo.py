@@ -1,9 +1,9 @@
-"""Datagrams that are answered from the address they were sent to (ip(7), ipv6(7): PKTINFO).
+"""A UDP socket that answers from the address a datagram was sent to (ip(7), ipv6(7): PKTINFO).
 
-A UDP socket bound to the any-address answers from the address which routing prefers. On a machine
-with several addresses that may be another one, and the client drops the answer. So the address a
-datagram came to is kept with its sender's: a peer is `(*sockaddr, local)`, which is also what
-RFC 9000 (section 9) calls a path.
+A UDP socket bound to the any-address answers from the address that routing prefers. On a machine
+with several addresses that may be another one, and the client drops the answer. So the destination
+of a datagram is kept with its source: a peer is `(*sockaddr, local)`, which is also a path in the
+terms of RFC 9000 (section 9).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANCILLARY_BYTES = socket.CMSG_SPACE(IN6_PKTINFO.size)  # the larger of the two
 
 
 class AnyAddressSocket:
-    """Receives and sends on a socket bound to the any-address of its family."""
+    """A socket bound to the any-address of its family."""
 
     def __init__(self, udp: socket.socket) -> None:
         self._socket = udp
@@ -32,21 +32,21 @@ class AnyAddressSocket:
             udp.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
     def receive(self, count: int) -> tuple[bytes, tuple[Any, ...]]:
-        """Return a datagram and its peer. Raises OSError."""
+        """Return a datagram and its peer, `(*sockaddr, local)`. Raises OSError."""
         data, ancillary, _, name = self._socket.recvmsg(count, ANCILLARY_BYTES)
         local = ancillary[0][2] if ancillary else b""
         return data, (*name, self._source(local))
 
     def send(self, data: bytes, peer: tuple[Any, ...]) -> None:
-        """Send a datagram to a peer that was received from. Raises OSError."""
+        """Send a datagram to a peer as `receive` returned it. Raises OSError."""
         *name, local = peer
         ancillary = [(self._level, self._kind, local)] if local else []
         self._socket.sendmsg([data], ancillary, 0, tuple(name))
 
     def _source(self, local: bytes) -> bytes:
-        """Turn what came with a datagram into what makes its answer leave from there.
+        """Return the control message that sends an answer from where a datagram was sent to.
 
-        The interface is left to routing: the answer need not leave where the question came in.
+        The interface is left to routing: an answer need not leave by the one it came in.
         """
         if len(local) == IN6_PKTINFO.size:
             address, _ = IN6_PKTINFO.unpack(local)

@@ -1,8 +1,8 @@
-"""A UDP socket on an event loop: datagrams in batches, so that QUIC answers once per batch.
+"""A UDP socket on the event loop that reads datagrams in batches.
 
 The event loops' own datagram transports call back once per datagram and, on asyncio, read one
-datagram per turn of the loop. Here one turn reads up to `BATCH` and then reports that it is
-over: the acknowledgements of a batch leave together.
+datagram per turn of the loop. Here one turn reads up to `BATCH` and then reports the end of the
+batch, so that QUIC acknowledges a batch in one packet.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vpn.transport.quic.config import SOCKET_BUFFER_BYTES
 from vpn.transport.quic.pktinfo import AnyAddressSocket
 
 BATCH = 64
-MAX_RECEIVE_BYTES = 9216  # a jumbo frame; ours are smaller, and what is cut off fails to decrypt
-MAX_BACKLOG = 1024  # datagrams waiting for a full socket; beyond it they are lost, as on any link
+MAX_RECEIVE_BYTES = 9216  # a jumbo frame; ours are smaller, and a truncated one is not valid
+MAX_BACKLOG = 1024  # datagrams that wait for a full socket; more are lost, as on any link
 
 Datagram = tuple[bytes, Any]
 Receive = Callable[[int], tuple[bytes, Any]]
@@ -28,23 +28,23 @@ Transmit = Callable[[bytes, Any], object]
 
 
 class DatagramReceiver(Protocol):
-    """Who is told what a UDP port receives."""
+    """The user of a UDP port."""
 
     def on_datagram(self, data: bytes, peer: Any) -> None:
-        """Take one datagram."""
+        """A datagram arrived."""
         ...
 
     def on_batch_end(self) -> None:
-        """Answer: no more datagrams for now."""
+        """No more datagrams for now: this is the time to answer."""
         ...
 
     def on_socket_error(self, error: OSError) -> None:
-        """Take an error which ICMP or the local network reported (udp(7))."""
+        """The socket reported an error, of ICMP or of the local network (udp(7))."""
         ...
 
 
-def _ways(udp: socket.socket) -> tuple[Receive, Transmit]:
-    """Return how to receive and to send: connected, bound to one address, or to any."""
+def _functions_of(udp: socket.socket) -> tuple[Receive, Transmit]:
+    """Return how to receive and send on a socket: connected, bound to one address, or to any."""
     try:
         connected_to = udp.getpeername()
     except OSError:
@@ -67,11 +67,11 @@ class UdpPort:
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             with suppress(OSError):
                 udp.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-        self._receive, self._transmit = _ways(udp)
+        self._receive, self._transmit = _functions_of(udp)
         self._loop.add_reader(udp, self._on_readable)
 
     def send(self, datagrams: Iterable[Datagram]) -> None:
-        """Send, or keep for when the socket has room again. Nothing is sent once closed."""
+        """Send datagrams, or queue them while the socket is full; once closed, drop them."""
         for datagram in datagrams:
             if self._backlog or not self._is_sent(datagram):
                 self._keep(datagram)
