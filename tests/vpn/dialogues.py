@@ -18,7 +18,7 @@ Run = Callable[[Coroutine[Any, Any, None]], object]
 def dialogue(
     bench: Callable[[], AbstractAsyncContextManager[Any]], run: str = ""
 ) -> Callable[[Test], Callable[..., None]]:
-    """Make a test of a coroutine, whose first argument is what `bench` gives.
+    """Make a test of a coroutine, whose first argument is what `bench` gives, a new one each time.
 
     `run` names the fixture that runs it, where that is not `asyncio.run`.
     """

@@ -10,14 +10,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-TCP: Final = 6
-UDP: Final = 17
-ICMP: Final = 1
-ICMPV6: Final = 58
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 
-_EXTENSIONS: Final = frozenset({0, 43, 60})
-"""Hop-by-hop options, routing, destination options (RFC 8200 §4)."""
-_FRAGMENT: Final = 44
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _OPTIONS = 0, 43, 44, 60  # RFC 8200 §4
+_EXTENSIONS: Final = frozenset({_HOP_BY_HOP, _ROUTING, _OPTIONS})
 _MAX_EXTENSIONS: Final = 8
 
 

@@ -28,6 +28,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
+from typing_extensions import override
+
 WRITE_BUFFER_BYTES = 256 << 10
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger of socket(7): close(2) sends RST
 
@@ -119,6 +121,7 @@ class Side(asyncio.Protocol):
         self.received = 0
         self.is_lost = False
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start, or wait for the other side; end at once if that one is already gone."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from it
@@ -136,8 +139,8 @@ class Side(asyncio.Protocol):
         else:
             self._catch_up()
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Pass bytes on."""
         self.received += len(data)
         transport = self.other._transport
         if transport is None:
@@ -145,6 +148,7 @@ class Side(asyncio.Protocol):
         elif not transport.is_closing():
             transport.write(data)
 
+    @override
     def eof_received(self) -> bool:
         """Pass the end of data on; the other direction stays open."""
         self._has_ended = True
@@ -174,14 +178,17 @@ class Side(asyncio.Protocol):
             self.end()
         other.resume()
 
+    @override
     def pause_writing(self) -> None:
         """Stop the other side's reading while ours cannot write."""
         self.other.pause()
 
+    @override
     def resume_writing(self) -> None:
         """Let the other side read again."""
         self.other.resume()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         """End the other side the same way."""
         self.is_lost = True

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from message_end import MessageEnd
 
-from vpn.protocol.framing import Frames, frame
+from vpn.protocol.framing import frame
 from vpn.protocol.message_channel import MessageChannel
 
 MOST = 1000
@@ -28,29 +27,12 @@ class Datagrams:
         return True
 
 
-class Channel(asyncio.Transport):
-    """A channel that may have datagrams; keeps what is written."""
-
-    def __init__(self, datagrams: Datagrams | None) -> None:
-        super().__init__({"datagrams": datagrams})
-        self.frames, self.sent, self.is_aborted = Frames(MOST), list[bytes](), False
-
-    def write(self, data: Any) -> None:
-        self.sent += self.frames.feed(bytes(data))
-
-    def is_closing(self) -> bool:
-        return self.is_aborted
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-
 class Bench:
     """A message channel over a channel with datagrams, and what it says."""
 
     def __init__(self, *, in_datagrams: bool = True, has_datagrams: bool = True) -> None:
         self.datagrams = Datagrams()
-        self.channel = Channel(self.datagrams if has_datagrams else None)
+        self.channel = MessageEnd(MOST, datagrams=self.datagrams if has_datagrams else None)
         self.heard: list[bytes] = []
         self.events: list[str] = []
         self.messages = MessageChannel(
@@ -130,7 +112,7 @@ def test_nothing_is_sent_before_there_is_a_channel() -> None:
 
 
 def test_message_that_ends_the_channel_is_the_last_one_heard() -> None:
-    channel, heard = Channel(None), list[bytes]()
+    channel, heard = MessageEnd(MOST), list[bytes]()
 
     def hear(message: bytes) -> None:
         heard.append(message)

@@ -3,8 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from vpn.transport.memory import memory_pair
 from vpn.transport.pump import Pump
 
 
-class Joined:
+class Joined(AbstractAsyncContextManager):
     """An application's socket, a pump, and whoever is at the end of the channel."""
 
     def __init__(self) -> None:
@@ -47,21 +46,16 @@ class Joined:
     async def receive(self) -> bytes:
         return await asyncio.get_running_loop().sock_recv(self.app, 1 << 20)
 
-    async def done(self) -> None:
-        await self._ended.wait()
+    async def __aexit__(self, error: object, *_: object) -> None:
+        """It has ended by itself: nobody has closed the application's socket."""
+        if error is None:
+            await self._ended.wait()
+            assert self.ended == [self.pump]
+            assert self.pump.is_done
         self.app.close()
-        assert self.ended == [self.pump]
-        assert self.pump.is_done
 
 
-@asynccontextmanager
-async def joined() -> AsyncIterator[Joined]:
-    made = Joined()
-    yield made
-    await made.done()
-
-
-played = dialogue(joined, run="run")
+played = dialogue(Joined, run="run")
 
 
 @played

@@ -54,19 +54,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class FarEnd:
-    """The far end at a moment: whether there is a session, and if its server is one of ours."""
+    """The far end at a moment."""
 
     is_up: bool
+    """Whether there is a session."""
     is_overlay_server: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Whom a flow is for, in the words of its application."""
-
-    protocol: TransportProtocol
-    host: str
-    port: int
+    """Whether its server is one of ours, with services."""
 
 
 class Obstacle(StrEnum):
@@ -93,6 +86,18 @@ FAILURES: Final = {
 """What an application learns of each."""
 
 _LASTING: Final = (Obstacle.RULE, Obstacle.RESERVED, Obstacle.LOOPBACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Whom a flow is for: a name or an address, as its application writes it.
+
+    Ping has the port 0.
+    """
+
+    protocol: TransportProtocol
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,10 @@ class Far(Opener, Protocol):
         """Whether there is a session."""
         ...
 
+    async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
+        """Have a protocol of ours talk to a service. Raises OpenFailed."""
+        ...
+
     @property
     def is_overlay_server(self) -> bool:
         """Whether the server is one of ours, which has services."""
@@ -57,10 +61,6 @@ class Far(Opener, Protocol):
     @property
     def has_datagrams(self) -> bool:
         """Whether there are datagrams beside its stream."""
-        ...
-
-    async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
-        """Have a protocol of ours talk to a service. Raises OpenFailed."""
         ...
 
 

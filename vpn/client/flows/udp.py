@@ -69,10 +69,11 @@ class Egress(Protocol):
 
 @dataclass(slots=True)
 class _Peer:
-    """Whom an application sends to. `has_result` says that the report has what became of it."""
+    """Whom an application sends to, and what has gone there and come from there."""
 
     admission: Admission
     has_result: bool
+    """Whether the report has what became of it."""
     bytes_up: int = 0
     bytes_down: int = 0
 

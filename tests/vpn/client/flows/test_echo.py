@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from dialogues import dialogue
@@ -71,7 +71,7 @@ class Session:
         await settle(20)
 
 
-class Bench:
+class Bench(AbstractAsyncContextManager):
     """A gate's pings on one side, a session on the other."""
 
     def __init__(self, limits: Limits) -> None:
@@ -80,6 +80,9 @@ class Bench:
         self.said: list[Message] = []
         egress = Egress(self.session, None, limits, self.report)
         self.echo = Echo(egress, self.said.append)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.echo.close()
 
     @property
     def server(self) -> Server:
@@ -106,15 +109,7 @@ def ping(query: int = 1, host: str = "192.0.2.1", sequence: int = 7, family: int
 
 
 def played(limits: Limits | None = None) -> Callable[..., Callable[..., None]]:
-    @asynccontextmanager
-    async def bench() -> AsyncIterator[Bench]:
-        made = Bench(limits or Limits())
-        try:
-            yield made
-        finally:
-            made.echo.close()
-
-    return dialogue(bench)
+    return dialogue(lambda: Bench(limits or Limits()))
 
 
 @played()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 from dialogues import dialogue
+from message_end import MessageEnd
 
 from shim.protocol.datagrams import Deliver, Forget, Send, Undeliverable
 from shim.protocol.link import Message
@@ -18,7 +18,7 @@ from vpn.client.flows.udp import Associations
 from vpn.policy.rules import Action, Policy, parse_rule
 from vpn.protocol import udp
 from vpn.protocol.failure import Failure, OpenFailed
-from vpn.protocol.framing import Frames, frame
+from vpn.protocol.framing import frame
 from vpn.protocol.services import UDP, UDP_IN_DATAGRAMS
 
 HERE = "203.0.113.7"
@@ -26,24 +26,12 @@ NAME = "www.example.com"
 DENIED = parse_rule(Action.DENY, "denied.example")
 
 
-class Channel(asyncio.Transport):
+class Channel(MessageEnd):
     """The server's end of a channel."""
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
-        super().__init__()
+        super().__init__(udp.MAX_MESSAGE, udp.decode_request)
         self.protocol = protocol
-        self.frames = Frames(udp.MAX_MESSAGE)
-        self.sent: list[udp.Send] = []
-        self.is_aborted = False
-
-    def write(self, data: Any) -> None:
-        self.sent += [udp.decode_request(one) for one in self.frames.feed(bytes(data))]
-
-    def is_closing(self) -> bool:
-        return self.is_aborted
-
-    def abort(self) -> None:
-        self.is_aborted = True
 
     def say(self, message: udp.Deliver | udp.Undeliverable) -> None:
         for octet in frame(udp.encode(message)):
@@ -87,13 +75,16 @@ class Far:
         protocol.connection_made(channel)
 
 
-class Bench:
+class Bench(AbstractAsyncContextManager):
     """A client with a gate and a far end."""
 
     def __init__(self) -> None:
         self.far = Far()
         self.told: list[Message] = []
         self.associations = Associations(self.far, self.told.append)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.associations.close()
 
     async def send(self, number: int = 1, host: str = HERE, port: int = 7, **more: Any) -> None:
         fields = {"family": 4, "hop_limit": 63, "may_fragment": True, "payload": b"hi"} | more
@@ -102,12 +93,7 @@ class Bench:
             await asyncio.sleep(0)
 
 
-@asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    yield Bench()
-
-
-played = dialogue(bench)
+played = dialogue(Bench)
 
 
 @played

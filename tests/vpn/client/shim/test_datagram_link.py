@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from dialogues import dialogue, until
 
@@ -16,28 +15,22 @@ from vpn.client.shim.datagram_link import DatagramLink
 VIOLATION = "violation"
 
 
-class Bench:
+class Bench(AbstractAsyncContextManager):
     """The client's end, and what it says of the gate."""
 
     def __init__(self) -> None:
         self.got: list[object] = []
         self.link = DatagramLink(self.got.append, lambda: self.got.append(VIOLATION))
 
+    async def __aexit__(self, *_: object) -> None:
+        self.link.close()
+
     def renew(self) -> Link:
         """Return the end of a new gate."""
         return Link(socket.socket(fileno=self.link.renew()), GATE)
 
 
-@asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    made = Bench()
-    try:
-        yield made
-    finally:
-        made.link.close()
-
-
-played = dialogue(bench)
+played = dialogue(Bench)
 
 
 def deliver(payload: bytes) -> Message:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import pytest
 import uvloop
+from message_end import MessageEnd
 
 from vpn.protocol import icmp, udp
 from vpn.protocol.failure import Failure, OpenFailed
-from vpn.protocol.framing import Frames, frame
+from vpn.protocol.framing import frame
 from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.services import udp as module
 from vpn.server.services.udp import Association, UdpService
@@ -309,34 +310,16 @@ def test_error_that_finds_no_room_is_not_said_for_ever() -> None:
     full.close()
 
 
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.frames = Frames(udp.MAX_MESSAGE)
-        self.said: Said = []
-        self.is_aborted = False
-
-    def write(self, data: Any) -> None:
-        self.said += [udp.decode_answer(one) for one in self.frames.feed(bytes(data))]
-
-    def is_closing(self) -> bool:
-        return self.is_aborted
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-
 def test_channel_carries_one_association_and_ends_it() -> None:
     async def dialogue() -> None:
-        service, login, transport = UdpService(resolve), Login(Grant()), Transport()
+        service, login = UdpService(resolve), Login(Grant())
+        transport = MessageEnd(udp.MAX_MESSAGE, udp.decode_answer)
         protocol = service.protocol(4, login)
         protocol.connection_made(transport)
         assert isinstance(protocol, asyncio.Protocol)
         for octet in frame(udp.encode(Send("224.0.0.1", 7, 64, True, b""))):
             protocol.data_received(bytes([octet]))
-        assert transport.said == [Undeliverable("224.0.0.1", 7, 3, 3, 0, "")]
+        assert transport.sent == [Undeliverable("224.0.0.1", 7, 3, 3, 0, "")]
         assert login.held["udp"] == 1
         protocol.connection_lost(None)
         assert login.held["udp"] == 0
@@ -347,17 +330,17 @@ def test_channel_carries_one_association_and_ends_it() -> None:
 
 def test_client_that_does_not_take_what_is_said_loses_it() -> None:
     async def dialogue() -> None:
-        service, transport = UdpService(resolve), Transport()
+        service, transport = UdpService(resolve), MessageEnd(udp.MAX_MESSAGE, udp.decode_answer)
         protocol = service.protocol(4, Login(Grant()))
         protocol.connection_made(transport)
         assert isinstance(protocol, asyncio.Protocol)
         undeliverable = frame(udp.encode(Send("224.0.0.1", 7, 64, True, b"")))
         protocol.pause_writing()
         protocol.data_received(undeliverable)
-        assert transport.said == []
+        assert transport.sent == []
         protocol.resume_writing()
         protocol.data_received(undeliverable)
-        assert len(transport.said) == 1
+        assert len(transport.sent) == 1
         protocol.connection_lost(None)
         service.close()
 
@@ -366,7 +349,8 @@ def test_client_that_does_not_take_what_is_said_loses_it() -> None:
 
 def test_client_that_says_nonsense_loses_the_channel() -> None:
     async def dialogue() -> None:
-        service, login, transport = UdpService(resolve), Login(Grant()), Transport()
+        service, login = UdpService(resolve), Login(Grant())
+        transport = MessageEnd(udp.MAX_MESSAGE, udp.decode_answer)
         protocol = service.protocol(4, login)
         protocol.connection_made(transport)
         assert isinstance(protocol, asyncio.Protocol)
