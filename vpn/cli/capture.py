@@ -1,4 +1,4 @@
-"""`overlay-vpn capture`: what goes in and out on the captured side, as lines or as a file."""
+"""`overlay-vpn capture`: the packets of the tunnel's device, as lines or as a pcapng file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from shim.protocol.tap import Copied, Tapped
 from vpn.capture import filters, headers
 from vpn.capture.filters import Filter
 from vpn.capture.sinks import File, Lines, Sink
+from vpn.cli.query_options import with_run
 from vpn.console import say
 from vpn.control import client as control
 from vpn.errors import OverlayError, UsageError
@@ -23,16 +24,16 @@ from vpn.errors import OverlayError, UsageError
 
 @click.command("capture")
 @click.argument("words", metavar="[FILTER]", nargs=-1)
-@click.option("-w", "path", metavar="FILE", help="Write a pcapng file; - is the standard output.")
-@click.option("-c", "count", metavar="COUNT", type=click.IntRange(1), help="End after so many.")
-@click.option("--run", "run_id", metavar="RUN", help="Of this run, as 'overlay-vpn list' names it.")
+@click.option("-w", "path", metavar="FILE", help="Write a pcapng file; - means standard output.")
+@click.option("-c", "count", metavar="COUNT", type=click.IntRange(1), help="Exit after COUNT.")
+@with_run
 def command(
     words: tuple[str, ...], path: str | None, count: int | None, run_id: str | None
 ) -> None:
-    """Print the packets of the captured side, a line each, until Ctrl-C.
+    """Print each packet of the tunnel's device, until Ctrl-C.
 
     FILTER is tcp, udp, icmp, dns, 'host NAME', 'host ADDRESS', 'host PREFIX' or 'port NUMBER',
-    or several of them joined by 'and'.
+    or several of these joined by 'and'.
     """
     wanted = filters.parse(" ".join(words))
     if path == "-" and sys.stdout.isatty():
@@ -47,17 +48,17 @@ def command(
         except KeyboardInterrupt:
             pass
         except BrokenPipeError:
-            # Nobody reads any more; what is still in our buffer must not fail again at the exit.
+            # The reader has gone; what is left in our buffer must not fail again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         finally:
             say(f"{capture.written} packets, {capture.lost} lost")
 
 
 class Capture:
-    """One capture, until there is enough."""
+    """One capture, until COUNT packets are written."""
 
     def __init__(self, link: Link, wanted: Filter, sink: Sink, count: int | None) -> None:
-        """Without a `count` there is never enough."""
+        """Without a `count` it goes on until the tunnel ends."""
         self._link = link
         self._wanted = wanted
         self._sink = sink
@@ -72,7 +73,7 @@ class Capture:
         return self._count is not None and self.written >= self._count
 
     def run(self) -> None:
-        """Take packets until there is enough. Raises OverlayError, BrokenPipeError."""
+        """Write packets until there are `count`. Raises OverlayError, BrokenPipeError."""
         try:
             while not self._is_enough:
                 select.select([self._link], [], [])

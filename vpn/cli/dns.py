@@ -1,4 +1,4 @@
-"""`overlay-vpn dns`: how names are answered, and one answer with the way that it took."""
+"""`overlay-vpn dns`: the state of name resolution, and one query with the path of its answer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from dns.names import Labels, parse_text, to_text
 from dns.reply import Reply
 from dns.wire import WireError
 from shim.protocol import GATEWAY4
+from vpn.cli.query_options import print_document, with_json, with_run
 from vpn.control import client as control
-from vpn.control import dns_query, runs
+from vpn.control import runs
 from vpn.control.messages import DnsStatus, Resolution
-from vpn.control.verdict import way_text
+from vpn.control.verdict import resolution_text
 from vpn.errors import Exit, UsageError
 from vpn.text import printable
 
@@ -31,6 +32,9 @@ _STATUS: Final[dict[Outcome, int]] = {
     "nxdomain": NO_SUCH_NAME,
     "failed": Exit.FAILURE,
 }
+_RESOLVED: Final = {
+    "done": ("systemd-resolved knows which names are the tunnel's",),
+}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +46,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     rcode: str
     why: str
-    """The extended error, or what became of the question if there is no answer."""
+    """The extended DNS error (RFC 8914), or why there is no answer."""
     answers: tuple[str, ...]
     authority: tuple[str, ...]
     path: Resolution
@@ -58,13 +62,13 @@ def command() -> None:
 
 
 @command.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--run", "run_id", metavar="RUN", help="Of this run, as 'overlay-vpn list' names it.")
+@with_json
+@with_run
 def status(as_json: bool, run_id: str | None) -> None:
     """Say who answers which names, and how much of the pool and the cache is used."""
     found = control.dns_status(run_id)
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        print_document(found)
     else:
         click.echo("\n".join(map(printable, _status_lines(found))))
 
@@ -72,13 +76,13 @@ def status(as_json: bool, run_id: str | None) -> None:
 @command.command("query")
 @click.argument("name")
 @click.argument("rtype", metavar="[TYPE]", default="A")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--run", "run_id", metavar="RUN", help="Of this run, as 'overlay-vpn list' names it.")
+@with_json
+@with_run
 def query(name: str, rtype: str, as_json: bool, run_id: str | None) -> int:
     """Ask as an application would, and say which way the answer took.
 
-    TYPE is a name, such as AAAA or MX, or TYPE and a number; without it A.
-    The exit status is 3 if there is no such name, 4 if it has no such record, 1 without an answer.
+    TYPE is a record type, such as AAAA, MX or TYPE65; the default is A. The exit status is 3 for
+    NXDOMAIN, 4 if the name has no record of the type, 1 if there is no answer.
     """
     try:
         labels, number = parse_text(name), presentation.type_number(rtype)
@@ -87,33 +91,19 @@ def query(name: str, rtype: str, as_json: bool, run_id: str | None) -> int:
         raise UsageError(line) from None
     answer = ask(labels, number, run_id)
     if as_json:
-        click.echo(msgspec.json.encode(answer).decode())
+        print_document(answer)
     else:
         click.echo("\n".join(map(printable, _answer_lines(answer))))
     return _STATUS[answer.outcome]
 
 
 def ask(labels: Labels, rtype: int, run_id: str | None) -> Answer:
-    """Ask, and return what came of it. Raises OverlayError."""
+    """Send a query, and return its answer and the path that it took. Raises OverlayError."""
     name = to_text(labels)
     way = control.resolution_of(run_id, name, rtype)
-    server = GATEWAY4
-    if run_id is None:
-        # A resolver on this machine would say what it has kept: then the tunnel's is asked itself.
-        configured = dns_query.server_of()
-        if way.way in ("outside", "forwarded") or not dns_query.is_loopback(configured):
-            server = configured
-    else:
-        runs.enter_network(run_id)
-    started_s, over_tcp, reply, why = time.monotonic(), False, None, ""
-    try:
-        reply, over_tcp = dns_query.ask(server, labels, rtype)
-    except TimeoutError:
-        why = "no answer in time"
-    except WireError as error:
-        why = f"not an answer: {error}"
-    except OSError as error:
-        why = error.strerror or "it cannot be asked"
+    server = _server(way, run_id)
+    started_s = time.monotonic()
+    reply, over_tcp, why = _reply(server, labels, rtype)
     return Answer(
         name=name,
         type=presentation.type_name(rtype),
@@ -130,18 +120,46 @@ def ask(labels: Labels, rtype: int, run_id: str | None) -> Answer:
     )
 
 
+def _server(way: Resolution, run_id: str | None) -> str:
+    """Return the server to query, from the network namespace of the run if there is one."""
+    from vpn.control import dns_query
+
+    if run_id is not None:
+        runs.enter_network(run_id)
+        return GATEWAY4
+    configured = dns_query.server_of()
+    if way.way in ("outside", "forwarded") or not dns_query.is_loopback(configured):
+        return configured
+    # A resolver on this machine would answer from its cache, so the tunnel's is queried directly.
+    return GATEWAY4
+
+
+def _reply(server: str, labels: Labels, rtype: int) -> tuple[Reply | None, bool, str]:
+    """Return the reply of a server, whether it came over TCP, and why there is none."""
+    from vpn.control import dns_query
+
+    try:
+        return *dns_query.ask(server, labels, rtype), ""
+    except TimeoutError:
+        return None, False, "no answer in time"
+    except WireError as error:
+        return None, False, f"not an answer: {error}"
+    except OSError as error:
+        return None, False, error.strerror or "it cannot be asked"
+
+
 def _path_text(way: Resolution, server: str, reply: Reply | None) -> str:
     if way.way == "forwarded":
         return f"not one of the tunnel's: forwarded to {server}, beside it"
     if way.way == "outside":
         return f"not answered by the tunnel now: asked of {server}"
     if way.is_virtual and reply is not None and reply.answers:
-        return f"{way_text(way)}; the address is virtual"
-    return way_text(way)
+        return f"{resolution_text(way)}; the address is virtual"
+    return resolution_text(way)
 
 
 def outcome_of(reply: Reply | None, rtype: int) -> Outcome:
-    """Return what an answer means to who has asked for records of a type."""
+    """Return the outcome of a query for records of a type."""
     if reply is None or reply.rcode not in (RCode.NOERROR, RCode.NXDOMAIN):
         return "failed"
     if reply.rcode == RCode.NXDOMAIN:
@@ -195,8 +213,3 @@ def _status_lines(found: DnsStatus) -> list[str]:
         *(("warning", line) for line in found.warnings),
     ]
     return [found.mode, *(f"  {name:<8} {value}" for name, value in rows)]
-
-
-_RESOLVED: Final = {
-    "done": ("systemd-resolved knows which names are the tunnel's",),
-}

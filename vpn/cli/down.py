@@ -1,4 +1,4 @@
-"""`overlay-vpn down`: take the tunnel down and leave the network as it was."""
+"""`overlay-vpn down`: the end of the tunnel and of the kill switch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vpn.errors import NotPermittedError, OverlayError
 
 @click.command("down")
 def command() -> None:
-    """Take the tunnel down, and the kill switch; then the network is as before."""
+    """Take the tunnel and the kill switch down; the network is as before."""
     try:
         if control.stop():
             return
@@ -30,14 +30,14 @@ def command() -> None:
 
 
 def _end_owner() -> None:
-    """End the process that undoes everything when it is told to: the client does not answer."""
+    """Terminate the process that undoes every change when it exits: the client does not answer."""
     pid = control.owner()
     if not pid:
         return
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
-        pass  # it has ended in between
+        pass  # it has exited in between
     except PermissionError:
         raise not_permitted() from None
     control.wait_until_gone(10.0)

@@ -6,6 +6,7 @@ import click
 
 from vpn.cli.run import RunCommand
 from vpn.client import run_command
+from vpn.control import runs
 from vpn.errors import UsageError
 
 
@@ -13,14 +14,12 @@ from vpn.errors import UsageError
 @click.argument("run_id", metavar="ID")
 @click.pass_context
 def command(context: click.Context, run_id: str) -> int:
-    """Run CMD in the network of the run ID, as 'overlay-vpn list' names it.
+    """Run CMD in the network of the run ID; see 'overlay-vpn list'.
 
-    It ends with that run. The exit status is the command's; 125 if it was not started.
+    CMD ends with that run. The exit status is that of CMD; 125 if it was not started.
     """
-    from vpn.control import runs
-
     words: tuple[str, ...] = context.meta.get("command", ())
     if not words:
-        raise UsageError("there is no command; write it behind --, as in: enter ID -- CMD")
+        raise UsageError("no command was given; write it after --, as in: enter ID -- CMD")
     spaces = runs.namespaces(run_id)
     return run_command.run(words, spaces, {"OVERLAY_VPN_ID": run_id})

@@ -1,9 +1,10 @@
-"""`overlay-vpn flows`: what goes through the tunnel now, and the end of one of it."""
+"""`overlay-vpn flows`: the flows in the tunnel, and the reset of one of them."""
 
 from __future__ import annotations
 
 import click
 
+from vpn.cli.query_options import print_document, with_json, with_run
 from vpn.control import client as control
 from vpn.control.messages import FlowList, FlowStatus
 from vpn.endpoint import join_host_port
@@ -14,11 +15,11 @@ _HEAD = ("ID", "PROTO", "SOURCE", "DESTINATION", "STATE", "UP", "DOWN", "AGE", "
 
 
 @click.command("flows")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--kill", metavar="ID", help="Reset this flow at both ends, and list nothing.")
-@click.option("--run", "run_id", metavar="RUN", help="Of this run, as 'overlay-vpn list' names it.")
+@with_json
+@click.option("--kill", metavar="ID", help="Reset this flow at both ends; list nothing.")
+@with_run
 def command(as_json: bool, kill: str | None, run_id: str | None) -> None:
-    """List the live flows: id, protocol, source, destination, state, bytes, seconds, exit."""
+    """List the flows in the tunnel, oldest first."""
     if kill is not None:
         if as_json:
             raise UsageError("--kill prints nothing; leave out --json")
@@ -26,9 +27,7 @@ def command(as_json: bool, kill: str | None, run_id: str | None) -> None:
         return
     flows = control.list_flows(run_id)
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.encode(FlowList(1, tuple(flows))).decode())
+        print_document(FlowList(1, tuple(flows)))
         return
     for line in columns([_HEAD, *map(_row, flows)]):
         click.echo(line)

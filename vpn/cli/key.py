@@ -1,4 +1,4 @@
-"""`overlay-vpn key show`: what others need to know of a key."""
+"""`overlay-vpn key show`: the public part of a host key."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ from pathlib import Path
 
 import click
 
+from vpn.cli.query_options import print_document, with_json
 from vpn.config.paths import IDENTITY
 
 
 @click.group("key")
 def command() -> None:
-    """Look at a key."""
+    """Show the public part of a host key."""
 
 
 @command.command("show")
 @click.argument("path", type=click.Path(path_type=Path), default=IDENTITY)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_json
 def show(path: Path, as_json: bool) -> None:
-    """Print the node id, fingerprint and known_hosts line of the key at PATH."""
+    """Print the node ID, fingerprint and known_hosts line of the host key at PATH."""
     from vpn import identity
     from vpn.config.target import QUIC_PORT
 
     key = identity.load(path)
     line = key.known_hosts_line("HOST", QUIC_PORT)
     if as_json:
-        import msgspec
-
         document = {
             "schema": 1,
             "node_id": key.node_id,
@@ -34,7 +33,7 @@ def show(path: Path, as_json: bool) -> None:
             "public_key": key.openssh_public,
             "known_hosts": line,
         }
-        click.echo(msgspec.json.encode(document).decode())
+        print_document(document)
     else:
         click.echo(f"node id      {key.node_id}")
         click.echo(f"fingerprint  {key.fingerprint}")

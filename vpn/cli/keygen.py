@@ -1,4 +1,4 @@
-"""`overlay-vpn keygen`: make the key that a server is known by."""
+"""`overlay-vpn keygen`: a new host key for a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vpn.errors import ConfigurationError
 @click.command("keygen")
 @click.argument("path", type=click.Path(path_type=Path), default=IDENTITY)
 def command(path: Path) -> None:
-    """Make a new Ed25519 key at PATH. An existing one is never touched."""
+    """Generate an Ed25519 host key at PATH; an existing file is never overwritten."""
     from vpn import identity
 
     if path == IDENTITY:
@@ -21,7 +21,7 @@ def command(path: Path) -> None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"cannot make {path.parent}: {error.strerror}; name another place for the key"
+                f"cannot create {path.parent}: {error.strerror}; give another PATH for the key"
             ) from error
     made = identity.generate(path)
     click.echo(f"{path}\n{made.fingerprint}")

@@ -1,4 +1,4 @@
-"""`overlay-vpn list`: the commands that run in networks of their own."""
+"""`overlay-vpn list`: the runs of this user."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import time
 
 import click
 
+from vpn.cli.query_options import print_document, with_json
+from vpn.control import runs
+
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_json
 def command(as_json: bool) -> None:
-    """List the runs of this user: id, process, age in seconds, target, command."""
-    from vpn.control import runs as runtime
-
-    runs = runtime.all_runs()
+    """List your runs, oldest first: ID, PID, age in seconds, target, command."""
+    found = runs.all_runs()
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.encode({"schema": 1, "runs": runs}).decode())
+        print_document({"schema": 1, "runs": found})
         return
-    for run in runs:
+    for run in found:
         age = int(time.time() - run.started)
         click.echo(f"{run.id}  {run.pid:>7}  {age:>6}  {run.target}  {shlex.join(run.command)}")

@@ -40,7 +40,7 @@ _VERBS: Final = {
 
 
 class _Verbs(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_VERBS)
@@ -55,10 +55,10 @@ class _Verbs(click.Group):
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="overlay-vpn", prog_name="overlay-vpn")
-@click.option("-v", "--verbose", is_flag=True, help="Say more when something fails.")
+@click.option("-v", "--verbose", is_flag=True, help="Print a traceback when something fails.")
 @click.pass_context
 def cli(context: click.Context, verbose: bool) -> None:
-    """Give this machine the network of another one, through one SSH session."""
+    """Use the network of another machine, through one SSH session."""
     context.obj = verbose
 
 
@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     verbose = bool({"-v", "--verbose"} & set(arguments[:1]))
     if not verbose:
-        # Its tracebacks are for developers, and may name destinations.
+        # Its log has tracebacks, which may contain destinations.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     arguments = _unshared(arguments)
     status_of_ours = _status_of_ours(arguments)
@@ -113,7 +113,7 @@ def _unshared(arguments: list[str]) -> list[str]:
 
 
 def _status_of_ours(arguments: list[str]) -> int:
-    """Return the exit status of all our failures where the command's own must stay apart."""
+    """Return the exit status of our failures where the rest are the command's own; 0 elsewhere."""
     return _OURS if {"run", "enter"} & set(arguments[:2]) else 0
 
 

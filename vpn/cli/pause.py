@@ -1,4 +1,4 @@
-"""`overlay-vpn pause`: let the traffic pass beside the tunnel for a while."""
+"""`overlay-vpn pause`: a time in which traffic bypasses the tunnel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}
 
 
 class Duration(click.ParamType[int]):
-    """A whole number with a unit: 90s, 5m, 1h. Gives seconds."""
+    """A whole number with a unit, such as 90s, 5m or 1h; its value is in seconds."""
 
     name = "duration"
 
@@ -30,12 +30,13 @@ class Duration(click.ParamType[int]):
 
 @click.command("pause")
 @click.option(
-    "--for", "seconds", type=Duration(), required=True, help="How long: 90s, 5m, at most 1h."
+    "--for", "seconds", type=Duration(), required=True, help="Duration: 90s, 5m, at most 1h."
 )
 def command(seconds: int) -> None:
-    """Let everything pass beside the tunnel for a while, to log in to a hotel's network.
+    """Let all traffic bypass the tunnel for a while, as to log in to a captive portal.
 
-    The kill switch closes again by itself, whatever happens to us meanwhile. 0s ends a pause.
+    The kill switch closes again by itself, even if overlay-vpn is killed meanwhile. 0s ends a
+    pause.
     """
     if not control.pause(seconds):
         raise OverlayError("overlay-vpn is not up here; there is nothing to pause")

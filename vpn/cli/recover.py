@@ -1,4 +1,4 @@
-"""`overlay-vpn recover`: undo what a killed instance could not."""
+"""`overlay-vpn recover`: the removal of what a killed instance has left."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vpn.errors import NotPermittedError, OverlayError
 
 @click.command("recover")
 def command() -> None:
-    """Undo what is left of an instance that was killed. Running it twice is harmless."""
+    """Undo the changes that a killed instance has left; harmless if there are none."""
     undo()
 
 
 def undo() -> None:
-    """Undo what is left, the kill switch included. Raises OverlayError, NotPermittedError."""
+    """Undo all changes that are left, the kill switch included. Raises OverlayError."""
     if os.geteuid() != 0:
-        raise NotPermittedError("undoing changes routing rules; run 'sudo overlay-vpn recover'")
+        raise NotPermittedError("this changes routing rules; run 'sudo overlay-vpn recover'")
     status = os.waitstatus_to_exitcode(os.waitpid(start.spawn("shim.launcher.recover", {}), 0)[1])
     if status == start.BUSY:
-        raise OverlayError("overlay-vpn is up here, nothing is left over; use 'overlay-vpn down'")
+        raise OverlayError("overlay-vpn is running here; use 'overlay-vpn down'")
     if status != 0:
-        raise OverlayError("not everything could be undone; see the line above")
+        raise OverlayError("some changes could not be undone; see the lines above")

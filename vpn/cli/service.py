@@ -34,19 +34,19 @@ def _root(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(path_type=Path, file_okay=False),
         default=Path("/"),
         metavar="DIRECTORY",
-        help="Take this directory for the root of the file system, as packages are built.",
+        help="Operate on the file system tree below DIRECTORY, as systemctl --root does.",
     )(command)
 
 
 @click.group("service")
 def command() -> None:
-    """Run the server, the shim or the client as a service of systemd."""
+    """Manage the systemd units of the server, the shim and the client."""
 
 
 @command.command("print")
 @_kind
 def print_(kind: str) -> None:
-    """Print the units as 'install' would write them."""
+    """Print the units that 'install' would write."""
     for path, text in _files(kind).items():
         click.echo(f"# {path}\n{text}")
 
@@ -55,9 +55,9 @@ def print_(kind: str) -> None:
 @_kind
 @_root
 def install(kind: str, root: Path) -> None:
-    """Write the units. Those that are as they should be are left alone.
+    """Write the units; those that are up to date are left alone.
 
-    A unit that was changed is never overwritten: changes belong into drop-ins.
+    A unit that was edited is never overwritten: changes belong into drop-in files.
     """
     from vpn.systemd import installer
 
@@ -72,7 +72,7 @@ def install(kind: str, root: Path) -> None:
 @_kind
 @_root
 def uninstall(kind: str, root: Path) -> None:
-    """Remove the units that 'install' has written, and nothing else."""
+    """Remove the units that 'install' wrote, and nothing else."""
     from vpn.systemd import installer
 
     for path in installer.uninstall(_place(root), installer.paths(kind)):
@@ -83,7 +83,7 @@ def uninstall(kind: str, root: Path) -> None:
 @_kind
 @_root
 def check(kind: str, root: Path) -> int:
-    """Name what an installed unit lacks, such as a bind that its root needs."""
+    """Report problems of an installed unit, such as a missing bind mount of its root."""
     from vpn.systemd import checks
     from vpn.systemd.installer import Place
 
@@ -97,7 +97,7 @@ def _place(root: Path) -> Place:
     from vpn.systemd.installer import Place
 
     if root == Path("/") and os.geteuid() != 0:
-        raise NotPermittedError("units belong to root; run it with sudo")
+        raise NotPermittedError("only root may write units; run it with sudo")
     return Place(root)
 
 

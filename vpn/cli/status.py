@@ -1,9 +1,10 @@
-"""`overlay-vpn status`: the state word first, then the figures."""
+"""`overlay-vpn status`: the state of the tunnel of this network namespace, and its counters."""
 
 from __future__ import annotations
 
 import click
 
+from vpn.cli.query_options import print_document, with_json
 from vpn.control import client as control
 from vpn.control.messages import Status
 from vpn.errors import Exit
@@ -11,14 +12,12 @@ from vpn.text import printable
 
 
 @click.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_json
 def command(as_json: bool) -> int:
-    """Say whether the tunnel is up; exit status 0 only if it is."""
+    """Show the state of the tunnel; the exit status is 0 only if it is connected."""
     status = control.query()
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.encode(status).decode())
+        print_document(status)
     else:
         click.echo(_text(status))
     return Exit.OK if status.state == "connected" else Exit.FAILURE

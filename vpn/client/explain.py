@@ -1,8 +1,8 @@
-"""Says what a client would do, and why: the far side of `dns status`, `dns query`, `route get`.
+"""The explanation of one tunnel: the answers to `dns status`, `dns query` and `route get`.
 
-Nothing is decided here. Each answer is made of what those say who decide: `dns.disposition` as the
-gate does, the rules and static names of `egress`, the pool of the gate, the session. So a question
-about a name may be asked of the far end, as an application's would be; it counts in no report.
+Nothing is decided here. Each answer is assembled from the modules that decide: `dns.disposition`,
+which the gate uses too, admission, the resolver, the pool of the gate, and the session. So a query
+for a name may be sent to the far end, as an application's would be; it is part of no report.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _GATEWAYS: Final = (GATEWAY4, GATEWAY6)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelContext:
-    """What is so around the session and the gate of a tunnel."""
+    """What an explanation has to know of a tunnel besides its session and its gate."""
 
     server: str
     server_addresses: frozenset[str] = frozenset()
     asked: str
-    """Who is asked about names: `server`, an address, or nobody."""
+    """The resolver at the far end: `server` for the server's own, an address, or empty for none."""
     is_captured: bool = True
-    """Whether names are."""
+    """Whether queries for names are captured."""
     search: tuple[str, ...] = ()
     kill_switch: bool = False
     lan: bool = True
@@ -52,7 +52,7 @@ class TunnelContext:
 
 
 def asked_of(dns_server: str | None, *, is_asking: bool) -> str:
-    """Return who is asked about names, as in `TunnelContext`."""
+    """Return the resolver at the far end, as in `TunnelContext`."""
     return (dns_server or "server") if is_asking else ""
 
 
@@ -65,46 +65,46 @@ class Explainer:
         uplink: Uplink,
         pool: PoolQuestions,
         configured: Configure,
-        surroundings: Callable[[], TunnelContext],
+        context: Callable[[], TunnelContext],
     ) -> None:
-        """`configured` is what the gate was told; `surroundings` are those of the moment."""
+        """`configured` is the configuration of the gate; `context` returns the current one."""
         self._egress = egress
         self._uplink = uplink
         self._pool = pool
         self._asks = configured.ask_far_end
         self._suffixes = tuple(map(from_text, configured.suffixes))
         self._suffix_texts = configured.suffixes
-        self._surroundings = surroundings
+        self._context = context
 
     async def dns_status(self) -> DnsStatus:
         """Return how names are answered."""
-        around = self._surroundings()
+        context = self._context()
         resolver = self._egress.resolver
         state = await self._pool.ask()
         return DnsStatus(
             mode="virtual" if resolver is None else "remote",
-            asked=around.asked,
+            asked=context.asked,
             is_connected=self._uplink.is_up,
-            is_captured=around.is_captured,
+            is_captured=context.is_captured,
             suffixes=self._suffix_texts,
             hosts={
                 name: join_host_port(address, port) if port else address
                 for name, (address, port) in self._egress.limits.hosts.items()
             },
-            search=around.search,
+            search=context.search,
             pool=None if state is None else Pool(state.slots, state.used, state.pinned),
             cache_answers=0 if resolver is None else resolver.cached,
             cache_hits=0 if resolver is None else resolver.hits,
-            resolved=around.resolved,
-            paused_s=around.paused_s,
-            warnings=around.warnings,
+            resolved=context.resolved,
+            paused_s=context.paused_s,
+            warnings=context.warnings,
         )
 
     def resolution(self, name: str, rtype: int) -> Resolution:
-        """Return how a question is answered. Raises ValueError if `name` is none."""
-        around = self._surroundings()
+        """Return how a query is answered. Raises ValueError if `name` is not a name."""
+        context = self._context()
         labels = fold(parse_text(name))
-        if not around.is_captured or around.paused_s:
+        if not context.is_captured or context.paused_s:
             return Resolution(way="outside")
         address = reverse_address(labels) if rtype == RRType.PTR else None
         pooled = address is not None and _is_pool(address)
@@ -122,7 +122,7 @@ class Explainer:
         age_s, left_s = kept or (0, 0)
         return Resolution(
             way=_way(path),
-            asked=around.asked if path in (Path.FAR, Path.CACHED) else "",
+            asked=context.asked if path in (Path.FAR, Path.CACHED) else "",
             is_virtual=is_virtual,
             is_away=path is Path.FAR and not self._uplink.is_up,
             age_s=age_s,
@@ -130,9 +130,9 @@ class Explainer:
         )
 
     async def destination(self, host: str, port: int) -> DestinationStatus:
-        """Return what becomes of a packet to a name or address; port 0 is for what has none.
+        """Return what becomes of a packet to a name or address; the port is 0 if it has none.
 
-        Raises ValueError if it is neither.
+        Raises ValueError if `host` is neither a name nor an address.
         """
         address = address_of(host)
         way, outcome = None, ""
@@ -143,7 +143,7 @@ class Explainer:
             outcome, families = await self._outcome(host, way)
         state = await self._pool.ask(host) if way is None or way.is_virtual else None
         name = state.name if state is not None and address is not None else ""
-        around, limits = self._surroundings(), self._egress.limits
+        context, limits = self._context(), self._egress.limits
         meant = name or host
         admission = self._egress.judge(Destination("tcp" if port else "icmp", meant, port))
         place, place_port = limits.hosts.get(meant, ("", 0))
@@ -161,19 +161,19 @@ class Explainer:
             place=place,
             place_port=place_port,
             has_loopback=limits.host_loopback,
-            server=around.server,
-            is_server=address is not None and str(address) in around.server_addresses,
+            server=context.server,
+            is_server=address is not None and str(address) in context.server_addresses,
             is_connected=self._uplink.is_up,
             retry_in_s=self._uplink.retry_in_s,
             last_error=self._uplink.last_error,
             carries_udp=self._uplink.is_overlay_server,
-            kill_switch=around.kill_switch,
-            lan=around.lan,
-            paused_s=around.paused_s,
+            kill_switch=context.kill_switch,
+            lan=context.lan,
+            paused_s=context.paused_s,
         )
 
     async def _outcome(self, name: str, way: Resolution) -> tuple[str, tuple[int, ...]]:
-        """Return what is known of the addresses of a name, and of which families there are any."""
+        """Return the outcome of queries for a name's addresses, and the families that it has."""
         if not way.is_virtual:
             return "", ()
         outcomes = [Outcome.FAILED, Outcome.FAILED]

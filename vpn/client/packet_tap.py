@@ -1,6 +1,6 @@
-"""The client's part in a capture: it brings the gate and its user together, and sees no packet.
+"""The capture of a client: it joins the gate and one reader, and sees no packet itself.
 
-There is at most one at a time, and it goes on when the gate is replaced: the gate's end of the
+There is at most one at a time. It survives the replacement of the gate: the gate's end of the
 socket is kept here, and sent to each new gate.
 """
 
@@ -15,20 +15,25 @@ from shim.protocol.gate import Copy
 from shim.protocol.link import Message
 
 BUFFER_BYTES: Final = 4 << 20
-"""Asked for; the kernel gives what it allows (socket(7), wmem_max)."""
+"""Requested; the kernel grants at most wmem_max (socket(7))."""
 
 
-class Captures:
-    """The capture that there is, or none."""
+class PacketTap:
+    """The current capture, if there is one."""
 
     def __init__(self, send: Callable[[Message, tuple[int, ...]], None]) -> None:
-        """`send` sends to the gate of the moment, and owns the descriptors."""
+        """`send` sends to the current gate, and owns the descriptors."""
         self._send = send
         self._gate_end: socket.socket | None = None
         self._over = asyncio.Event()
 
+    @property
+    def is_active(self) -> bool:
+        """Whether there is a capture."""
+        return self._gate_end is not None
+
     def begin(self) -> socket.socket | None:
-        """Begin to copy, and return where packets come from; None if there is a capture already.
+        """Start a capture and return the socket of its reader; None if there is one already.
 
         Raises OSError.
         """
@@ -42,7 +47,7 @@ class Captures:
         return ours
 
     def on_started(self) -> None:
-        """There is a gate that copies nothing yet."""
+        """Have a gate that has just started copy packets, if there is a capture."""
         if self._gate_end is not None:
             self._send(Copy(), (self._gate_end.dup().detach(),))
 
@@ -51,7 +56,7 @@ class Captures:
         await self._over.wait()
 
     def end(self) -> None:
-        """It is over. The gate notices it with the next packet."""
+        """End the capture. The gate notices when it sends the next packet."""
         if self._gate_end is not None:
             self._gate_end.close()
             self._gate_end = None

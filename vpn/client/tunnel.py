@@ -30,7 +30,7 @@ from vpn.client.flows.udp import Associations
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.names.forwarder import Forwarder
 from vpn.client.names.pool_query import PoolQuestions
-from vpn.client.packet_tap import Captures
+from vpn.client.packet_tap import PacketTap
 from vpn.client.session.renewing import Uplink
 from vpn.client.shim.datagram_link import DatagramLink
 from vpn.client.shim.link import AsyncLink, close_all
@@ -60,7 +60,7 @@ class Tunnel:
         self._datagrams = DatagramLink(self._on_datagram, self._gate.close)
         self._echo = Echo(egress, self._datagrams.send)
         self._associations = Associations(egress, self._datagrams.send)
-        self.captures = Captures(self._gate.send)
+        self.captures = PacketTap(self._gate.send)
         self.pool = PoolQuestions(self._gate.send)
         self.explainer: Explainer | None = None
         """Set by who knows what is around this."""

@@ -1,7 +1,7 @@
-"""What becomes of a packet, and why: the kernel's word, and then what the tunnel does. Pure.
+"""The verdict on a packet: the kernel's route first, and then the tunnel's decision. Pure.
 
-The order is that of the packet: the kernel first, which takes it into the tunnel's device or not;
-there the gate, which answers by itself or asks; then the rules and the session of the client.
+The order is that of the packet's path: the kernel routes it to the tunnel's device or not; the gate
+answers it or asks the client; the client applies its rules and opens a flow in its session.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VerdictKind = Literal[
 
 
 class RuleText(msgspec.Struct, frozen=True):
-    """A routing rule; `is_ours` says that the tunnel has made it."""
+    """A routing rule; `is_ours` if the tunnel has added it."""
 
     priority: int
     is_ours: bool
@@ -43,7 +43,7 @@ class RuleText(msgspec.Struct, frozen=True):
 
 
 class RouteText(msgspec.Struct, frozen=True, kw_only=True):
-    """A route that the kernel has chosen, and by which rule; None where that cannot be said."""
+    """The route that the kernel chooses; `rule` is None where the rule cannot be told."""
 
     table: int
     kind: str
@@ -55,14 +55,14 @@ class RouteText(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a packet to an address. `route` is None where the kernel has none."""
+    """The verdict on a packet to an address. `route` is None if the kernel has none."""
 
     address: str
     verdict: VerdictKind
     why: str
     route: RouteText | None = None
     outer: RouteText | None = None
-    """Of the tunnel's own packets, where the address is that of its server."""
+    """The route of the tunnel's own packets, if the address is that of its server."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,20 +72,20 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     name: str
-    """The host, if it is a name, or the one that a virtual address stands for."""
+    """The host if it is a name, or the name of a virtual address."""
     way: Resolution | None
-    """How a question about the name is answered."""
+    """How a query for the name is answered."""
     is_assigned: bool
-    """Whether the virtual addresses are the name's already."""
+    """Whether the virtual addresses are assigned to the name."""
     server: str
     carries_udp: bool
-    """Whether the server carries UDP, and ping; else they are unreachable at once."""
+    """Whether the server carries UDP and ICMP echo; if not, they fail at once."""
     verdicts: tuple[Verdict, ...]
-    """One for each address; one without an address where a name has none."""
+    """One for each address; a single one without an address if the name has none."""
 
 
 def route_text(route: Route, rule: Rule | None) -> RouteText:
-    """Return what is told of a route."""
+    """Return a route and the rule that chose it as text."""
     found = (
         None if rule is None else RuleText(rule.priority, rule.origin == ROUTE_PROTOCOL, str(rule))
     )
@@ -101,67 +101,67 @@ def route_text(route: Route, rule: Rule | None) -> RouteText:
 
 
 def judge(
-    address: str, port: int, fate: DestinationStatus, found: RouteText | str
+    address: str, port: int, status: DestinationStatus, found: RouteText | str
 ) -> tuple[VerdictKind, str]:
-    """Return what becomes of a packet. `found` is its route, or why the kernel has none."""
+    """Return the verdict on a packet. `found` is its route, or why the kernel has none."""
     if isinstance(found, str):
-        if fate.kill_switch and not fate.paused_s:
+        if status.kill_switch and not status.paused_s:
             return "blocked", f"the kill switch holds: {found}"
         return "unreachable", f"the kernel says: {found}"
     if found.kind == "local":
         return "local", "an address of this machine"
     where = ip_address(address)
     if found.device != DEVICE:
-        return _beside(where, fate, found)
+        return _outside(where, status, found)
     if where.is_multicast or found.kind in ("broadcast", "multicast"):
         return "dropped", "what is for more than one host does not go through the tunnel"
     if port == DNS_PORT:
         return "resolver", "port 53 of every address is answered by the tunnel's resolver"
-    return inside(port, fate)
+    return inside(port, status)
 
 
-def inside(port: int, fate: DestinationStatus) -> tuple[VerdictKind, str]:
-    """Return what becomes of a packet that is in the tunnel's device."""
-    if fate.is_pool and not fate.name:
+def inside(port: int, status: DestinationStatus) -> tuple[VerdictKind, str]:
+    """Return the verdict on a packet that the kernel routes to the tunnel's device."""
+    if status.is_pool and not status.name:
         return "refused", "a virtual address that stands for no name"
-    if not fate.is_allowed:
-        return "refused", _by_rule(fate.rule, fate.rule_number)
-    if fate.exit == "loopback":
-        if fate.has_loopback:
-            return "loopback", f"port {fate.place_port or port} of this machine's loopback"
+    if not status.is_allowed:
+        return "refused", _by_rule(status.rule, status.rule_number)
+    if status.exit == "loopback":
+        if status.has_loopback:
+            return "loopback", f"port {status.place_port or port} of this machine's loopback"
         return "refused", "an address of the tunnel itself, where nobody listens"
-    if not fate.is_connected:
-        when = f"in {fate.retry_in_s} s" if fate.retry_in_s else "now"
-        return "unreachable", f"no session ({fate.last_error}); next try {when}"
-    if not port and not fate.carries_udp:
-        return "unreachable", f"{fate.server} carries connections, and no ping"
-    place = f" as {join_host_port(fate.place, fate.place_port or port)}" if fate.place else ""
-    return "tunnel", f"it leaves at {fate.server}{place}"
+    if not status.is_connected:
+        when = f"in {status.retry_in_s} s" if status.retry_in_s else "now"
+        return "unreachable", f"no session ({status.last_error}); next try {when}"
+    if not port and not status.carries_udp:
+        return "unreachable", f"{status.server} carries connections, and no ping"
+    place = f" as {join_host_port(status.place, status.place_port or port)}" if status.place else ""
+    return "tunnel", f"it leaves at {status.server}{place}"
 
 
-def nameless(fate: DestinationStatus) -> tuple[VerdictKind, str]:
-    """Return what becomes of a packet to a name that has no address."""
-    way = fate.way
+def nameless(status: DestinationStatus) -> tuple[VerdictKind, str]:
+    """Return the verdict on a packet to a name without an address."""
+    way = status.way
     if way is None or way.way in ("outside", "forwarded"):
         return "unknown", "the resolver of this machine gives it no address"
     if way.way == "refused":
         return "refused", _by_rule(way.rule, way.rule_number)
     if way.way == "special":
         return "nonexistent", "a special-use name that means no place"
-    match fate.outcome:
+    match status.outcome:
         case "nx_domain":
             return "nonexistent", "the far end says that there is no such name"
         case "no_data":
             return "nonexistent", "the far end says that it has no address"
         case "unreachable":
-            return "unreachable", f"the far end cannot be asked now ({fate.last_error})"
+            return "unreachable", f"the far end cannot be asked now ({status.last_error})"
         case "found":
             return "unknown", "no virtual address is free, or the gate does not answer"
-    return "unknown", f"the far end has not answered ({fate.outcome})"
+    return "unknown", f"the far end has not answered ({status.outcome})"
 
 
-def way_text(way: Resolution) -> str:
-    """Return how a name is answered, for people."""
+def resolution_text(way: Resolution) -> str:
+    """Return how a query is answered, in words."""
     asked = "the server's resolver" if way.asked == "server" else way.asked
     match way.way:
         case "static":
@@ -183,16 +183,16 @@ def way_text(way: Resolution) -> str:
             return "answered here: nobody is asked"
 
 
-def _beside(
-    where: IPv4Address | IPv6Address, fate: DestinationStatus, found: RouteText
+def _outside(
+    where: IPv4Address | IPv6Address, status: DestinationStatus, found: RouteText
 ) -> tuple[VerdictKind, str]:
-    if not fate.server and not fate.kill_switch:
+    if not status.server and not status.kill_switch:
         return "direct", "overlay-vpn is not up here"
-    if fate.paused_s:
-        return "direct", f"the tunnel is paused for another {fate.paused_s} s"
+    if status.paused_s:
+        return "direct", f"the tunnel is paused for another {status.paused_s} s"
     version: Literal[4, 6] = 4 if where.version == 4 else 6
-    if fate.kill_switch:
-        if fate.lan and any(where in ip_network(prefix) for prefix in LAN[version]):
+    if status.kill_switch:
+        if status.lan and any(where in ip_network(prefix) for prefix in LAN[version]):
             return "direct", "the local network is reachable beside the kill switch"
         return "blocked", "the kill switch lets nothing past the tunnel"
     if found.rule is not None and found.rule.is_ours:

@@ -16,7 +16,7 @@ A, CNAME, ANY = 1, 5, 255
 
 def reply(rcode: int, *rtypes: int) -> Reply:
     records = tuple(Record(b"\0", rtype, 1, 5, b"\0\0\0\0") for rtype in rtypes)
-    return Reply(rcode, False, records, (), "")
+    return Reply(rcode, records, (), "")
 
 
 @pytest.mark.parametrize(

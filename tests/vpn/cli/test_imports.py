@@ -52,10 +52,16 @@ def test_short_verb_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported(source) & HEAVY == set()
 
 
-@pytest.mark.parametrize("verb", ["status", "down", "flows"])
-def test_who_only_asks_needs_no_event_loop(verb: str) -> None:
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *("status", "down", "flows", "list", "capture"),
+        *("pause --for 5m", "dns status", "route get 127.0.0.1"),
+    ],
+)
+def test_verb_that_only_asks_needs_no_event_loop(verb: str) -> None:
     elsewhere = "from shim.protocol import paths; paths.RUN_DIRECTORY = '/nonexistent'"
-    names = imported(f"{elsewhere}\nfrom vpn.cli import main; main.run([{verb!r}])")
+    names = imported(f"{elsewhere}\nfrom vpn.cli import main; main.run({verb.split()})")
     assert names & {*HEAVY, "asyncio", "ssl"} == set()
 
 

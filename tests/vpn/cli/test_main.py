@@ -120,7 +120,7 @@ def test_place_of_the_key_that_cannot_be_made_is_a_matter_of_configuration() -> 
     environment = os.environ | {"XDG_CONFIG_HOME": "/dev/null"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True)
     assert done.returncode == 78
-    assert done.stderr.startswith("overlay-vpn: cannot make /dev/null/overlay-vpn: ")
+    assert done.stderr.startswith("overlay-vpn: cannot create /dev/null/overlay-vpn: ")
 
 
 @pytest.mark.parametrize(

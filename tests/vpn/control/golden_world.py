@@ -497,7 +497,7 @@ class Gate:
     def is_copying(self) -> bool:
         """Whether a capture that a command has begun is not yet over."""
         captures = None if self.core is None else self.core.captures
-        is_going_on = captures is not None and captures._gate_end is not None
+        is_going_on = captures is not None and captures.is_active
         return is_going_on and not self.tunnel.is_captured_already
 
     def _on_readable(self) -> None:

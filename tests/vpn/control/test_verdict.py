@@ -6,7 +6,15 @@ import pytest
 
 from shim.protocol import DEVICE
 from vpn.control.messages import DestinationStatus, Resolution
-from vpn.control.verdict import RouteText, RuleText, VerdictKind, inside, judge, nameless, way_text
+from vpn.control.verdict import (
+    RouteText,
+    RuleText,
+    VerdictKind,
+    inside,
+    judge,
+    nameless,
+    resolution_text,
+)
 
 OURS, OTHER = RuleText(7213, True, "anything"), RuleText(32766, False, "anything")
 
@@ -22,7 +30,7 @@ SWITCHED = DestinationStatus(server="alice@vpn.example (quic)", kill_switch=True
 
 
 @pytest.mark.parametrize(
-    ("address", "port", "fate", "found", "word"),
+    ("address", "port", "status", "found", "word"),
     [
         ("203.0.113.1", 80, UP, route(), "tunnel"),
         ("203.0.113.1", 53, UP, route(), "resolver"),
@@ -39,26 +47,26 @@ SWITCHED = DestinationStatus(server="alice@vpn.example (quic)", kill_switch=True
     ],
 )
 def test_kernel_has_the_first_word(
-    address: str, port: int, fate: DestinationStatus, found: RouteText | str, word: VerdictKind
+    address: str, port: int, status: DestinationStatus, found: RouteText | str, word: VerdictKind
 ) -> None:
-    assert judge(address, port, fate, found)[0] == word
+    assert judge(address, port, status, found)[0] == word
 
 
 def test_local_network_is_blocked_where_that_was_asked_for() -> None:
-    fate = DestinationStatus(server="s", kill_switch=True, lan=False)
-    assert judge("10.0.0.1", 80, fate, route("eth0"))[0] == "blocked"
+    status = DestinationStatus(server="s", kill_switch=True, lan=False)
+    assert judge("10.0.0.1", 80, status, route("eth0"))[0] == "blocked"
 
 
 def test_kill_switch_is_open_while_it_is_paused() -> None:
-    fate = DestinationStatus(server="s", kill_switch=True, paused_s=9)
-    assert judge("203.0.113.1", 80, fate, route("eth0")) == (
+    status = DestinationStatus(server="s", kill_switch=True, paused_s=9)
+    assert judge("203.0.113.1", 80, status, route("eth0")) == (
         "direct",
         "the tunnel is paused for another 9 s",
     )
 
 
 @pytest.mark.parametrize(
-    ("fate", "word", "why"),
+    ("status", "word", "why"),
     [
         (DestinationStatus(is_pool=True), "refused", "stands for no name"),
         (DestinationStatus(is_pool=True, name="a.b", server="s"), "tunnel", "leaves at s"),
@@ -90,9 +98,9 @@ def test_kill_switch_is_open_while_it_is_paused() -> None:
     ],
 )
 def test_in_the_tunnel_the_first_reason_counts(
-    fate: DestinationStatus, word: VerdictKind, why: str
+    status: DestinationStatus, word: VerdictKind, why: str
 ) -> None:
-    got, said = inside(80, fate)
+    got, said = inside(80, status)
     assert got == word
     assert why in said
 
@@ -125,11 +133,13 @@ def test_name_without_an_address_has_a_reason(
     got, why = nameless(DestinationStatus(way=way, outcome=outcome))
     assert got == word
     assert why
-    assert way_text(way)
+    assert resolution_text(way)
 
 
 def test_who_was_asked_and_when_is_said() -> None:
-    assert "192.0.2.53 3 s ago, kept for another 7 s" in way_text(
+    assert "192.0.2.53 3 s ago, kept for another 7 s" in resolution_text(
         Resolution(way="cached", asked="192.0.2.53", age_s=3, left_s=7)
     )
-    assert "cannot be reached" in way_text(Resolution(way="far", asked="server", is_away=True))
+    assert "cannot be reached" in resolution_text(
+        Resolution(way="far", asked="server", is_away=True)
+    )
