@@ -1,7 +1,7 @@
-"""A server with no server anywhere: ours, in this process, over the memory transport.
+"""A server inside the process of its client, reached over the memory transport.
 
 Nothing is weaker for it: the session logs in with a key, and knows the server by its key. Both
-keys are made for this one session and never leave the process.
+keys are generated for this one session and never leave the process.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from vpn.errors import OverlayError
 from vpn.identity import Identity, fingerprint_of
 from vpn.server.app import Server
 from vpn.ssh import asyncssh
@@ -23,28 +24,41 @@ _ADDRESS: Final = Address("embedded", 1)
 
 
 class _OneKey:
-    """The only key that may log in."""
+    """The authorized keys of the server: the client's, alone."""
 
     def __init__(self, key: asyncssh.SSHKey) -> None:
         self._keys = parse(key.export_public_key().decode())
 
     def read(self) -> AuthorizedKeys:
-        """Return it."""
+        """Return the key."""
         return self._keys
 
 
-async def connect() -> tuple[ssh.Session, Server]:
-    """Start a server and return a session with it. Raises OverlayError."""
-    seed = os.urandom(32)
-    key = asyncssh.generate_private_key("ssh-ed25519")
-    transport = MemoryTransport({})
-    server = await Server.start(transport, Listening(_ADDRESS, seed), _OneKey(key))
-    pin = fingerprint_of(Identity(seed).public)
-    host_keys = HostKeys(_ADDRESS.host, _ADDRESS.host, pin=pin)
-    login = ssh.Login("embedded", host_keys, identities=key)
-    dialing = Dialing(_ADDRESS, PlainSockets(), host_keys.check_peer)
-    try:
-        return await ssh.connect(transport, dialing, login), server
-    except BaseException:
-        await server.close()
-        raise
+class EmbeddedConnector:
+    """A server of this process and the one session with it; a `Connector`."""
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+
+    async def connect(self) -> ssh.Session:
+        """Start the server and return the session. Raises OverlayError.
+
+        There is no second session: no network lies between the two ends, so whatever has ended the
+        first one would end the next one, too.
+        """
+        if self._server is not None:
+            raise OverlayError("the embedded server has ended")
+        seed = os.urandom(32)
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        transport = MemoryTransport({})
+        self._server = await Server.start(transport, Listening(_ADDRESS, seed), _OneKey(key))
+        pin = fingerprint_of(Identity(seed).public)
+        host_keys = HostKeys(_ADDRESS.host, _ADDRESS.host, pin=pin)
+        login = ssh.Login("embedded", host_keys, identities=key)
+        dialing = Dialing(_ADDRESS, PlainSockets(), host_keys.check_peer)
+        return await ssh.connect(transport, dialing, login)
+
+    async def close(self) -> None:
+        """Stop the server."""
+        if self._server is not None:
+            await self._server.close()

@@ -1,61 +1,24 @@
-"""The options that `up` and `run` share: how to log in, and how names are answered."""
+"""The options that `up` and `run` share: login, names, and how UDP is carried."""
 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from vpn.config.forwards import parse_host
+from vpn.config.settings import DnsMode, SessionSettings
 from vpn.errors import UsageError
-
-if TYPE_CHECKING:
-    from vpn.config.target import Target
-    from vpn.linux.privileges import LocalUser
-    from vpn.ssh.session.client import Login
-
 
 _UDP = {"auto": None, "datagram": True, "stream": False}
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What was said on the command line."""
-
-    identities: tuple[Path, ...]
-    host_key: str | None
-    accept_new: bool
-    dns: str
-    """`virtual`, `remote`, or empty for the best that the far end can do."""
-    dns_server: str | None
-    hosts: Mapping[str, tuple[str, int]]
-    """Names that have an address and port, 0 for any port."""
-    datagrams: bool | None
-    """As in `vpn.transport.base.Dialing`."""
-
-    def login(self, target: Target, who: LocalUser) -> Login:
-        """Return how to log in; reads known_hosts. Raises ConfigurationError, UsageError."""
-        from vpn.ssh.session import client
-        from vpn.ssh.trust import known_hosts
-
-        return client.Login(
-            user=target.user or who.name,
-            host_keys=known_hosts.policy_for(
-                target.address, pin=self.host_key, accept_new=self.accept_new
-            ),
-            agent_path=os.environ.get("SSH_AUTH_SOCK"),
-            identities=tuple(path.expanduser() for path in self.identities) or None,
-        )
-
-
 def access(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these options; it gets them as one argument `access`."""
+    """Give a command these options; it gets them as the argument `access`, without a target yet."""
 
     @click.option(
         "-i",
@@ -96,14 +59,21 @@ def access(command: Callable[..., Any]) -> Callable[..., Any]:
         identities: tuple[Path, ...],
         host_key: str | None,
         accept_new: bool,
-        dns: str | None,
+        dns: DnsMode | None,
         dns_server: str | None,
         hosts: tuple[str, ...],
         udp: str,
         **rest: Any,
     ) -> Any:
-        resolver, static = _resolver(dns_server), dict(map(parse_host, hosts))
-        chosen = Access(identities, host_key, accept_new, dns or "", resolver, static, _UDP[udp])
+        chosen = SessionSettings(
+            identities=identities,
+            host_key=host_key,
+            accept_new=accept_new,
+            dns=dns or "",
+            dns_server=_resolver(dns_server),
+            hosts=dict(map(parse_host, hosts)),
+            datagrams=_UDP[udp],
+        )
         return command(*args, access=chosen, **rest)
 
     return with_access

@@ -12,18 +12,20 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
-from vpn.cli.options import Access, access
+from shim.protocol.namespace import CLIENT_OF_NAMESPACE
+from vpn.cli.options import access
 from vpn.client import run_command
 from vpn.client.shim import start
 from vpn.config.forwards import parse_publication
+from vpn.config.settings import SessionSettings
 from vpn.config.target import Target, parse_target
 from vpn.console import say
 from vpn.control import client_connection
@@ -35,19 +37,18 @@ from vpn.control.messages import (
     Finished,
     NotReady,
     Ready,
+    Run,
 )
 from vpn.errors import OverlayError, UsageError
 from vpn.linux import namespace_processes, privileges
 from vpn.policy.rules import Action, Policy, Rule, parse_rule
 
 if TYPE_CHECKING:
-    from vpn.client.run import Settings
+    from vpn.client.session.connector import Connector
 
 OURS: Final = 125
 """The exit status of a failure of ours: the command was not started (as env(1) has it)."""
 
-_LINK: Final = 3
-_MASK_BUS: Final = "OVERLAY_VPN_MASK_BUS"
 _ACTIONS: Final = {"--allow": Action.ALLOW, "--deny": Action.DENY}
 
 
@@ -116,7 +117,7 @@ def command(
     publish: tuple[str, ...],
     host_loopback: bool,
     mask_bus: bool,
-    access: Access,
+    access: SessionSettings,
 ) -> int:
     """Run CMD in a network of its own, whose only way out is through TARGET.
 
@@ -129,52 +130,30 @@ def command(
         raise UsageError("name either a TARGET or --embedded")
     if embedded and access.datagrams:
         raise UsageError("an embedded server needs no transport; leave out '--udp datagram'")
-    parsed = None if target is None else parse_target(target)
-    publications = tuple(map(parse_publication, publish))
-    policy = Policy(context.meta["rules"])
-    run_id = secrets.token_hex(4)
-    parent = os.getpid()
-    path = None if report is None else report.absolute()
-
-    def settings() -> Settings:
-        from vpn.client.flows.admission import Limits
-        from vpn.client.run import Settings
-
-        limits = Limits(policy, access.hosts, host_loopback)
-        login = (
-            None if parsed is None else access.login(parsed, privileges.invoking_user(os.environ))
-        )
-        return Settings(
-            run_id,
-            parent,
-            words,
-            parsed,
-            login,
-            access.dns,
-            access.dns_server,
-            access.datagrams,
-            limits,
-            publications,
-            path,
-        )
-
-    return _run(words, settings, run_id, parsed, mask_bus=mask_bus, strict=strict)
+    settings = replace(
+        access,
+        target=None if target is None else _target(target),
+        policy=Policy(context.meta["rules"]),
+        host_loopback=host_loopback,
+        publications=tuple(map(parse_publication, publish)),
+        report=None if report is None else report.absolute(),
+    )
+    about = Run(secrets.token_hex(4), os.getpid(), settings.address_text, words, 0.0)
+    return _run(settings, about, mask_bus=mask_bus, strict=strict)
 
 
-def _run(
-    words: tuple[str, ...],
-    settings: Callable[[], Settings],
-    run_id: str,
-    target: Target | None,
-    *,
-    mask_bus: bool,
-    strict: bool,
-) -> int:
+def _target(text: str) -> Target:
+    """Return the target with the user to log in as. Raises UsageError, ConfigurationError."""
+    target = parse_target(text)
+    return replace(target, user=target.user or privileges.invoking_user(os.environ).name)
+
+
+def _run(settings: SessionSettings, about: Run, *, mask_bus: bool, strict: bool) -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     client = os.fork()
     if client == 0:
         ours.close()
-        _serve(settings, theirs, mask_bus=mask_bus)
+        _serve(settings, about, theirs, mask_bus=mask_bus)
     theirs.close()
     link = Link(ours, PARENT)
     ready, fds = _receive(link)
@@ -183,11 +162,8 @@ def _run(
         problem = ready.problem if isinstance(ready, NotReady) else ""
         raise OverlayError(problem or "the client ended before it was ready")
     network = os.dup(fds[2])
-    about = {
-        "OVERLAY_VPN_ID": run_id,
-        "OVERLAY_VPN_TARGET": "embedded" if target is None else str(target.address),
-    }
-    status = run_command.run(words, (fds[0], fds[1], fds[2]), about, ready.search)
+    environment = {"OVERLAY_VPN_ID": about.id, "OVERLAY_VPN_TARGET": about.target}
+    status = run_command.run(about.command, (fds[0], fds[1], fds[2]), environment, ready.search)
     with suppress(LinkClosedError):
         link.send(Exited(status))
     finished, _ = _receive(link)
@@ -208,7 +184,9 @@ def _receive(link: Link) -> tuple[Message | None, list[int]]:
     return None, []
 
 
-def _serve(settings: Callable[[], Settings], parent: socket.socket, *, mask_bus: bool) -> NoReturn:
+def _serve(
+    settings: SessionSettings, about: Run, parent: socket.socket, *, mask_bus: bool
+) -> NoReturn:
     """Be the client: in a session of its own, out of the terminal's reach."""
     to_parent = Link(parent, CLIENT_OF_PARENT)
     try:
@@ -218,18 +196,13 @@ def _serve(settings: Callable[[], Settings], parent: socket.socket, *, mask_bus:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        setting = {_MASK_BUS: "1"} if mask_bus else {}
-        namespace = start.spawn("shim.namespace", {_LINK: theirs.fileno()}, setting)
-        theirs.close()
+        link, namespace = start.namespace(masks_bus=mask_bus)
         privileges.lock()
 
         import uvloop
 
-        from vpn.client import run
-
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run.run(settings(), link, to_parent))
+            runner.run(_serve_command(settings, about, to_parent, link))
         os.waitpid(namespace, 0)
     except OverlayError as error:
         _tell(to_parent, str(error))
@@ -243,3 +216,34 @@ def _serve(settings: Callable[[], Settings], parent: socket.socket, *, mask_bus:
 def _tell(parent: Link, problem: str) -> None:
     with suppress(LinkClosedError):
         parent.send(NotReady(problem[:MAX_PROBLEM]))
+
+
+async def _serve_command(
+    settings: SessionSettings, about: Run, parent: Link, link: socket.socket
+) -> None:
+    """Put the client of a command together, and serve. Raises OverlayError."""
+    from vpn.client.run import CommandClient
+    from vpn.client.shim.namespace import Namespace
+
+    client = CommandClient(
+        settings,
+        about,
+        connector=_connector(settings),
+        namespace=Namespace(Link(link, CLIENT_OF_NAMESPACE)),
+        parent=parent,
+        end_processes=namespace_processes.end,
+        say=say,
+    )
+    await client.serve()
+
+
+def _connector(settings: SessionSettings) -> Connector:
+    """Return the way to the target of these settings, or to an embedded server."""
+    if settings.target is None:
+        from vpn.embedded import EmbeddedConnector
+
+        return EmbeddedConnector()
+    from vpn.client.session.connector import ServerConnector, login_for
+    from vpn.transport.base import PlainSockets
+
+    return ServerConnector(login_for(settings), settings, PlainSockets())

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from shim.protocol.gate import MAX_SUFFIXES
 from vpn.cli import detach
-from vpn.cli.options import Access, access
-from vpn.client.shim import start
+from vpn.cli.options import access
+from vpn.client import up
 from vpn.config.routes import parse_routes
+from vpn.config.settings import SessionSettings
 from vpn.config.target import parse_target
 from vpn.errors import UsageError
 from vpn.linux import privileges
-
-if TYPE_CHECKING:
-    from vpn.client.up import Settings
 
 
 @click.command("up")
@@ -53,7 +49,7 @@ def command(
     kill_switch: bool,
     lan: str | None,
     foreground: bool,
-    access: Access,
+    access: SessionSettings,
 ) -> None:
     """Route this machine's traffic through TARGET.
 
@@ -68,67 +64,46 @@ def command(
         raise UsageError("--lan says what the kill switch does; add --kill-switch")
     if len(chosen.suffixes) + len(access.hosts) > MAX_SUFFIXES:
         raise UsageError(f"too many names with --route and --host: at most {MAX_SUFFIXES}")
-    who = privileges.invoking_user(os.environ)
-    names = chosen.names(access.hosts)
-
-    def settings() -> Settings:
-        from vpn.client.up import Settings
-
-        login = access.login(parsed, who)
-        return Settings(
-            parsed,
-            chosen,
-            login,
-            access.dns,
-            access.dns_server,
-            access.hosts,
-            access.datagrams,
-            kill_switch=kill_switch,
-            lan=lan != "block",
-        )
-
-    log = who.home / ".local" / "state" / "overlay-vpn" / "client.log"
+    user = privileges.invoking_user(os.environ)
+    settings = replace(
+        access,
+        target=replace(parsed, user=parsed.user or user.name),
+        routes=chosen,
+        kill_switch=kill_switch,
+        lan=lan != "block",
+    )
     if foreground:
-        _run(who, names, settings, lambda: click.echo("connected"))
+        up.up(settings, user, Foreground())
     else:
-        detach.detach(lambda ready: _run(who, names, settings, ready, log))
+        log = user.home / ".local" / "state" / "overlay-vpn" / "client.log"
+        detach.detach(lambda ready: up.up(settings, user, Background(ready, log)))
 
 
-def _run(
-    who: privileges.LocalUser,
-    names: tuple[str, ...] | None,
-    settings: Callable[[], Settings],
-    ready: Callable[[], None],
-    log: Path | None = None,
-) -> None:
-    # They start while this process imports what it needs.
-    ours, monitor = start.monitor()
-    host, announcer = (None, None) if names is None else start.host_dns(names)
+class Foreground:
+    """The terminal that waits for the tunnel; a `Starter`."""
 
-    try:
-        import uvloop
+    def prepare(self) -> None:
+        """Do nothing: the terminal is open."""
 
-        from vpn.client import sandbox, up
+    def ready(self) -> None:
+        """Write so."""
+        click.echo("connected")
 
-        privileges.become(who)
-        privileges.allow_many_files()
-        os.chdir("/")
-        chosen = settings()
-        output = None if log is None else detach.open_log(log)
-        missing = sandbox.confine(chosen.login)
 
-        def on_ready() -> None:
-            ready()
-            if output is not None:
-                detach.redirect(output)
+class Background:
+    """The parent that waits for the tunnel and exits then; a `Starter`."""
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(up.run(chosen, ours, host, missing, on_ready))
-    finally:
-        for link, child in ((host, announcer), (ours, monitor)):
-            with contextlib.suppress(OSError):
-                if link is not None:
-                    link.close()
-            if child is not None:
-                # Its parent is told when everything is as before.
-                os.waitpid(child, 0)
+    def __init__(self, tell_parent: Callable[[], None], log: Path) -> None:
+        """From `ready` on, lines go to `log`."""
+        self._tell_parent = tell_parent
+        self._path = log
+        self._log = -1
+
+    def prepare(self) -> None:
+        """Open the log."""
+        self._log = detach.open_log(self._path)
+
+    def ready(self) -> None:
+        """Let the parent exit, and leave its terminal."""
+        self._tell_parent()
+        detach.redirect(self._log)

@@ -1,10 +1,9 @@
-"""What `up` and `run` share: a gate's messages answered by a session."""
+"""A tunnel: one gate, whose messages are answered out of one session. `up` and `run` share it."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 from shim.protocol.datagrams import Forget, Ping, Send
@@ -22,7 +21,8 @@ from shim.protocol.gate import (
     Started,
 )
 from shim.protocol.link import Link, Message
-from vpn.client.explain import Explainer
+from vpn.client.explain import Explainer, TunnelContext
+from vpn.client.flows.admission import Limits
 from vpn.client.flows.echo import Echo
 from vpn.client.flows.egress import Egress
 from vpn.client.flows.tcp import Counters, Flows
@@ -34,22 +34,28 @@ from vpn.client.packet_tap import PacketTap
 from vpn.client.session.renewing import Uplink
 from vpn.client.shim.datagram_link import DatagramLink
 from vpn.client.shim.link import AsyncLink, close_all
+from vpn.config.settings import SessionSettings
 from vpn.control.messages import FlowStatus
 from vpn.errors import ConfigurationError, OverlayError
+from vpn.policy.report import Report
 from vpn.protocol.services import RESOLVER
 from vpn.transport.base import OuterSockets
 
 DNS_PORT: Final = 53
 
-_DRAIN_S: Final = 10.0
-_STANDSTILL_S: Final = 3.0
-_STEPS: Final = 100
+DRAIN_S: Final = 10.0
+STANDSTILL_S: Final = 3.0
+_STEP_S: Final = 0.03
 
 
 class Tunnel:
-    """Serves one gate. A flow that needs a session while there is none is refused by `egress`."""
+    """The client's end of a gate: flows, datagrams, pings, names and captures.
+
+    A flow that needs a session while there is none is refused by `egress`.
+    """
 
     def __init__(self, gate: Link, egress: Egress, sockets: OuterSockets) -> None:
+        """`sockets` bypass the tunnel: for DNS messages to resolvers outside it."""
         self._egress = egress
         self._forwarder = Forwarder(sockets)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,22 +69,27 @@ class Tunnel:
         self.captures = PacketTap(self._gate.send)
         self.pool = PoolQuestions(self._gate.send)
         self.explainer: Explainer | None = None
-        """Set by who knows what is around this."""
+        """Assigned by the composition root once the tunnel is up; None before."""
 
     @property
     def closed(self) -> asyncio.Future[None]:
-        """Done when the gate has gone."""
+        """Done when the link to the gate has closed."""
         return self._gate.closed
 
     @property
     def counters(self) -> Counters:
-        """What has happened so far."""
+        """Counts of flows, bytes and dropped packets, since the tunnel was made."""
         return self._flows.counters
 
-    async def configure(self, settings: Configure) -> None:
-        """Tell the gate how names are answered, and wait until it does; before, it answers none.
+    @property
+    def resolver(self) -> FarResolver | None:
+        """The resolver of the far end; None in mode `virtual`."""
+        return self._egress.resolver
 
-        Raises OverlayError if the gate goes first.
+    async def configure(self, settings: Configure) -> None:
+        """Tell the gate how to answer names, and wait until it does. Raises OverlayError.
+
+        Before that it answers none. A gate that replaces this one is told the same.
         """
         self._settings = settings
         self._tell(settings)
@@ -88,18 +99,23 @@ class Tunnel:
             raise OverlayError("the gate has ended; run 'overlay-vpn recover', then again")
 
     async def drain(self) -> None:
-        """Let what was written before the end arrive: until nobody has anything left to bring.
+        """Wait until every flow has drained: at most 10 s, and no longer than 3 s without progress.
 
-        For at most `_DRAIN_S`, and no longer than it goes on.
+        Progress is what goes into the session.
         """
-        deadline_s, sent = time.monotonic() + _DRAIN_S, -1
-        while self._has_something_left and time.monotonic() < deadline_s:
-            if self._flows.sent_bytes == sent:
-                return
-            sent = self._flows.sent_bytes
-            for _ in range(_STEPS):
-                if self._has_something_left:
-                    await asyncio.sleep(_STANDSTILL_S / _STEPS)
+        loop = asyncio.get_running_loop()
+        ends_s, sent = loop.time() + DRAIN_S, self._flows.sent_bytes
+        idle_ends_s = loop.time() + STANDSTILL_S
+        while self._has_something_left and loop.time() < min(ends_s, idle_ends_s):
+            await asyncio.sleep(_STEP_S)
+            if self._flows.sent_bytes != sent:
+                sent, idle_ends_s = self._flows.sent_bytes, loop.time() + STANDSTILL_S
+
+    def explain(
+        self, uplink: Uplink, configured: Configure, context: Callable[[], TunnelContext]
+    ) -> None:
+        """Be able to explain names and destinations from now on; see `explain.Explainer`."""
+        self.explainer = Explainer(self._egress, uplink, self.pool, configured, context)
 
     def list_flows(self) -> list[FlowStatus]:
         """Return all flows, oldest first."""
@@ -115,7 +131,7 @@ class Tunnel:
         return bool(self.counters.active) or self._associations.is_opening
 
     def abort(self) -> None:
-        """Reset every flow, end the capture, and ask nobody any more."""
+        """Reset every flow, end the capture, and close everything but the link to the gate."""
         self.captures.end()
         self._flows.abort()
         self._echo.close()
@@ -148,7 +164,7 @@ class Tunnel:
                 close_all(fds)
 
     def _on_started(self, generation: int) -> None:
-        """A new gate: if it follows another one, it is told everything anew."""
+        """A gate has started. One that replaces another is told everything again."""
         if generation > 1 and self._settings is not None:
             self._flows.on_started()
             self._associations.close()
@@ -159,7 +175,7 @@ class Tunnel:
         self._gate.send(settings, (self._datagrams.renew(),))
 
     def _on_datagram(self, message: Message) -> None:
-        """An application has sent a datagram, or is done with it."""
+        """An application has sent a datagram or a ping, or its association has expired."""
         match message:
             case Ping():
                 self._echo.on_ping(message)
@@ -180,8 +196,24 @@ class Tunnel:
         self._gate.send(Forwarded(question.query, await self._forwarder.ask(question)))
 
 
+def open_tunnel(
+    gate: Link,
+    uplink: Uplink,
+    settings: SessionSettings,
+    sockets: OuterSockets,
+    report: Report | None = None,
+) -> Tunnel:
+    """Return a tunnel between a gate and a session, with the limits of the user.
+
+    Raises ConfigurationError if nobody can be asked about names.
+    """
+    resolver = resolver_for(uplink, settings.dns, settings.dns_server)
+    limits = Limits(settings.policy, settings.hosts, settings.host_loopback)
+    return Tunnel(gate, Egress(uplink, resolver, limits, report), sockets)
+
+
 def resolver_for(session: Uplink, dns: str, dns_server: str | None) -> FarResolver | None:
-    """Return who is asked about names, None in mode `virtual`. Raises ConfigurationError.
+    """Return the resolver of the far end, None in mode `virtual`. Raises ConfigurationError.
 
     `dns` is `virtual`, `remote`, or empty for `remote` where the far end can be asked.
     """
@@ -190,7 +222,7 @@ def resolver_for(session: Uplink, dns: str, dns_server: str | None) -> FarResolv
         return None
     if not can_ask:
         raise ConfigurationError(
-            "this server has no resolver of ours to ask; name one with --dns-server"
+            "only an overlay-vpn server resolves names; name another resolver with --dns-server"
         )
     host, port = RESOLVER if dns_server is None else (dns_server, DNS_PORT)
     resolver = FarResolver(lambda: session.open_stream(host, port), is_ours=dns_server is None)

@@ -1,35 +1,39 @@
-"""The composition root of `up`: a session, a gate and a monitor, until told to stop.
+"""The composition root of `up`: the steps from a command line to a connected tunnel, and back.
 
 Theory of operation
 -------------------
 In this order, so that nothing is captured before it can be carried:
 
- 1. the monitor gives the links, and marks the sockets of the tunnel;
- 2. the session is made on a marked socket: reaching the server does not depend on us;
- 3. the gate is told how to answer names; only now it answers at all;
- 4. the routes are put in place; the client is up.
+ 1. start the shim: as root, or by the service of systemd;
+ 2. become the user whose keys are used, without any capability;
+ 3. confine this process (`sandbox.py`);
+ 4. connect: the session is made on a socket that the monitor has marked, so that reaching the
+    server does not depend on the tunnel;
+ 5. configure the gate; only from now on it answers names;
+ 6. capture: the monitor puts the routes in place;
+ 7. tell whoever has started this process that the tunnel is usable.
 
-A session that ends is renewed (`session/renewing.py`). Meanwhile the gate and the routes stay as
-they are: nothing falls back to the network below, what would need the session fails at once, and
-the next session is made on marked sockets as the first one was.
+What happens from then on is the business of the state machine (`session/state.py`): `Client`
+reports events to it and carries out its orders. A session that ends is renewed
+(`session/renewing.py`). Meanwhile the gate and the routes stay as they are: nothing falls back to
+the network below, what would need the session fails at once, and the next session is made on
+marked sockets as the first one was.
 
-It ends when the user says so, when the gate or the monitor is gone, or when the session cannot be
-renewed. Whatever the reason, closing the link to the monitor is what takes the network down, so
-being killed ends the same way. Only the kill switch takes the user's word for it, `Down`.
+Whatever the reason for the end, closing the link to the monitor is what takes the network down, so
+being killed ends the same way. Only the kill switch needs a message to be lifted, `Down`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from shim import protocol
 from shim.protocol.common import Missing
@@ -38,301 +42,349 @@ from shim.protocol.link import Link
 from shim.protocol.monitor import CLIENT_OF_MONITOR
 from vpn import console
 from vpn.client import sandbox
-from vpn.client.explain import Explainer, TunnelContext, asked_of
-from vpn.client.flows.admission import Limits
-from vpn.client.flows.egress import Egress
-from vpn.client.flows.tcp import Counters
-from vpn.client.session.renewing import Uplink
-from vpn.client.session.server_address import ServerAddress
-from vpn.client.shim.monitor import Monitor
-from vpn.client.shim.resolved import ResolvedHelper
-from vpn.client.tunnel import Tunnel, resolver_for
-from vpn.config.routes import Routes
-from vpn.config.target import Target
+from vpn.client.session import state as states
+from vpn.client.session.state import SessionState, State
+from vpn.client.shim import start
+from vpn.config.settings import SessionSettings
+from vpn.control import messages
 from vpn.control.events import Events
 from vpn.control.instance import Instance
-from vpn.control.messages import State, StateChanged, Status, Warned
-from vpn.control.server import ControlServer
+from vpn.control.messages import StateChanged, Status, Warned
 from vpn.errors import OverlayError
-from vpn.ssh.session import client as ssh
+from vpn.linux import privileges
+from vpn.linux.privileges import LocalUser
 from vpn.systemd.notify import READY, STOPPING, Notifier, status
-from vpn.transport import base, registry
+
+if TYPE_CHECKING:
+    from vpn.client.explain import TunnelContext
+    from vpn.client.flows.tcp import Counters
+    from vpn.client.session.connector import Connector
+    from vpn.client.session.renewing import Uplink
+    from vpn.client.shim.monitor import Monitor
+    from vpn.client.shim.resolved import ResolvedHelper
+    from vpn.client.tunnel import Tunnel
+    from vpn.control.server import ControlServer
+    from vpn.ssh.session.client import Login
+
+CLOSE_S: Final = 2.0
+"""How long the session has to end in order."""
+TAKE_DOWN_S: Final = 5.0
+"""How long the monitor is waited for; it goes on without us."""
+
+_SHOWN: Final[Mapping[State, messages.State]] = {
+    State.CONNECTING: "connecting",
+    State.CONNECTED: "connected",
+    State.RECONNECTING: "reconnecting",
+    State.CLOSING: "closing",
+    State.DOWN: "down",
+    State.BLOCKED: "blocked",
+    State.FAILED: "down",
+}
+
+Told = states.Say | states.TellReady | states.TellStopping
+"""Orders to tell somebody something."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user asked for."""
+class Starter(Protocol):
+    """Whoever has started this client, and waits until the tunnel is usable."""
 
-    target: Target
-    routes: Routes
-    login: ssh.Login
-    dns: str
-    """`virtual`, `remote`, or empty for the best that the far end can do."""
-    dns_server: str | None
-    """The address of a resolver that the far end can reach."""
-    hosts: Mapping[str, tuple[str, int]]
-    """Names that have an address and port, 0 for any port; see `admission.Limits`."""
-    datagrams: bool | None = None
-    """Whether UDP is to be carried in datagrams; see `base.Dialing`."""
-    kill_switch: bool = False
-    """Whether the machine stays cut off when the tunnel is gone, until the user says otherwise."""
-    lan: bool = True
-    """Whether the local network is reachable beside the kill switch."""
+    def prepare(self) -> None:
+        """Open what `ready` needs: it is called before the client confines itself."""
+        ...
 
-    @property
-    def login_text(self) -> str:
-        """Whose session it is, where, and over what."""
-        return f"{self.login.user}@{self.target.address} ({self.target.transport})"
+    def ready(self) -> None:
+        """The tunnel is usable."""
+        ...
+
+
+def up(settings: SessionSettings, user: LocalUser, starter: Starter) -> None:
+    """Route the traffic of this machine through a server until stopped. Raises OverlayError."""
+    with start.shim(settings.captured_names) as shim:
+        import uvloop
+
+        from vpn.client import tunnel  # noqa: F401  the slow imports, while the shim starts
+        from vpn.client.session.connector import login_for
+
+        privileges.become(user)
+        privileges.allow_many_files()
+        os.chdir("/")
+        login = login_for(settings)
+        starter.prepare()
+        missing = sandbox.confine(login)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, login, shim, missing, starter.ready))
+
+
+async def _serve(
+    settings: SessionSettings,
+    login: Login,
+    shim: start.Shim,
+    missing: tuple[Missing, ...],
+    on_ready: Callable[[], None],
+) -> None:
+    """Put a client together and run it until SIGINT, SIGTERM or `down`. Raises OverlayError."""
+    from vpn.client.session.connector import ServerConnector
+    from vpn.client.session.server_address import ServerAddress
+    from vpn.client.shim.monitor import Monitor
+    from vpn.client.shim.resolved import ResolvedHelper
+    from vpn.control.server import ControlServer
+
+    notifier = Notifier()
+    notifier.keep_alive()
+    monitor = Monitor(Link(shim.monitor, CLIENT_OF_MONITOR))
+    monitor.missing = missing
+    address = ServerAddress(monitor)
+    client = Client(
+        settings,
+        monitor=monitor,
+        resolved=ResolvedHelper(shim.resolved),
+        connector=ServerConnector(login, settings, monitor, resolve=address.resolve),
+        server_addresses=lambda: address.addresses,
+        control=ControlServer,
+        tell=partial(_tell, notifier, on_ready),
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, client.stop)
+    await client.serve()
+
+
+def _tell(notifier: Notifier, on_ready: Callable[[], None], order: Told) -> None:
+    """Tell the starter, the service manager, and the user or the log."""
+    match order:
+        case states.TellReady():
+            notifier.send(READY, status("connected"))
+            on_ready()
+        case states.TellStopping():
+            notifier.send(STOPPING)
+        case states.Say(line):
+            console.say(line)
+            notifier.send(status(line))
 
 
 class Client(Instance):
-    """A client that is coming up, is up, or is going down."""
+    """A client from its first message to the monitor until the monitor has ended."""
 
-    def __init__(self, settings: Settings, monitor: Monitor, host_dns: ResolvedHelper) -> None:
+    def __init__(
+        self,
+        settings: SessionSettings,
+        *,
+        monitor: Monitor,
+        resolved: ResolvedHelper,
+        connector: Connector,
+        server_addresses: Callable[[], frozenset[str]],
+        control: Callable[[socket.socket, Instance], ControlServer],
+        tell: Callable[[Told], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`control` makes the control server; `tell` is given what others are to be told."""
         self._settings = settings
         self._monitor = monitor
-        self._host_dns = host_dns
-        self.events = Events()
-        self._enter("connecting")
-        self._started = time.monotonic()
-        self._stop = asyncio.Event()
-        self._down = asyncio.Event()
-        self._is_asking = False
-        self._is_user_done = False
-        self._is_capturing = False
-        self._paused_until_s = 0.0
-        self._core: Tunnel | None = None
+        self._resolved = resolved
+        self._connector = connector
+        self._server_addresses = server_addresses
+        self._control = control
+        self._tell = tell
+        self._clock = clock
+        self._state = SessionState(clock(), kill_switch=settings.kill_switch)
         self._uplink: Uplink | None = None
-        self._server_address = ServerAddress(monitor)
-        self._login = settings.login
+        self._is_closing = asyncio.Event()
+        self._is_down = asyncio.Event()
+        self._tunnel: Tunnel | None = None
+        self.events = Events()
 
-    def stop(self) -> None:
-        """Take everything down in order; a second time, at once."""
-        if self._stop.is_set():
-            self._monitor.close()
-        # Who gives up a first attempt has not asked to open what an earlier instance has closed.
-        self._is_user_done |= self._is_capturing
-        self._stop.set()
-
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Come up, call `on_ready`, stay up. Raises OverlayError when it did not end by `stop`."""
-        gate, listener = await self._monitor.hello()
-        control = ControlServer(listener, self)
-        serving = asyncio.create_task(control.serve())
-        try:
-            session = await self._connect_unless_stopped()
-            self._login = self._login.after(session)
-            uplink = self._uplink = Uplink(session, self._connect, self._say)
-            try:
-                core = await self._capture(uplink, gate)
-                self._enter("connected")
-                on_ready()
-                await self._stay_up(uplink, core)
-            finally:
-                self._enter("closing")
-                if self._core is not None:
-                    self._core.abort()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(uplink.close(), 2.0)
-        finally:
-            self._host_dns.close()
-            if self._is_user_done:
-                self._monitor.down()
-            else:
-                self._monitor.close()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._monitor.closed), 5.0)
-            self._down.set()
-            serving.cancel()
-            await control.finish()
+    @property
+    def state(self) -> SessionState:
+        """The state machine."""
+        return self._state
 
     @property
     def tunnel(self) -> Tunnel | None:
         """The tunnel; None until there is a session."""
-        return self._core
+        return self._tunnel
+
+    def stop(self) -> None:
+        """Take everything down in order; a second time, at once."""
+        self._on(states.StopRequested())
+
+    async def take_down(self) -> None:
+        """Take everything down, and return when that is done."""
+        self._on(states.StopRequested(is_command=True))
+        await self._is_down.wait()
+
+    async def pause(self, seconds: int) -> None:
+        """Let traffic bypass the tunnel for so long; 0 ends that. Raises OverlayError."""
+        if not self._state.is_captured:
+            raise OverlayError("there is nothing to pause before the tunnel is up")
+        await self._monitor.pause(seconds)
+        self._resolved.pause(seconds)
+        self._on(states.Paused(seconds))
+
+    async def serve(self) -> None:
+        """Come up and stay up until stopped. Raises OverlayError if that was not the user's wish.
+
+        A second error is not raised: the first one is the reason.
+        """
+        gate, listener = await self._monitor.hello()
+        control = self._control(listener, self)
+        serving = asyncio.create_task(control.serve())
+        try:
+            await self._come_up_and_stay(gate)
+        except OverlayError as error:
+            self._on(states.Failed(error))
+        finally:
+            await self._close_session()
+            self._resolved.close()
+            self._on(states.SessionClosed())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._monitor.closed), TAKE_DOWN_S)
+            self._is_down.set()
+            serving.cancel()
+            await control.finish()
+            self._on(states.TakenDown())
+        if self._state.failure is not None:
+            raise self._state.failure
 
     def status(self) -> Status:
-        """Return what is going on."""
-        settings = self._settings
-        counters = self._core.counters if self._core is not None else Counters()
-        uplink = self._uplink
-        is_lost = self._state == "connected" and uplink is not None and not uplink.is_up
-        routes = (
-            *(("everything",) if settings.routes.everything else ()),
-            *map(str, settings.routes.prefixes),
-            *settings.routes.suffixes,
-        )
+        """Return the state of the tunnel."""
+        settings, state, now = self._settings, self._state, self._clock()
+        target, counters = settings.target, None if self.tunnel is None else self.tunnel.counters
+        assert target is not None
         return Status(
-            state="reconnecting" if is_lost else self._state,
-            target=f"{settings.login.user}@{settings.target.address}",
-            transport=settings.target.transport,
+            state=_SHOWN[state.name],
+            target=f"{target.user}@{target.address}",
+            transport=target.transport,
             device=protocol.DEVICE,
-            dns="remote" if self._is_asking else "virtual",
-            routes=routes,
+            dns="remote" if self._asks_far_end else "virtual",
+            routes=settings.routes.texts,
             pid=os.getpid(),
-            uptime_s=int(time.monotonic() - self._started),
-            attempts=uplink.attempts if uplink is not None else 0,
-            retry_in_s=uplink.retry_in_s if uplink is not None else 0,
-            last_error=uplink.last_error if uplink is not None else "",
-            flows_active=counters.active,
-            flows_opened=counters.opened,
-            flows_refused=counters.refused,
-            bytes_up=counters.bytes_up,
-            bytes_down=counters.bytes_down,
-            dropped={str(reason): packets for reason, packets in counters.dropped.items()},
+            uptime_s=state.uptime_s(now),
+            attempts=state.attempts,
+            retry_in_s=state.retry_in_s(now),
+            last_error=state.last_error,
             kill_switch=settings.kill_switch,
             lan=settings.lan,
-            paused_s=self._paused_s,
+            paused_s=state.paused_s(now),
             warnings=self._warnings,
+            **({} if counters is None else _counts(counters)),
         )
 
-    @property
-    def _warnings(self) -> tuple[str, ...]:
-        return (*sandbox.warnings(self._monitor.missing), *self._host_dns.warnings)
+    async def _come_up_and_stay(self, gate: Link) -> None:
+        uplink = self._uplink = await self._connect()
+        tunnel = self._tunnel = self._open_tunnel(gate, uplink)
+        await self._configure(tunnel, uplink)
+        await self._capture()
+        for line in self._warnings:
+            self.events.publish(Warned(line))
+        self._on(states.Captured())
+        await self._stay_up(uplink, tunnel)
 
-    def _surroundings(self) -> TunnelContext:
-        settings = self._settings
-        return TunnelContext(
-            server=settings.login_text,
-            server_addresses=self._server_address.addresses,
-            asked=asked_of(settings.dns_server, is_asking=self._is_asking),
-            is_captured=settings.routes.names(settings.hosts) is not None,
-            kill_switch=settings.kill_switch,
-            lan=settings.lan,
-            paused_s=self._paused_s,
-            resolved=self._host_dns.told.resolved.outcome.value,
-            warnings=self._host_dns.warnings,
-        )
+    async def _connect(self) -> Uplink:
+        """Make the first session. Raises OverlayError, also if stopped meanwhile."""
+        from vpn.client.session.renewing import Uplink
 
-    def _enter(self, state: State) -> None:
-        self._state = state
-        self.events.publish(StateChanged(state))
-
-    def _say(self, line: str) -> None:
-        """Say that the session was lost, or is there again."""
-        say(line)
-        status = self.status()
-        self.events.publish(StateChanged(status.state, status.last_error))
-
-    @property
-    def _paused_s(self) -> int:
-        return max(0, math.ceil(self._paused_until_s - time.monotonic()))
-
-    async def _connect(self) -> ssh.Session:
-        target = self._settings.target
-        transport = registry.load(target.transport)
-        dialing = base.Dialing(
-            target.address,
-            self._monitor,
-            self._login.host_keys.check_peer,
-            resolve=self._server_address.resolve,
-            datagrams=self._settings.datagrams,
-        )
-        return await ssh.connect(transport, dialing, self._login)
-
-    async def _connect_unless_stopped(self) -> ssh.Session:
-        connecting = asyncio.create_task(self._connect())
-        stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        connecting = asyncio.ensure_future(self._connector.connect())
+        closing = asyncio.create_task(self._is_closing.wait())
+        await asyncio.wait({connecting, closing}, return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
         if not connecting.done():
             connecting.cancel()
-            raise OverlayError("stopped before the session was there")
-        return connecting.result()
+            raise OverlayError("stopped")
+        return Uplink(connecting.result(), self._connector.connect, self._state, self._on)
 
-    async def _capture(self, uplink: Uplink, gate: Link) -> Tunnel:
+    def _open_tunnel(self, gate: Link, uplink: Uplink) -> Tunnel:
+        from vpn.client.tunnel import open_tunnel
+
+        return open_tunnel(gate, uplink, self._settings, self._monitor)
+
+    async def _configure(self, tunnel: Tunnel, uplink: Uplink) -> None:
+        # Names with a static address are known to the client alone: the gate has to ask for them.
+        asks = self._asks_far_end or bool(self._settings.hosts)
+        configure = Configure(asks, self._settings.captured_names or ())
+        tunnel.explain(uplink, configure, self._context)
+        await tunnel.configure(configure)
+
+    async def _capture(self) -> None:
         settings = self._settings
-        resolver = resolver_for(uplink, settings.dns, settings.dns_server)
-        self._is_asking = resolver is not None
-        egress = Egress(uplink, resolver, Limits(hosts=settings.hosts))
-        core = self._core = Tunnel(gate, egress, self._monitor)
-        names = settings.routes.names(settings.hosts)
-        # Only the client knows what is static.
-        configure = Configure(self._is_asking or bool(settings.hosts), names or ())
-        core.explainer = Explainer(egress, uplink, core.pool, configure, self._surroundings)
-        await core.configure(configure)
         await self._monitor.capture(
             everything=settings.routes.everything,
-            names=names is not None,
+            names=settings.captured_names is not None,
             kill_switch=settings.kill_switch,
             lan=settings.lan,
             prefixes=settings.routes.prefixes,
         )
-        self._is_capturing = True
-        await self._host_dns.announce()
-        for line in self._warnings:
-            self.events.publish(Warned(line))
-        return core
+        await self._resolved.announce()
 
-    async def _stay_up(self, uplink: Uplink, core: Tunnel) -> None:
-        stopping = asyncio.create_task(self._stop.wait())
+    async def _stay_up(self, uplink: Uplink, tunnel: Tunnel) -> None:
+        """Renew the session until closing, or until a helper has ended. Raises OverlayError."""
+        closing = asyncio.create_task(self._is_closing.wait())
         keeping = asyncio.create_task(uplink.keep())
         ends: tuple[asyncio.Future[Any], ...] = (
-            stopping,
+            closing,
             keeping,
-            core.closed,
+            tunnel.closed,
             self._monitor.closed,
         )
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
+            closing.cancel()
             keeping.cancel()
             await asyncio.wait({keeping})
-        if self._stop.is_set():
-            return
         if not keeping.cancelled():
             keeping.result()
-        raise OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
+        self._on(states.HelperEnded())
 
-    async def pause(self, seconds: int) -> None:
-        """Let everything pass outside the tunnel for so long. Raises OverlayError."""
-        if not self._is_capturing:
-            raise OverlayError("there is nothing to pause before the tunnel is up")
-        await self._monitor.pause(seconds)
-        self._host_dns.pause(seconds)
-        self._paused_until_s = time.monotonic() + seconds
+    async def _close_session(self) -> None:
+        if self.tunnel is not None:
+            self.tunnel.abort()
+        if self._uplink is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._uplink.close(), CLOSE_S)
+        await self._connector.close()
 
-    async def take_down(self) -> None:
-        """Take everything down, and return when that is done."""
-        self._is_user_done = True
-        self.stop()
-        await self._down.wait()
+    def _on(self, event: states.Event) -> None:
+        for order in self._state.on(event, self._clock()):
+            match order:
+                case states.CloseSession():
+                    self._is_closing.set()
+                case states.TakeDown(lifts_kill_switch):
+                    self._monitor.down() if lifts_kill_switch else self._monitor.close()
+                case _:
+                    self._tell(order)
+        self.events.publish(StateChanged(_SHOWN[self._state.name], self._state.last_error))
 
+    @property
+    def _warnings(self) -> tuple[str, ...]:
+        return (*sandbox.warnings(self._monitor.missing), *self._resolved.warnings)
 
-async def run(
-    settings: Settings,
-    link: socket.socket,
-    host_dns: socket.socket | None,
-    missing: tuple[Missing, ...],
-    on_ready: Callable[[], None],
-) -> None:
-    """Run a client over a link to the monitor until SIGINT, SIGTERM or `down`.
+    @property
+    def _asks_far_end(self) -> bool:
+        return self.tunnel is not None and self.tunnel.resolver is not None
 
-    `host_dns` is a link to what tells the resolver of this machine, if it has a message bus;
-    `missing` is what this process does without. Raises OverlayError.
-    """
-    monitor = Monitor(Link(link, CLIENT_OF_MONITOR))
-    monitor.missing = missing
-    client = Client(settings, monitor, ResolvedHelper(host_dns))
-    loop = asyncio.get_running_loop()
-    notifier = Notifier()
-    notifier.keep_alive()
+    def _context(self) -> TunnelContext:
+        from vpn.client.explain import TunnelContext, asked_of
 
-    def stop() -> None:
-        notifier.send(STOPPING)
-        client.stop()
-
-    def ready() -> None:
-        notifier.send(READY, status("connected"))
-        on_ready()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    await client.run(ready)
+        settings = self._settings
+        return TunnelContext(
+            server=settings.server_text,
+            server_addresses=self._server_addresses(),
+            asked=asked_of(settings.dns_server, is_asking=self._asks_far_end),
+            is_captured=settings.captured_names is not None,
+            kill_switch=settings.kill_switch,
+            lan=settings.lan,
+            paused_s=self._state.paused_s(self._clock()),
+            resolved=self._resolved.told.resolved.outcome.value,
+            warnings=self._resolved.warnings,
+        )
 
 
-def say(line: str) -> None:
-    """Say what happened: to the user or to the log, and to the service manager."""
-    console.say(line)
-    Notifier().send(status(line))
+def _counts(counters: Counters) -> dict[str, Any]:
+    return {
+        "flows_active": counters.active,
+        "flows_opened": counters.opened,
+        "flows_refused": counters.refused,
+        "bytes_up": counters.bytes_up,
+        "bytes_down": counters.bytes_down,
+        "dropped": {str(reason): packets for reason, packets in counters.dropped.items()},
+    }

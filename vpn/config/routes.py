@@ -23,6 +23,12 @@ class Routes:
     prefixes: tuple[IPv4Network | IPv6Network, ...]
     suffixes: tuple[str, ...]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The routes for people."""
+        everything = ("everything",) if self.everything else ()
+        return (*everything, *map(str, self.prefixes), *self.suffixes)
+
     def names(self, hosts: Collection[str]) -> tuple[str, ...] | None:
         """Return the suffixes of the names that are asked through the tunnel.
 

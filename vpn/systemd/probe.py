@@ -48,12 +48,13 @@ def main() -> None:
 
 
 async def _serve_once() -> None:
-    from vpn import embedded
+    from vpn.embedded import EmbeddedConnector
 
-    session, server = await embedded.connect()
+    connector = EmbeddedConnector()
+    session = await connector.connect()
     await asyncio.get_running_loop().getaddrinfo("localhost", 0)
     await session.close()
-    await server.close()
+    await connector.close()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from vpn.cli import main, run
 from shim.protocol.link import Link
 from vpn.control.messages import CLIENT_OF_PARENT, NotReady
 
-def no_client(settings, link, *, mask_bus):
+def no_client(settings, about, link, *, mask_bus):
     Link(link, CLIENT_OF_PARENT).send(NotReady("none"))
     os._exit(0)
 

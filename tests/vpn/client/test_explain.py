@@ -22,6 +22,7 @@ from vpn.client.flows.egress import Egress
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink
+from vpn.client.session.state import SessionState
 from vpn.policy.report import Report
 from vpn.policy.rules import Action, Policy, parse_rule
 from vpn.ssh.session.client import Session
@@ -52,7 +53,10 @@ class Tunnel:
         self.pool = Pool(memory, IPv4Network(POOL4), IPv6Network(POOL6), b"key", 64)
         self.names = Names(self.pool)
         self.questions = PoolQuestions(self.on_message)
-        self.uplink = Uplink(cast(Session, Idle()), self.connect, lambda _: None)
+        state = SessionState(0.0)
+        self.uplink = Uplink(
+            cast(Session, Idle()), self.connect, state, lambda event: state.on(event, 0.0)
+        )
         self.report = Report()
         self.resolver = FarResolver(lambda: asyncio.open_connection("127.0.0.1", port))
         resolver = self.resolver if asks else None

@@ -66,17 +66,18 @@ from vpn.cli import main
 from vpn.client import run
 from vpn.client import tunnel as client_tunnel
 from vpn.client import up as app
-from vpn.client.explain import Explainer, TunnelContext, asked_of
-from vpn.client.flows.admission import Limits
-from vpn.client.flows.egress import Egress
+from vpn.client.explain import TunnelContext, asked_of
 from vpn.client.names import pool_query
 from vpn.client.session import renewing
 from vpn.client.session.renewing import Uplink
+from vpn.client.session.state import TellReady
 from vpn.client.shim.monitor import Monitor
+from vpn.client.shim.namespace import Namespace
 from vpn.client.shim.resolved import ResolvedHelper
-from vpn.client.tunnel import resolver_for
+from vpn.client.tunnel import open_tunnel
 from vpn.config.forwards import parse_host
 from vpn.config.routes import parse_routes
+from vpn.config.settings import DnsMode, SessionSettings
 from vpn.config.target import parse_target
 from vpn.control import dns_query, messages, peer
 from vpn.control import runs as runtime
@@ -87,7 +88,7 @@ from vpn.linux import rtnetlink
 from vpn.linux.routing import Packet as Routed
 from vpn.linux.routing import Prefix, Route, Rule
 from vpn.policy.rules import Action, Policy, parse_rule
-from vpn.ssh.session.client import Login, Session
+from vpn.ssh.session.client import Session
 from vpn.transport import base
 
 PID = 4711
@@ -179,7 +180,6 @@ def _replace_the_machine(
     Path(paths.state_directory()).mkdir()
     patch.setenv("XDG_RUNTIME_DIR", str(directory))
     patch.setattr(app, "os", SimpleNamespace(getpid=lambda: PID))
-    patch.setattr(app, "say", lambda line: None)
     patch.setattr(renewing, "Changes", lambda on_change: SimpleNamespace(close=lambda: None))
     patch.setattr(dns_query, "server_of", lambda: world.resolver)
     if world.resolver == SILENT:
@@ -592,33 +592,30 @@ class Machine:
             self.closed.set_result(None)
 
 
-class Client(app.Client):
-    """A client whose session is a far end of ours, once."""
+class OneSession:
+    """A connector whose session is a far end of ours, once; without one it tries for ever."""
 
-    far_end: FarEnd | None = None
+    def __init__(self, far_end: FarEnd | None) -> None:
+        self._far_end = far_end
 
-    async def _connect(self) -> Session:
-        if self.far_end is None:
+    async def connect(self) -> Session:
+        if self._far_end is None:
             await asyncio.Event().wait()
-        found, self.far_end = self.far_end, None
+        found, self._far_end = self._far_end, None
         return cast(Session, found)
 
-
-def _login(user: str) -> Login:
-    login = SimpleNamespace(user=user)
-    login.after = lambda session: login
-    return cast(Login, login)
+    async def close(self) -> None:
+        """Leave nothing."""
 
 
 async def _up(
     tunnel: Tunnel, clock: Clock, ready: asyncio.Future[Gate], over: asyncio.Event
 ) -> None:
     target = parse_target(tunnel.target)
-    settings = app.Settings(
+    settings = SessionSettings(
         target=target,
         routes=parse_routes(tunnel.routes),
-        login=_login(target.user),
-        dns=tunnel.dns,
+        dns=cast(DnsMode, tunnel.dns),
         dns_server=tunnel.dns_server,
         hosts=dict(map(parse_host, tunnel.hosts)),
         kill_switch=tunnel.kill_switch,
@@ -629,25 +626,29 @@ async def _up(
     host_dns.told = Told(
         *(Answer(Outcome(word), error) for word, error in (tunnel.resolved, tunnel.network_manager))
     )
-    client = Client(settings, cast(Monitor, machine), host_dns)
-    client._started -= tunnel.uptime_s
-    client._server_address._found = tuple(
-        (socket.AF_INET, (one, target.address.port)) for one in tunnel.server_addresses
-    )
     far_end = FarEnd(tunnel)
-    if tunnel.state != "connecting":
-        client.far_end = far_end
     is_up = asyncio.Event()
-    running = asyncio.create_task(client.run(is_up.set))
+    client = app.Client(
+        settings,
+        monitor=cast(Monitor, machine),
+        resolved=host_dns,
+        connector=OneSession(None if tunnel.state == "connecting" else far_end),
+        server_addresses=lambda: frozenset(tunnel.server_addresses),
+        control=ControlServer,
+        tell=lambda order: is_up.set() if isinstance(order, TellReady) else None,
+        clock=clock.monotonic,
+    )
+    client.state._started_at -= tunnel.uptime_s
+    running = asyncio.create_task(client.serve())
     if tunnel.state == "connecting":
         await asyncio.sleep(0)
     else:
         up = asyncio.create_task(is_up.wait())
         await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
         assert up.done(), running.result()
-        assert client._core is not None
+        assert client.tunnel is not None
         assert client._uplink is not None
-        _fill(client._core, gate)
+        _fill(client.tunnel, gate)
         await _lose(tunnel, far_end, client._uplink, clock)
     if tunnel.state == "closing":
         client.stop()
@@ -695,43 +696,53 @@ async def _lose(tunnel: Tunnel, far_end: FarEnd, session: Uplink, clock: Clock) 
     session.on_lost(is_lost.set)
     far_end.closed.set_result(tunnel.lost)
     await is_lost.wait()
-    schedule = session._schedule
+    schedule = session._state._schedule
     schedule.attempts = tunnel.attempts
     schedule.due = clock.monotonic() + tunnel.retry_in_s if tunnel.retry_in_s else float("inf")
 
 
 async def _run(about: Run, clock: Clock, ready: asyncio.Future[Gate], over: asyncio.Event) -> None:
-    """Do as `vpn.client.run.run` once the session and the namespaces are there."""
+    """Do as `run.CommandClient.serve` once the session and the namespaces are there."""
     tunnel = about.tunnel
-    target = parse_target(tunnel.target)
-    where = f"{target.user}@{target.address} ({target.transport})"
     gate, far_end = Gate(tunnel), FarEnd(tunnel)
-
-    async def never() -> Session:
-        raise AssertionError("nobody reconnects here")
-
-    session = Uplink(cast(Session, far_end), never, lambda line: None)
-    resolver = resolver_for(session, tunnel.dns, tunnel.dns_server)
     rules = [parse_rule(Action.DENY, text) for text in tunnel.deny]
     rules += [parse_rule(Action.ALLOW, text) for text in tunnel.allow]
-    limits = Limits(Policy(rules), dict(map(parse_host, tunnel.hosts)), tunnel.host_loopback)
-    egress = Egress(session, resolver, limits)
-    core = client_tunnel.Tunnel(gate.link, egress, base.PlainSockets())
+    settings = SessionSettings(
+        target=None if about.is_embedded else parse_target(tunnel.target),
+        dns=cast(DnsMode, tunnel.dns),
+        dns_server=tunnel.dns_server,
+        hosts=dict(map(parse_host, tunnel.hosts)),
+        policy=Policy(rules),
+        host_loopback=tunnel.host_loopback,
+    )
+    started = clock.time() - about.age_s
+    said = messages.Run(about.id, about.pid, settings.address_text, about.command, started)
+    client = run.CommandClient(
+        settings,
+        said,
+        connector=OneSession(None),
+        namespace=cast(Namespace, None),
+        parent=gate.link,
+        end_processes=os.close,
+        say=lambda line: None,
+    )
+    session = Uplink(
+        cast(Session, far_end), OneSession(None).connect, client._state, lambda event: None
+    )
+    core = client._tunnel = open_tunnel(gate.link, session, settings, base.PlainSockets())
     configure = Configure(True, ())
     await core.configure(configure)
-    around = TunnelContext(
-        server="embedded" if about.is_embedded else where,
-        asked=asked_of(tunnel.dns_server, is_asking=resolver is not None),
+    context = TunnelContext(
+        server=settings.server_text,
+        asked=asked_of(tunnel.dns_server, is_asking=core.resolver is not None),
         search=() if rules else ("corp.example", "example.org"),
     )
-    core.explainer = Explainer(egress, session, core.pool, configure, lambda: around)
+    core.explain(session, configure, lambda: context)
     _fill(core, gate)
-    shown = "embedded" if about.is_embedded else str(target.address)
-    said = messages.Run(about.id, about.pid, shown, about.command, clock.time() - about.age_s)
     listener, path = runtime.listen(about.id)
     # Descriptors that stand for the namespaces.
-    spaces = (listener.fileno(),) * 3
-    serving = ControlServer(listener, run.RunInstance(said, spaces, core))
+    client._spaces = (listener.fileno(),) * 3
+    serving = ControlServer(listener, client)
     answering = asyncio.create_task(serving.serve())
     ready.set_result(gate)
     await over.wait()

@@ -1,15 +1,16 @@
-"""The session as those see it who open flows in it: there, away for a while, there again.
+"""The session of a client as seen by those who open flows in it, across its renewals.
 
 Theory of operation
 -------------------
-While a session is there, it is asked. While there is none, whatever would need one fails at once
-with `UNAVAILABLE`, so that an application is told "network unreachable" instead of being left
-waiting. Flows of a session that ends are reset by the session itself, and nothing of them is
+While there is a session, flows are opened in it. While there is none, whatever would need one fails
+at once with `UNAVAILABLE`, so that an application is told "network unreachable" instead of being
+left waiting. Flows of a session that ends are reset by the session itself, and nothing of them is
 carried over to the next one: they were connections of the far end, and those are gone.
 
-`keep` is the driver of the pure `reconnect.Schedule`: it waits for the end of the session, tries
-for a new one when that is due, and looks after changes of the network. While there is a session, a
-change only makes it ask the server for a sign of life sooner.
+`keep` drives the renewal: it waits for the end of the session, makes a new one when that is due
+(`backoff.Schedule`), and watches the network for changes. It reports what happens to the state
+machine (`state.py`), which knows when the next attempt is due. While there is a session, a change
+of the network only makes it ask the server for a sign of life sooner.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from math import ceil, inf
+from math import inf
 from typing import NoReturn
 
-from vpn.client.session.backoff import Schedule, is_fatal
+from vpn.client.session import state as states
+from vpn.client.session.backoff import is_fatal
+from vpn.client.session.state import SessionState
 from vpn.errors import OverlayError
 from vpn.linux.network_changes import Changes
 from vpn.protocol.failure import Failure, OpenFailed
@@ -34,19 +37,24 @@ Connect = Callable[[], Awaitable[Session]]
 
 
 class Uplink:
-    """Renews a session, and opens flows in the one of the moment."""
+    """Renews a session, and opens flows in the current one."""
 
-    def __init__(self, session: Session, connect: Connect, say: Callable[[str], None]) -> None:
-        """`say` gets a line for people when the session is lost, and when there is a new one."""
+    def __init__(
+        self,
+        session: Session,
+        connect: Connect,
+        state: SessionState,
+        report: Callable[[states.Event], object],
+    ) -> None:
+        """`report` is given what happens, and takes it to `state`."""
         self._session: Session | None = session
         self._connect = connect
-        self._say = say
-        self._schedule = Schedule(time.monotonic())
+        self._state = state
+        self._report = report
         self._woken = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
         self.is_overlay_server = session.is_overlay_server
-        self.last_error = ""
-        """Why there is no session; empty while there is one."""
+        self._report(states.Connected())
 
     @property
     def is_up(self) -> bool:
@@ -54,18 +62,17 @@ class Uplink:
         return self._session is not None
 
     @property
-    def attempts(self) -> int:
-        """How often a new session has been tried for since the last one was lost."""
-        return self._schedule.attempts
+    def retry_in_s(self) -> int:
+        """Seconds until the next attempt; 0 during one, and while there is a session."""
+        return self._state.retry_in_s(time.monotonic())
 
     @property
-    def retry_in_s(self) -> int:
-        """Seconds until the next try; 0 while one is running, and while there is a session."""
-        due = self._schedule.due
-        return 0 if due == inf else max(0, ceil(due - time.monotonic()))
+    def last_error(self) -> str:
+        """Why there is no session; empty while there is one."""
+        return self._state.last_error
 
     def on_lost(self, listener: Callable[[], None]) -> None:
-        """Call `listener` whenever a session has ended, before anybody gets the next one."""
+        """Call `listener` whenever a session has ended, before the next one is used."""
         self._listeners.append(listener)
 
     async def open(self, host: str, port: int) -> Pump:
@@ -75,18 +82,18 @@ class Uplink:
     async def open_stream(
         self, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a stream that we talk to ourselves; see `Session.open_stream`. Raises OpenFailed."""
+        """Open a flow as a pair of streams; see `Session.open_stream`. Raises OpenFailed."""
         return await self._current().open_stream(host, port)
 
     @property
     def has_datagrams(self) -> bool:
-        """Whether the session has datagrams beside its stream."""
+        """Whether the session carries datagrams next to its stream."""
         return self._session is not None and self._session.has_datagrams
 
     async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
-        """Have a protocol of ours talk to a service of our own server. Raises OpenFailed.
+        """Connect a protocol to a service of our server. Raises OpenFailed.
 
-        Another server, which has none, is not asked.
+        Another server has none, and is not asked.
         """
         session = self._current()
         if not self.is_overlay_server:
@@ -107,14 +114,14 @@ class Uplink:
         try:
             changes = Changes(self._on_change)
         except OSError as error:
-            self._say(f"changes of the network are not noticed: {error.strerror}")
+            self._report(states.NetworkUnwatched(error.strerror or str(error)))
         try:
             while True:
                 session = self._current()
                 await asyncio.wait({session.closed})
                 self._on_lost(session.closed.result())
                 self._session = await self._reconnect()
-                self._on_connected()
+                self._report(states.Connected())
         finally:
             if changes is not None:
                 changes.close()
@@ -128,28 +135,22 @@ class Uplink:
         self._session = None
         for listener in self._listeners:
             listener()
-        self.last_error = why
-        self._schedule.on_lost(time.monotonic(), random.random())
-        self._say(f"the session ended: {why}; reconnecting")
-
-    def _on_connected(self) -> None:
-        self.last_error = ""
-        self._schedule.on_connected(time.monotonic())
-        self._say("connected again")
+        self._report(states.Lost(why, random.random()))
 
     def _on_change(self) -> None:
         if self._session is not None:
             self._session.hurry()
-        self._schedule.on_change(time.monotonic())
+        self._report(states.NetworkChanged())
         self._woken.set()
 
     async def _reconnect(self) -> Session:
-        """Try until there is a session. Raises OverlayError when that is in vain."""
+        """Try until there is a session. Raises OverlayError when trying again is in vain."""
         while True:
             await self._wait()
-            self._schedule.on_try(time.monotonic())
+            self._report(states.AttemptBegan())
             attempt = asyncio.ensure_future(self._connect())
             attempt.add_done_callback(lambda _: self._woken.set())
+            why = ""
             try:
                 await self._wait(attempt)
                 if attempt.done():
@@ -157,16 +158,16 @@ class Uplink:
             except OverlayError as error:
                 if is_fatal(error):
                     raise
-                self.last_error = str(error)
+                why = str(error)
             finally:
                 if attempt.cancel():
                     await asyncio.wait({attempt})
-            self._schedule.on_failed(time.monotonic(), random.random())
+            self._report(states.AttemptFailed(why, random.random()))
 
     async def _wait(self, attempt: asyncio.Future[Session] | None = None) -> None:
         """Wait until the attempt is done, or the next one is due."""
         while attempt is None or not attempt.done():
-            left_s = self._schedule.due - time.monotonic()
+            left_s = self._state.due - time.monotonic()
             if left_s <= 0:
                 return
             self._woken.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
@@ -11,6 +12,7 @@ import pytest
 
 from vpn.client.session import renewing as module
 from vpn.client.session.renewing import Uplink
+from vpn.client.session.state import Captured, Event, Say, SessionState
 from vpn.errors import AuthenticationError, OverlayError, TransportError
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.ssh.session.client import Session
@@ -54,6 +56,7 @@ class Network:
         self.given_up = 0
         self.tried = asyncio.Event()
         self.sessions: list[FakeSession] = []
+        self.state: SessionState
 
     async def connect(self) -> Session:
         self.tries += 1
@@ -72,7 +75,15 @@ class Network:
 @asynccontextmanager
 async def kept() -> AsyncIterator[tuple[Uplink, Network, asyncio.Task[Any], list[str]]]:
     network, said = Network(), list[str]()
-    uplink = Uplink(await network.connect(), network.connect, said.append)
+    state = SessionState(time.monotonic())
+
+    def report(event: Event) -> None:
+        orders = state.on(event, time.monotonic())
+        said.extend(order.line for order in orders if isinstance(order, Say))
+
+    uplink = Uplink(await network.connect(), network.connect, state, report)
+    network.state = state
+    state.on(Captured(), time.monotonic())
     keeping = asyncio.create_task(uplink.keep())
     await asyncio.sleep(0)
     try:
@@ -138,7 +149,7 @@ def test_lost_session_is_renewed_and_flows_go_through_the_new_one() -> None:
                 ["before.example"],
                 ["after.example"],
             ]
-            assert (uplink.attempts, uplink.last_error, uplink.retry_in_s) == (0, "", 0)
+            assert (network.state.attempts, uplink.last_error, uplink.retry_in_s) == (0, "", 0)
             assert said == [
                 "the session ended: the server closed the session; reconnecting",
                 "connected again",
@@ -197,7 +208,7 @@ def test_tries_go_on_and_the_last_error_is_told() -> None:
             network.answer = TransportError("cannot reach it: connection refused")
             network.sessions[0].closed.set_result("gone")
             await until(lambda: network.tries >= 5)
-            assert uplink.attempts >= 3
+            assert network.state.attempts >= 3
             assert uplink.last_error == "cannot reach it: connection refused"
             assert not keeping.done()
             assert len(said) == 1
@@ -225,7 +236,7 @@ def test_change_of_the_network_makes_it_try_at_once(changed: Callable[[], None])
         async with kept() as (uplink, network, _, _said):
             network.answer = TransportError("no network")
             network.sessions[0].closed.set_result("gone")
-            await until(lambda: uplink.attempts == 1)
+            await until(lambda: network.state.attempts == 1)
             await until(lambda: uplink.retry_in_s == 2)
             network.answer = None
             loop = asyncio.get_running_loop()
@@ -293,6 +304,6 @@ def test_without_netlink_it_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch)
         async with kept() as (uplink, network, _, said):
             network.sessions[0].closed.set_result("gone")
             await until(lambda: len(network.sessions) == 2 and uplink.is_up)
-            assert said[0] == "changes of the network are not noticed: Operation not permitted"
+            assert said[0] == "cannot watch the network for changes: Operation not permitted"
 
     play(dialogue)

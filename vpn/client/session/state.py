@@ -1,0 +1,304 @@
+"""The state of a client's session, from the first attempt until everything is taken down. Pure.
+
+Theory of operation
+-------------------
+    connecting ──Captured──▶ connected ◀──Connected── reconnecting
+        │                        │  └───────Lost──────────▶ │
+        └──── StopRequested, HelperEnded, Failed ───────────┴──▶ closing ──TakenDown──▶ …
+
+Whatever happens is reported as an event, with the time; the answer is what has to be done, as
+orders. `TRANSITIONS` is all that changes the state, but for its end, which is `blocked` if the kill
+switch still holds, else `failed` after an error, else `down`. An event that means nothing in a
+state does not change it: a session that is lost while closing is no news.
+
+The kill switch is lifted only on the user's word: `down`, or a signal once traffic is captured. A
+signal during the first attempt gives up that attempt, and leaves alone what an earlier instance
+has closed.
+
+The times of the attempts are those of `backoff.Schedule`. Times are seconds of one monotonic
+clock; `jitter` is a random number, uniform in [0, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil, inf
+from typing import Final
+
+from vpn.client.session.backoff import Schedule
+from vpn.errors import OverlayError
+
+
+class State(StrEnum):
+    """The states; the last three are final."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    CLOSING = "closing"
+    DOWN = "down"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+
+
+# Events: what has happened.
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """There is a session: the first one, or one that replaces a lost one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """Traffic goes through the tunnel: routes, or the namespace of a command, are in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The session has ended."""
+
+    why: str
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptBegan:
+    """An attempt to make a new session is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The attempt has failed, with an error that may pass, or was given up (empty)."""
+
+    why: str
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkChanged:
+    """A link, address or route of this machine has changed, or it has been suspended."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUnwatched:
+    """Changes of the network cannot be noticed."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Traffic bypasses the tunnel for so many seconds; 0 ends that."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The user wants an end, by `overlay-vpn down` or else by a signal."""
+
+    is_command: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HelperEnded:
+    """The gate or the monitor has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step has failed with an error that does not pass by itself."""
+
+    error: OverlayError
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """The session and its flows have ended in order, or have had their time to."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenDown:
+    """The monitor has ended, and with it what it had changed."""
+
+
+Event = (
+    Connected
+    | Captured
+    | Lost
+    | AttemptBegan
+    | AttemptFailed
+    | NetworkChanged
+    | NetworkUnwatched
+    | Paused
+    | StopRequested
+    | HelperEnded
+    | Failed
+    | SessionClosed
+    | TakenDown
+)
+
+
+# Orders: what has to be done.
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Tell the user, or the log, one line."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellReady:
+    """Tell whoever has started this client that the tunnel is usable."""
+
+
+@dataclass(frozen=True, slots=True)
+class TellStopping:
+    """Tell the service manager that the end has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """Reset the flows and end the session; `SessionClosed` follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeDown:
+    """Have the monitor undo what it has changed; the kill switch holds unless it is lifted."""
+
+    lifts_kill_switch: bool
+
+
+Order = Say | TellReady | TellStopping | CloseSession | TakeDown
+
+_OPEN: Final = (State.CONNECTING, State.CONNECTED, State.RECONNECTING)
+_ENDS: Final = (StopRequested, HelperEnded, Failed)
+
+TRANSITIONS: Final[Mapping[tuple[State, type[Event]], State]] = {
+    (State.CONNECTING, Captured): State.CONNECTED,
+    (State.CONNECTED, Lost): State.RECONNECTING,
+    (State.RECONNECTING, Connected): State.CONNECTED,
+    **{(state, event): State.CLOSING for state in _OPEN for event in _ENDS},
+}
+
+
+class SessionState:
+    """The state machine of one client."""
+
+    def __init__(self, now: float, *, kill_switch: bool = False) -> None:
+        self.name = State.CONNECTING
+        self.last_error = ""
+        """Why there is no session; empty while there is one."""
+        self.failure: OverlayError | None = None
+        """Why the client ends, unless the user wants it to."""
+        self.is_captured = False
+        self._started_at = now
+        self._paused_until = now
+        self._has_kill_switch = kill_switch
+        self._is_stop_requested = False
+        self._is_lifted = False
+        self._schedule = Schedule(now)
+
+    @property
+    def attempts(self) -> int:
+        """How often a new session has been tried for since the last one was lost."""
+        return self._schedule.attempts
+
+    @property
+    def due(self) -> float:
+        """When to try next; infinity while there is a session, or an attempt that may go on."""
+        return self._schedule.due
+
+    def retry_in_s(self, now: float) -> int:
+        """Return the seconds until the next attempt; 0 during one, and while connected."""
+        return 0 if self.due == inf else max(0, ceil(self.due - now))
+
+    def paused_s(self, now: float) -> int:
+        """Return how many seconds a pause still lasts."""
+        return max(0, ceil(self._paused_until - now))
+
+    def uptime_s(self, now: float) -> int:
+        """Return the seconds since the client has started."""
+        return int(now - self._started_at)
+
+    def on(self, event: Event, now: float) -> tuple[Order, ...]:
+        """Take note of an event; returns what has to be done, in this order."""
+        before = self.name
+        self.name = TRANSITIONS.get((before, type(event)), before)
+        match event:
+            case Connected():
+                return self._on_connected(before, now)
+            case Captured():
+                self.is_captured = True
+                return (TellReady(),) if before is State.CONNECTING else ()
+            case Lost(why, jitter):
+                self.last_error = why
+                self._schedule.on_lost(now, jitter)
+                return (Say(f"the session ended: {why}; reconnecting"),) if before in _OPEN else ()
+            case AttemptBegan():
+                self._schedule.on_try(now)
+            case AttemptFailed(why, jitter):
+                self.last_error = why or self.last_error
+                self._schedule.on_failed(now, jitter)
+            case NetworkChanged():
+                self._schedule.on_change(now)
+            case NetworkUnwatched(why):
+                return (Say(f"cannot watch the network for changes: {why}"),)
+            case Paused(seconds):
+                self._paused_until = now + seconds
+            case _:
+                return self._on_end(event, before)
+        return ()
+
+    def _on_connected(self, before: State, now: float) -> tuple[Order, ...]:
+        self.last_error = ""
+        self._schedule.on_connected(now)
+        return (Say("connected again"),) if before is State.RECONNECTING else ()
+
+    def _on_end(
+        self,
+        event: StopRequested | HelperEnded | Failed | SessionClosed | TakenDown,
+        before: State,
+    ) -> tuple[Order, ...]:
+        match event:
+            case StopRequested(is_command):
+                return self._on_stop(before, is_command=is_command)
+            case HelperEnded():
+                error = OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
+                return self._on_failure(error, before)
+            case Failed(error):
+                return self._on_failure(error, before)
+            case SessionClosed():
+                return (TakeDown(self._is_lifted),)
+            case TakenDown():
+                self.name = self._final
+        return ()
+
+    def _on_stop(self, before: State, *, is_command: bool) -> tuple[Order, ...]:
+        if self._is_stop_requested:
+            # The second time the user does not wait for the session; the link to the monitor is
+            # closed at once, without a word that would lift the kill switch.
+            self._is_lifted = False
+            return (TakeDown(lifts_kill_switch=False),)
+        self._is_stop_requested = True
+        self._is_lifted = is_command or self.is_captured
+        if before is State.CONNECTING:
+            self.failure = OverlayError("stopped before the tunnel was up")
+        return (TellStopping(), CloseSession()) if before in _OPEN else (TellStopping(),)
+
+    def _on_failure(self, error: OverlayError, before: State) -> tuple[Order, ...]:
+        if before not in _OPEN:
+            return ()
+        self.failure = error
+        return (CloseSession(),)
+
+    @property
+    def _final(self) -> State:
+        if self._has_kill_switch and self.is_captured and not self._is_lifted:
+            return State.BLOCKED
+        return State.DOWN if self.failure is None else State.FAILED
