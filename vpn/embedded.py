@@ -54,8 +54,8 @@ class EmbeddedConnector:
         self._server = await Server.start(transport, Listening(_ADDRESS, seed), _OneKey(key))
         pin = fingerprint_of(Identity(seed).public)
         host_keys = HostKeys(_ADDRESS.host, _ADDRESS.host, pin=pin)
-        login = ssh.Login("embedded", host_keys, identities=key)
-        dialing = Dialing(_ADDRESS, PlainSockets(), host_keys.check_peer)
+        login = ssh.Credentials("embedded", host_keys, identities=key)
+        dialing = Dialing(_ADDRESS, PlainSockets())
         return await ssh.connect(transport, dialing, login)
 
     async def close(self) -> None:

@@ -37,7 +37,7 @@ from shim.protocol.common import Missing
 from vpn.linux import landlock
 
 if TYPE_CHECKING:
-    from vpn.ssh.session.client import Login
+    from vpn.ssh.session.client import Credentials
 
 _SYSTEM: Final = ("/usr", "/lib", "/lib64", "/etc", "/nix/store", "/dev/urandom", "/proc/sys")
 _RESOLVERS: Final = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
@@ -55,7 +55,7 @@ def warnings(missing: Iterable[Missing]) -> tuple[str, ...]:
     return tuple(_WARNINGS[feature] for feature in missing)
 
 
-def confine(login: Login) -> tuple[Missing, ...]:
+def confine(login: Credentials) -> tuple[Missing, ...]:
     """Confine this thread to what a session needs. Returns what the kernel lacks; raises OSError.
 
     The log must be open. A file for known hosts is made if there is none and one may be needed.

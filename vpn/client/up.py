@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from vpn.client.shim.resolved import ResolvedHelper
     from vpn.client.tunnel import Tunnel
     from vpn.control.server import ControlServer
-    from vpn.ssh.session.client import Login
+    from vpn.ssh.session.client import Credentials
 
 CLOSE_S: Final = 2.0
 """How long the session has to end in order."""
@@ -117,7 +117,7 @@ def up(settings: SessionSettings, user: LocalUser, starter: Starter) -> None:
 
 async def _serve(
     settings: SessionSettings,
-    login: Login,
+    login: Credentials,
     shim: start.Shim,
     missing: tuple[Missing, ...],
     on_ready: Callable[[], None],

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vpn.endpoint import join_host_port
+from vpn.errors import AuthenticationError
 
 HIGH_WATER = 256 << 10
 
@@ -79,22 +80,26 @@ class OuterSockets(Protocol):
         ...
 
 
+def _refuse_peer(_: bytes) -> None:
+    raise AuthenticationError("it is not known which key the server has; refused")
+
+
 @dataclass(frozen=True, slots=True)
 class Dialing:
     """The arguments of `Transport.connect`.
 
     `check_peer` is called with the raw Ed25519 key that the peer has proven to hold, before any
-    byte of the stream is sent; it raises to refuse the peer. `resolve` replaces this module's
-    function of that name. `datagrams`: False for none, True if they are required, None for
-    datagrams if both ends can carry them.
+    byte of the stream is sent; it raises to refuse the peer. The SSH session sets it; without it
+    every key is refused. `resolve` replaces this module's function of that name. `datagrams`:
+    False for none, True if they are required, None for datagrams if both ends can carry them.
     """
 
     address: Address
     sockets: OuterSockets
-    check_peer: Callable[[bytes], None]
     timeout_s: float = 15.0
     resolve: Resolve | None = None
     datagrams: bool | None = None
+    check_peer: Callable[[bytes], None] = _refuse_peer
 
 
 @dataclass(frozen=True, slots=True)

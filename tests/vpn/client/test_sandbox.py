@@ -17,7 +17,7 @@ from pathlib import Path
 import prctl
 from vpn.client import sandbox
 from vpn.linux import landlock
-from vpn.ssh.session.client import Login
+from vpn.ssh.session.client import Credentials
 from vpn.ssh.trust.host_keys import HostKeys
 from vpn.ssh.trust.known_hosts import add
 
@@ -34,7 +34,7 @@ def tried(what, attempt, *arguments):
         print(what, "done", flush=True)
 
 def login(accept_new):
-    return Login("alice", HostKeys("host", "host", accept_new=accept_new),
+    return Credentials("alice", HostKeys("host", "host", accept_new=accept_new),
                  identities=(home / "elsewhere" / "key",))
 """
 

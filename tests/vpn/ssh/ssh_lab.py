@@ -78,18 +78,20 @@ def trusting(address: Address, **changes: Any) -> HostKeys:
     return known_hosts.policy_for(address, **(arguments | changes))
 
 
-def login_with(keys: Keys, host_keys: HostKeys, **changes: Any) -> client.Login:
+def login_with(keys: Keys, host_keys: HostKeys, **changes: Any) -> client.Credentials:
     arguments: dict[str, Any] = {
         "user": user_name(),
         "host_keys": host_keys,
         "identities": (keys.path,),
         "timeout_s": 5.0,
     }
-    return client.Login(**(arguments | changes))
+    return client.Credentials(**(arguments | changes))
 
 
-async def connect(transport: Transport, address: Address, login: client.Login) -> client.Session:
-    dialing = Dialing(address, PlainSockets(), lambda key: None, timeout_s=5.0)
+async def connect(
+    transport: Transport, address: Address, login: client.Credentials
+) -> client.Session:
+    dialing = Dialing(address, PlainSockets(), timeout_s=5.0)
     return await client.connect(transport, dialing, login)
 
 

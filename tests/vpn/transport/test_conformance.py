@@ -26,7 +26,14 @@ from transport_lab import (
 
 from vpn.errors import AuthenticationError, TransportError
 from vpn.transport import dial, registry
-from vpn.transport.base import HIGH_WATER, Address, Listening, Transport
+from vpn.transport.base import (
+    HIGH_WATER,
+    Address,
+    Dialing,
+    Listening,
+    PlainSockets,
+    Transport,
+)
 from vpn.transport.quic.config import WINDOW_BYTES
 
 Run = Callable[[Any], Any]
@@ -375,6 +382,20 @@ def test_datagrams_after_the_end_are_lost(run: Run, transport: Transport, name: 
             await pair.server.until_fact("lost")
             for datagrams in ends:
                 assert datagrams is None or not datagrams.send(b"")
+
+    run(dialogue())
+
+
+@pytest.mark.parametrize("name", sorted({"memory"} | QUIC))
+def test_peer_key_that_nobody_checks_is_refused(run: Run, name: str) -> None:
+    transport = TRANSPORTS[name]()
+
+    async def dialogue() -> None:
+        async with listening(transport) as (listener, accepted):
+            unchecked = Dialing(listener.address, PlainSockets(), timeout_s=5.0)
+            with pytest.raises(AuthenticationError, match="not known which key"):
+                await transport.connect(unchecked, Recorder)
+            assert accepted.empty()
 
     run(dialogue())
 

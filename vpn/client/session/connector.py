@@ -8,7 +8,7 @@ from typing import Protocol
 from vpn.config.settings import SessionSettings
 from vpn.config.target import Target
 from vpn.ssh.session import client as ssh
-from vpn.ssh.session.client import Login, Session
+from vpn.ssh.session.client import Credentials, Session
 from vpn.ssh.trust import known_hosts
 from vpn.transport import registry
 from vpn.transport.base import Dialing, OuterSockets, Resolve
@@ -31,7 +31,7 @@ class ServerConnector:
 
     def __init__(
         self,
-        login: Login,
+        login: Credentials,
         settings: SessionSettings,
         sockets: OuterSockets,
         resolve: Resolve | None = None,
@@ -49,7 +49,6 @@ class ServerConnector:
         dialing = Dialing(
             self._target.address,
             self._sockets,
-            self._login.host_keys.check_peer,
             resolve=self._resolve,
             datagrams=self._datagrams,
         )
@@ -61,7 +60,7 @@ class ServerConnector:
         """Do nothing: a session closes its own stream."""
 
 
-def login_for(settings: SessionSettings) -> Login:
+def login_for(settings: SessionSettings) -> Credentials:
     """Return how to log in to the target of these settings; reads known_hosts.
 
     Raises ConfigurationError, UsageError.
@@ -70,7 +69,7 @@ def login_for(settings: SessionSettings) -> Login:
     host_keys = known_hosts.policy_for(
         target.address, pin=settings.host_key, accept_new=settings.accept_new
     )
-    return Login(
+    return Credentials(
         user=target.user,
         host_keys=host_keys,
         agent_path=os.environ.get("SSH_AUTH_SOCK"),

@@ -1,6 +1,6 @@
 """The client's SSH session: log in over any transport, then open flows.
 
-Nothing is asked and nothing is read but what `Login` says: no ssh_config, no password, no
+Nothing is asked and nothing is read but what `Credentials` says: no ssh_config, no password, no
 prompt. SSH opens no socket; only the agent's is opened here.
 """
 
@@ -45,8 +45,8 @@ HURRY_S = 2.0
 
 
 @dataclass(frozen=True)
-class Login:
-    """As whom to log in, with which keys, and who may be the server."""
+class Credentials:
+    """The user to log in as, the keys to log in with, and the policy for the keys of the server."""
 
     user: str
     host_keys: HostKeys
@@ -58,16 +58,16 @@ class Login:
     """Where a server accepted as new is remembered."""
     timeout_s: float = 15.0
 
-    def after(self, session: Session) -> Login:
+    def after(self, session: Session) -> Credentials:
         """Return how to log in again: a key that was accepted as new is the only one from now."""
         return replace(self, host_keys=self.host_keys.after(session.host_key))
 
 
-async def connect(transport: Transport, dialing: Dialing, login: Login) -> Session:
+async def connect(transport: Transport, dialing: Dialing, login: Credentials) -> Session:
     """Connect to a server over a transport and log in.
 
-    `dialing.check_peer` is replaced by the judgement of `login.host_keys`. Raises
-    ConfigurationError, TransportError or AuthenticationError, each one line.
+    `login.host_keys` judges the keys of the server, at both layers. Raises ConfigurationError,
+     TransportError or AuthenticationError, each one line.
     """
     files = _keys_of(login)
     address, host_keys = dialing.address, login.host_keys
@@ -105,7 +105,7 @@ async def connect(transport: Transport, dialing: Dialing, login: Login) -> Sessi
     return Session(connection, owner)
 
 
-def _keys_of(login: Login) -> keys.KeyFiles:
+def _keys_of(login: Credentials) -> keys.KeyFiles:
     if login.identities is None:
         return keys.load_default()
     if isinstance(login.identities, SSHKey):
@@ -215,7 +215,7 @@ class _Connection(FlowConnection, SSHClientConnection):
 class _Callbacks(asyncssh.SSHClient):
     """What asyncssh asks and tells: keys to log in with, and the end."""
 
-    def __init__(self, login: Login, files: keys.KeyFiles) -> None:
+    def __init__(self, login: Credentials, files: keys.KeyFiles) -> None:
         self._login = login
         self._files = files
         self._agent: asyncssh.SSHAgentClient | None = None
@@ -262,7 +262,7 @@ class _Callbacks(asyncssh.SSHClient):
             self._agent.close()
 
 
-def _options(owner: _Callbacks, address: Address, login: Login) -> SSHClientConnectionOptions:
+def _options(owner: _Callbacks, address: Address, login: Credentials) -> SSHClientConnectionOptions:
     try:
         return SSHClientConnectionOptions(
             config=None,
@@ -297,7 +297,11 @@ def _options(owner: _Callbacks, address: Address, login: Login) -> SSHClientConn
 
 
 def _explain(
-    error: Exception, address: Address, login: Login, connection: _Connection, owner: _Callbacks
+    error: Exception,
+    address: Address,
+    login: Credentials,
+    connection: _Connection,
+    owner: _Callbacks,
 ) -> OverlayError:
     """Return the one line for a login that failed."""
     if connection.refusal is not None:
@@ -314,7 +318,7 @@ def _explain(
     return TransportError(f"{address} ended the login: {reason or type(error).__name__}")
 
 
-def _denied(address: Address, login: Login, owner: _Callbacks) -> str:
+def _denied(address: Address, login: Credentials, owner: _Callbacks) -> str:
     text = f"permission denied for {login.user} at {address}: "
     if owner.offered:
         text += f"none of {owner.offered} key(s) was accepted"

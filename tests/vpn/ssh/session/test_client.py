@@ -61,7 +61,7 @@ def test_session_that_needs_datagrams_is_not_made_without(
     async def attempt() -> None:
         async with our_server(keys, transport) as (server, used):
             login = login_with(keys, trusting(server.address))
-            to = Dialing(server.address, PlainSockets(), lambda key: None, datagrams=True)
+            to = Dialing(server.address, PlainSockets(), datagrams=True)
             if transport.name == "quic":
                 await (await client_module.connect(used, to, login)).close()
                 return
