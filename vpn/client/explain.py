@@ -20,7 +20,7 @@ from dns.names import fold, from_text, parse_text, reverse_address, to_text
 from dns.upstream import Outcome
 from shim.protocol import GATEWAY4, GATEWAY6, POOL4, POOL6
 from shim.protocol.gate import Configure, PoolState
-from vpn.client.flows.admission import Destination
+from vpn.client.flows.admission import Admission, Destination
 from vpn.client.flows.egress import Egress
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink
@@ -145,7 +145,7 @@ class Explainer:
         name = state.name if state is not None and address is not None else ""
         context, limits = self._context(), self._egress.limits
         meant = name or host
-        admission = self._egress.judge(Destination("tcp" if port else "icmp", meant, port))
+        admission = self._admission(meant, port)
         place, place_port = limits.hosts.get(meant, ("", 0))
         return DestinationStatus(
             name=name if address is not None else host,
@@ -154,16 +154,14 @@ class Explainer:
             addresses=_addresses(state, families) if address is None else (),
             is_assigned=state is not None and state.is_assigned,
             is_pool=address is not None and _is_pool(address) and host not in _GATEWAYS,
-            is_allowed=admission.decision.allowed,
+            obstacle=None if admission.obstacle is None else admission.obstacle.value,
             rule=admission.decision.rule_text,
             rule_number=limits.policy.number_of(admission.decision),
             exit=admission.exit,
             place=place,
             place_port=place_port,
-            has_loopback=limits.host_loopback,
             server=context.server,
             is_server=address is not None and str(address) in context.server_addresses,
-            is_connected=self._uplink.is_up,
             retry_in_s=self._uplink.retry_in_s,
             last_error=self._uplink.last_error,
             carries_udp=self._uplink.is_overlay_server,
@@ -171,6 +169,14 @@ class Explainer:
             lan=context.lan,
             paused_s=context.paused_s,
         )
+
+    def _admission(self, host: str, port: int) -> Admission:
+        """Return what becomes of a connection, or of ping where no port is asked about.
+
+        At the loopback of this machine it is a connection: ping says nothing about its ports.
+        """
+        is_ping = not port and self._egress.exit_of(host) == "server"
+        return self._egress.judge(Destination("icmp" if is_ping else "tcp", host, port))
 
     async def _outcome(self, name: str, way: Resolution) -> tuple[str, tuple[int, ...]]:
         """Return the outcome of queries for a name's addresses, and the families that it has."""

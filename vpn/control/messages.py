@@ -94,6 +94,9 @@ FlowState = Literal["opening", "open", "half-closed-local", "half-closed-remote"
 
 Exit = Literal["server", "loopback"]
 
+Obstacle = Literal["rule", "reserved", "loopback", "session", "service"]
+"""The values of `vpn.client.flows.admission.Obstacle`."""
+
 
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One flow. Sizes are bytes, times whole seconds.
@@ -163,19 +166,17 @@ class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     is_assigned: bool = False
     is_pool: bool = False
     """Whether the host is an address of the pool."""
-    is_allowed: bool = True
+    obstacle: Obstacle | None = None
+    """What keeps a flow to it from being opened; without a port, ping."""
     rule: str = ""
     rule_number: int = 0
     """From 1; 0 is the default of all rules."""
     exit: Exit = "server"
     place: str = ""
     place_port: int = 0
-    has_loopback: bool = False
-    """Whether the loopback of this machine may be reached (`--host-loopback`)."""
     server: str = ""
     is_server: bool = False
     """Whether the host is the server of the tunnel."""
-    is_connected: bool = True
     retry_in_s: int = 0
     last_error: str = ""
     carries_udp: bool = True

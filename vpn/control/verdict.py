@@ -124,17 +124,20 @@ def inside(port: int, status: DestinationStatus) -> tuple[VerdictKind, str]:
     """Return the verdict on a packet that the kernel routes to the tunnel's device."""
     if status.is_pool and not status.name:
         return "refused", "a virtual address that stands for no name"
-    if not status.is_allowed:
-        return "refused", _by_rule(status.rule, status.rule_number)
+    match status.obstacle:
+        case "rule":
+            return "refused", _by_rule(status.rule, status.rule_number)
+        case "reserved":
+            return "refused", "a name of the server's own services"
+        case "loopback":
+            return "refused", "an address of the tunnel itself, where nobody listens"
+        case "session":
+            when = f"in {status.retry_in_s} s" if status.retry_in_s else "now"
+            return "unreachable", f"no session ({status.last_error}); next try {when}"
+        case "service":
+            return "unreachable", f"{status.server} carries connections, and no ping"
     if status.exit == "loopback":
-        if status.has_loopback:
-            return "loopback", f"port {status.place_port or port} of this machine's loopback"
-        return "refused", "an address of the tunnel itself, where nobody listens"
-    if not status.is_connected:
-        when = f"in {status.retry_in_s} s" if status.retry_in_s else "now"
-        return "unreachable", f"no session ({status.last_error}); next try {when}"
-    if not port and not status.carries_udp:
-        return "unreachable", f"{status.server} carries connections, and no ping"
+        return "loopback", f"port {status.place_port or port} of this machine's loopback"
     place = f" as {join_host_port(status.place, status.place_port or port)}" if status.place else ""
     return "tunnel", f"it leaves at {status.server}{place}"
 

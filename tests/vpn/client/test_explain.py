@@ -149,10 +149,10 @@ def test_name_that_does_not_exist_has_no_address() -> None:
 def test_nothing_that_is_asked_here_comes_to_the_report() -> None:
     async def dialogue(tunnel: Tunnel) -> None:
         fate = await tunnel.explainer.destination("v4only.example", 80)
-        assert (fate.is_allowed, fate.rule, fate.rule_number) == (True, "*.example:80", 2)
+        assert (fate.obstacle, fate.rule, fate.rule_number) == (None, "*.example:80", 2)
         denied = await tunnel.explainer.destination("v4only.example.org", 80)
         assert denied.way is not None
-        assert (denied.way.way, denied.is_allowed, denied.outcome) == ("refused", False, "")
+        assert (denied.way.way, denied.obstacle, denied.outcome) == ("refused", "rule", "")
         document = tunnel.report.document(start=0, end=1, target="", command=(), exit_status=0)
         assert document.contacts == ()
 
@@ -164,7 +164,7 @@ def test_without_a_session_a_name_cannot_be_asked_for() -> None:
         tunnel.uplink._on_lost("it fell silent")
         assert tunnel.explainer.resolution("other.example", A).is_away
         fate = await tunnel.explainer.destination("192.0.2.1", 80)
-        assert (fate.is_connected, fate.last_error) == (False, "it fell silent")
+        assert (fate.obstacle, fate.last_error) == ("session", "it fell silent")
 
     play(dialogue)
 

@@ -71,24 +71,25 @@ def test_kill_switch_is_open_while_it_is_paused() -> None:
         (DestinationStatus(is_pool=True), "refused", "stands for no name"),
         (DestinationStatus(is_pool=True, name="a.b", server="s"), "tunnel", "leaves at s"),
         (
-            DestinationStatus(is_allowed=False, rule="a.b:1", rule_number=2),
+            DestinationStatus(obstacle="rule", rule="a.b:1", rule_number=2),
             "refused",
             "rule 2 forbids it: a.b:1",
         ),
-        (DestinationStatus(is_allowed=False, rule="default"), "refused", "no rule allows it"),
+        (DestinationStatus(obstacle="rule", rule="default"), "refused", "no rule allows it"),
         (
-            DestinationStatus(is_allowed=False, rule="not a destination"),
+            DestinationStatus(obstacle="rule", rule="not a destination"),
             "refused",
             "not a destination",
         ),
-        (DestinationStatus(exit="loopback"), "refused", "nobody listens"),
-        (DestinationStatus(exit="loopback", has_loopback=True), "loopback", "port 80"),
+        (DestinationStatus(exit="loopback", obstacle="loopback"), "refused", "nobody listens"),
+        (DestinationStatus(obstacle="reserved"), "refused", "server's own services"),
+        (DestinationStatus(exit="loopback"), "loopback", "port 80"),
         (
-            DestinationStatus(is_connected=False, last_error="x", retry_in_s=3),
+            DestinationStatus(obstacle="session", last_error="x", retry_in_s=3),
             "unreachable",
             "try in 3 s",
         ),
-        (DestinationStatus(is_connected=False, last_error="x"), "unreachable", "(x); next try now"),
+        (DestinationStatus(obstacle="session", last_error="x"), "unreachable", "(x); next try now"),
         (
             DestinationStatus(server="s", place="10.0.0.5", place_port=1),
             "tunnel",
@@ -107,7 +108,7 @@ def test_in_the_tunnel_the_first_reason_counts(
 
 def test_ping_goes_where_it_is_carried() -> None:
     assert inside(0, DestinationStatus(server="s"))[0] == "tunnel"
-    assert inside(0, DestinationStatus(server="s", carries_udp=False)) == (
+    assert inside(0, DestinationStatus(server="s", obstacle="service")) == (
         "unreachable",
         "s carries connections, and no ping",
     )
