@@ -1,1 +1,1 @@
-"""The virtual resolver. Pure: bytes, time and randomness are arguments."""
+"""DNS: the virtual resolver, and a stub client. Pure: bytes, time and randomness are arguments."""

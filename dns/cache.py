@@ -1,8 +1,8 @@
-"""Answers of the far end, kept for as long as they say that they may be.
+"""A cache of the far end's answers, for as long as their TTL allows.
 
-There is one cache for each session, where questions leave for the far end. It is bounded by
-`MAX_ANSWERS` and `MAX_OCTETS`, and what came first goes first. What has failed is not kept: the
-next question may have more luck, and it costs one round trip.
+There is one for each session, where questions leave for the far end. It is bounded by `MAX_ANSWERS`
+and `MAX_OCTETS`; the oldest answer makes room. Failures are not cached: to ask again costs one
+round trip, and may succeed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dns.upstream import Answer
 MAX_ANSWERS: Final = 4096
 MAX_OCTETS: Final = 1 << 20
 _OVERHEAD: Final = 128
-"""What an answer counts beside its octets."""
+"""Octets that an answer, and each of its records, counts besides its own."""
 
 Key = tuple[str, int]
 """A folded name, as text, and a type."""
@@ -27,7 +27,7 @@ class _Kept(NamedTuple):
 
 
 class Cache:
-    """Answers by question. Times are seconds of one monotonic clock."""
+    """Answers by question. Times are seconds on one monotonic clock."""
 
     def __init__(self) -> None:
         self._kept: dict[Key, _Kept] = {}
@@ -37,7 +37,7 @@ class Cache:
         return len(self._kept)
 
     def put(self, key: Key, answer: Answer, now: float) -> None:
-        """Keep an answer, if it may be kept."""
+        """Cache an answer, unless its TTL is 0 or it is too large."""
         self._drop(key)
         octets = _octets(key, answer)
         if not answer.ttl_s or octets > MAX_OCTETS // 16:
@@ -48,7 +48,7 @@ class Cache:
             self._drop(next(iter(self._kept)))
 
     def get(self, key: Key, now: float) -> Answer | None:
-        """Return an answer, with the time that it has left; None if there is none any more."""
+        """Return an answer with the TTL that is left; None if it is not cached or has expired."""
         kept = self._kept.get(key)
         if kept is None:
             return None
@@ -59,14 +59,14 @@ class Cache:
         return kept.answer.aged(age_s)
 
     def age(self, key: Key, now: float) -> tuple[int, int] | None:
-        """Return for how many seconds an answer has been kept, and for how many it still is."""
+        """Return the age of an answer and the time it has left, in seconds; None as in `get`."""
         kept = self._kept.get(key)
         if kept is None or (age_s := int(now - kept.since)) >= kept.answer.ttl_s:
             return None
         return age_s, kept.answer.ttl_s - age_s
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all answers."""
         self._kept.clear()
         self._octets = 0
 

@@ -1,6 +1,6 @@
-"""The numbers of the DNS that this package speaks of, and no others.
+"""The DNS numbers that this package uses: class, types, response codes, extended errors.
 
-Numbers on the wire that stand in no table here are legal and stay plain integers.
+Other numbers on the wire are legal, and stay plain integers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RCode(IntEnum):
 
 
 class ExtendedError(IntEnum):
-    """Why an answer failed, for people with dig(1) (RFC 8914 §4)."""
+    """Reasons of a failure, as dig(1) shows them (RFC 8914 §4)."""
 
     OTHER = 0
     BLOCKED = 15

@@ -1,7 +1,7 @@
-"""Which way a name takes to its answer: what the resolver acts on, and what people are told.
+"""The disposition of a query: where its answer comes from.
 
-`path_of` says what is decided here, without asking anybody. Of a name that takes the way `FAR`
-only the client knows more: it may be static, or still known from the last time.
+The resolver acts on it, and `overlay-vpn dns query` shows it. `path_of` decides without asking
+anybody. For a name that is `FAR` only the client can say whether it is static or cached.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ class Path(StrEnum):
     """Where an answer comes from."""
 
     VIRTUAL = "virtual"
-    """Made here: a name of the pool, or what is the same for every name."""
+    """Made here: a virtual address, the name of one, or what is the same for all names."""
     STATIC = "static"
-    """The user has given the name an address."""
+    """The user has given the name an address (`dns.static`)."""
     FAR = "far"
-    """A resolver of the far end is asked."""
+    """The resolver of the far end is asked."""
     CACHED = "cached"
-    """It was asked a moment ago."""
+    """The resolver of the far end was asked before, and its answer is still cached."""
     FORWARDED = "forwarded"
-    """The resolver that the query was sent to is asked, beside the tunnel."""
+    """The resolver that the query was sent to is asked, outside the tunnel."""
     SPECIAL = "special"
-    """The name means the same everywhere, or nothing (`dns.names.special_use`)."""
+    """The name has a special use, and a fixed answer (`dns.names.special_use`)."""
 
 
 ADDRESSES: Final = (RRType.A, RRType.AAAA)
 HIDDEN: Final = (RRType.HTTPS, RRType.SVCB, RRType.WKS, RRType.A6, RRType.L32, RRType.L64)
-"""Types by which an application would learn addresses past the pool."""
+"""Types that would give an application real addresses, past the pool."""
 
 _CLAIMED: Final = (SpecialUse.DISCOVERY, SpecialUse.CANARY)
 
@@ -41,10 +41,10 @@ _CLAIMED: Final = (SpecialUse.DISCOVERY, SpecialUse.CANARY)
 def path_of(
     name: Labels, rtype: int, suffixes: Sequence[Labels], *, is_pooled: bool, asks: bool
 ) -> Path:
-    """Return the way of a folded name of class IN, one of four: never STATIC or CACHED.
+    """Return the path of a query of class IN for a folded name; never STATIC or CACHED.
 
-    `suffixes` are the domains whose names are ours, none for all names; `is_pooled` says that the
-    question is for the name of an address of the pool, `asks` that the far end is asked.
+    `suffixes` are the domains that the tunnel answers for, empty for all names. `is_pooled`: the
+    query is for the name of an address of the pool. `asks`: the far end is asked for names.
     """
     special = special_as(name, suffixes)
     is_claimed = is_pooled or special in _CLAIMED
@@ -62,11 +62,11 @@ def path_of(
 
 
 def special_as(name: Labels, suffixes: Sequence[Labels]) -> SpecialUse | None:
-    """Return what a folded name means. With `suffixes`, those below `.local` are as they say."""
+    """Return the special use of a folded name; with `suffixes`, `.local` has none."""
     special = special_use(name)
     return None if special is SpecialUse.MULTICAST and suffixes else special
 
 
 def is_data(rtype: int) -> bool:
-    """Say whether records of this type can be asked for (RFC 6895 §3.1): no OPT, no transfer."""
+    """Say whether a type is one of data (RFC 6895 §3.1), not OPT, a transfer or ANY."""
     return 0 < rtype < 0xFFFF and rtype != RRType.OPT and not 128 <= rtype <= 255

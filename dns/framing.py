@@ -19,10 +19,10 @@ def frame(message: bytes) -> bytes:
 
 
 class Framing:
-    """Takes one direction of a stream apart.
+    """Splits one direction of a stream into messages.
 
-    `max_message` is the largest message, in octets, that the peer may send: who takes many
-    streams gives less than the format allows, for each may leave that much waiting.
+    `max_message` is the largest message, in octets, that the peer may send. Each stream may leave
+    that much waiting, so a server of many streams allows less than the format does.
     """
 
     def __init__(self, max_message: int = MAX_MESSAGE) -> None:
@@ -32,8 +32,8 @@ class Framing:
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that `data` completes, in order.
 
-        Raises ValueError where the peer announces more than `max_message`; there is then no way
-        to find the next message, and the stream is to be closed.
+        Raises ValueError if the peer announces more than `max_message`. The next message cannot
+        be found then, and the stream is to be closed.
         """
         buffer = self._buffer
         buffer += data

@@ -1,10 +1,11 @@
-"""The question of a query, read from hostile octets.
+"""The parser of queries, for hostile octets.
 
 Theory of operation
 -------------------
-`parse_query` is total: any octets give a legal `Query`, a `Malformed` that carries the answer to
-give, or None where silence is right. Past it nobody sees raw flags. One pass, at most
-`MAX_RECORDS` records, no recursion; 64 KiB cost what their first few hundred octets cost.
+`parse_query` is total: any octets give a legal `Query`, a `Malformed` with the response code to
+answer, or None where no answer is due. Nothing behind it sees raw flags. It makes one pass over at
+most `MAX_RECORDS` records, without recursion: 64 KiB cost as much as their first few hundred
+octets.
 
 Answered with an error:
 
@@ -14,9 +15,9 @@ Answered with an error:
   FORMERR;
 - a version of EDNS that we do not speak: BADVERS (RFC 6891 §6.1.3).
 
-Left alone: octets behind the last record, and the contents of every record but OPT. TSIG
-(RFC 8945) and cookies (RFC 7873) say things about hosts on a path; this resolver is reached over
-a device of its own machine.
+Ignored: octets behind the last record, and the data of every record but OPT. TSIG (RFC 8945) and
+cookies (RFC 7873) protect a path between hosts; this resolver is reached over a device of its own
+machine.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _DO = 0x8000
 
 @dataclass(frozen=True, slots=True)
 class Edns:
-    """What an OPT record says: octets of UDP payload the sender takes, and its DO bit."""
+    """An OPT record: the octets of UDP payload that the sender takes, and its DO bit."""
 
     payload: int
     do: bool
@@ -42,7 +43,7 @@ class Edns:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A well-formed query. `labels` have the case in which they were asked."""
+    """A well-formed query. `labels` have the case of the query."""
 
     id: int
     labels: Labels
@@ -72,10 +73,10 @@ class _BadVersionError(Exception):
 
 
 def parse_query(wire: bytes) -> Query | Malformed | None:
-    """Return the query in `wire`; None means that no answer is due.
+    """Return the query in `wire`, None if no answer is due.
 
-    No answer is due to what cannot be matched to one (shorter than a header) and to answers:
-    two resolvers that answer each other's answers never stop.
+    No answer is due to octets shorter than a header, as it could not be matched to them, and to
+    answers: two resolvers that answer each other's answers never stop.
     """
     if len(wire) < HEADER.size:
         return None

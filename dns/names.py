@@ -1,8 +1,8 @@
-"""Domain names: label by label, their text form, and the ones that mean something special.
+"""Domain names: labels, their text form, and names with a special use.
 
-A name is a tuple of labels, the root excluded, so that `()` is the root. Octets are kept as they
-came, because a resolver that randomises case wants them back (draft-vixie-dnsext-dns0x20);
-whoever compares folds first. IDNA A-labels are LDH labels like any other and need no care.
+A name is a tuple of labels without that of the root, which is `()`. Octets keep their case, because
+a resolver that randomises case wants it back (draft-vixie-dnsext-dns0x20): fold before comparing.
+IDNA A-labels are LDH labels like any other, and need no care.
 """
 
 from __future__ import annotations
@@ -39,21 +39,19 @@ def to_wire(labels: Labels) -> bytes:
 def from_text(text: str) -> Labels:
     """Return a host name, in lower case; one trailing dot is allowed.
 
-    Raises ValueError where `text` is empty, too long, or has labels that no host name has; names
-    in other scripts are written as A-labels (`xn--…`).
+    Raises ValueError if `text` is empty, too long, or has labels that no host name has. Names in
+    other scripts are written as A-labels (`xn--…`).
     """
     labels = tuple(text.encode("ascii").lower().removesuffix(b".").split(b"."))
     if host_name(labels) is None:
         raise ValueError(f"{text!r} is not a host name")
-    if max(map(len, labels)) > MAX_LABEL or len(to_wire(labels)) > MAX_NAME:
-        raise ValueError(f"{text!r} is too long for a name")
-    return labels
+    return _of_legal_length(labels, text)
 
 
 def to_text(labels: Labels) -> str:
     """Return any name as text: RFC 1035 §5.1, without trailing dot; the root is `.`.
 
-    ASCII without spaces. A host name looks as it does everywhere.
+    It is printable ASCII without spaces. A host name is itself.
     """
     text = ".".join(
         "".join(chr(octet) if octet in _PLAIN else f"\\{octet:03}" for octet in label)
@@ -63,9 +61,9 @@ def to_text(labels: Labels) -> str:
 
 
 def parse_text(text: str) -> Labels:
-    """Return the name that `to_text` or a person has written; one trailing dot is allowed.
+    """Return the name that `to_text` or a user has written; one trailing dot is allowed.
 
-    Raises ValueError where it is none.
+    Raises ValueError if it is none.
     """
     octets = text.encode("ascii")
     if octets == b".":
@@ -73,6 +71,10 @@ def parse_text(text: str) -> Labels:
     if not _NAME_TEXT.fullmatch(octets):
         raise ValueError(f"{text!r} is not a name")
     labels = tuple(map(_unescape, re.findall(_LABEL_TEXT, octets)))
+    return _of_legal_length(labels, text)
+
+
+def _of_legal_length(labels: Labels, text: str) -> Labels:
     if max(map(len, labels)) > MAX_LABEL or len(to_wire(labels)) > MAX_NAME:
         raise ValueError(f"{text!r} is too long for a name")
     return labels
@@ -89,14 +91,14 @@ def _octet(escaped: bytes) -> bytes:
 def host_name(labels: Labels) -> str | None:
     """Return the text form of a folded name that a machine could have, else None.
 
-    Labels are letters, digits, hyphens and underscores. The rest of the DNS (service instance
-    names with spaces, binary labels) exists, but has no addresses; to say so is NODATA, while
-    NXDOMAIN would also deny the PTR or TXT records that such names do have (RFC 8020 §2).
+    Labels are letters, digits, hyphens and underscores. Other names (service instance names with
+    spaces, binary labels) exist, but have no addresses: the answer is NODATA, as NXDOMAIN would
+    also deny the PTR or TXT records that such names do have (RFC 8020 §2).
 
     A last label that reads as a number is refused too: inet_aton(3), and so getaddrinfo(3) at
     the far end, takes `10.1`, `2130706433` and `0x7f.1` for addresses. Behind a virtual address
-    these would be a way around every rule that is written in prefixes. No such top-level domain
-    can exist (RFC 3696 §2).
+    these would evade every rule that is written in prefixes. No such top-level domain can exist
+    (RFC 3696 §2).
     """
     if not labels or not all(_HOST_LABEL.fullmatch(label) for label in labels):
         return None
@@ -111,20 +113,20 @@ def matches_suffix(labels: Labels, suffix: Labels) -> bool:
 
 
 class SpecialUse(Enum):
-    """What a name means where it does not mean a place in the DNS."""
+    """The special uses of names (RFC 6761), with an answer that does not come from the DNS."""
 
     LOOPBACK = auto()
-    """The machine that asks."""
+    """The host that asks."""
     NO_SUCH_NAME = auto()
-    """Never to be looked up: another name system's, or nobody's."""
+    """Never looked up in the DNS: of another name system, or of none."""
     MULTICAST = auto()
-    """Of multicast DNS; also the habit of many private networks."""
+    """Of multicast DNS; many private networks use that domain, too."""
     IPV4_ONLY = auto()
-    """The probe for NAT64."""
+    """The probe for NAT64 (RFC 7050)."""
     DISCOVERY = auto()
-    """Asks whether the resolver can also be reached by encrypted transport."""
+    """The probe for a resolver with encrypted transport (RFC 9462)."""
     CANARY = auto()
-    """Asks whether this network wants applications to use its resolver."""
+    """The probe for whether applications are to use the resolver of the network."""
 
 
 FIXED_ADDRESSES: dict[SpecialUse, tuple[IPv4Address | IPv6Address, ...]] = {
@@ -142,14 +144,14 @@ _SPECIAL_DOMAINS: dict[Labels, SpecialUse] = {
     (b"local",): SpecialUse.MULTICAST,  # RFC 6762 §22.1
     (b"resolver", b"arpa"): SpecialUse.DISCOVERY,  # RFC 9462 §4
     (b"use-application-dns", b"net"): SpecialUse.CANARY,  # Mozilla's canary domain
-    # The services of our own server are destinations of the tunnel, not names for applications.
+    # Services of our own server: destinations inside the tunnel, not names for applications.
     (b"overlay-vpn", b"internal"): SpecialUse.NO_SUCH_NAME,
 }
 _IPV4_ONLY: Labels = (b"ipv4only", b"arpa")  # RFC 8880; nothing is special below it
 
 
 def special_use(labels: Labels) -> SpecialUse | None:
-    """Return what a folded name means, or None for an ordinary one.
+    """Return the special use of a folded name, or None for an ordinary one.
 
     Ordinary on purpose: `.test` (RFC 6761 §6.2: free to use on each network) and `home.arpa`
     (RFC 8375 §4: asked of the resolver that the network gives) mean what the far network says;

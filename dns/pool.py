@@ -1,11 +1,11 @@
-"""Names and the virtual addresses that stand for them.
+"""The pool of virtual addresses, and the names that they stand for.
 
 Theory of operation
 -------------------
 The pool is a hash table whose slot numbers are addresses: slot `n` is the address number
-`FIRST_INDEX + n` of the IPv4 network and of the IPv6 network alike. A name starts at the slot that
-its keyed hash gives (so that it gets the same address again after a restart, and nobody without
-the key can aim two names at one slot) and goes on by triangular steps, at most `MAX_PROBES`.
+`FIRST_INDEX + n` of the IPv4 network and of the IPv6 network alike. The search for a name starts at
+the slot of its keyed hash and goes on by triangular steps, at most `MAX_PROBES`. So a name gets the
+same address again after a restart, and without the key two names cannot be aimed at one slot.
 
 The table is a flat buffer that the caller owns, so that it can outlive the process: a process
 that opens the buffer of a killed one finds every name at its address. There is no other copy. A
@@ -14,26 +14,26 @@ record is the time of the last answer, one octet of state, and the name:
     0        8      9                        262   264
     | double | state | name, at most 253 octets | pad |
 
-Before the records stand a fingerprint of the arguments and how many slots were ever used.
+In front of the records are a fingerprint of the arguments and the number of slots ever used.
 
 The state is the length of the name, or `NEVER_USED` (0), or `BEING_WRITTEN` (255).
 
 Invariants:
 
-- A slot that was once used is never `NEVER_USED` again. So a search may stop at such a slot: what
-  it looks for was never put behind it. Names are not deleted, they are replaced.
+- A slot that was once used is never `NEVER_USED` again. So a search may stop at such a slot: the
+  name was never put behind it. Names are not deleted, they are replaced.
 - A name is replaced only while no flow pins it and `QUARANTINE_S` after its last answer or the end
   of its last flow: applications keep addresses for longer than any TTL. If every slot that a name
   may have is still held, there is no address for it; there is never a wrong one.
-- A process may die between any two stores. The state says `BEING_WRITTEN` while the rest of a
-  record is not to be believed, and gets its length last. The two values that change in place, the
-  time and the state, are one aligned machine store each. (The count of slots is for people: each
-  such death may leave it one short.)
+- A process may die between any two stores. The state is `BEING_WRITTEN` while the rest of a record
+  is not valid, and becomes its length last. The two values that change in place, the time and the
+  state, are one aligned machine store each. (The number of slots used is only shown: each such
+  death may leave it one short.)
 
 The time is CLOCK_BOOTTIME or CLOCK_MONOTONIC in seconds, one of them for the life of the buffer:
-they mean the same in every process, and a wall clock that jumps would free what is in use.
+they are the same in every process, and a wall clock that jumps would free addresses in use.
 
-Pins are of the process, because flows are: one that takes over flows pins their names again
+Pins belong to the process, because flows do: one that takes over flows pins their names again
 before its first `assign`.
 """
 
@@ -47,9 +47,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 SLOTS = 65536
 QUARANTINE_S = 600.0
 FIRST_INDEX = 16
-"""The addresses below are for the network itself, the device and the resolver."""
+"""The addresses below it are those of the network itself, the device and the resolver."""
 MAX_PROBES = 64
-"""With nine slots in ten held, one new name in a thousand finds none."""
+"""With nine slots in ten held, one new name in a thousand finds no free one."""
 
 NEVER_USED = 0
 BEING_WRITTEN = 255
@@ -67,7 +67,7 @@ _LAYOUT = b"overlay-vpn pool 2"
 
 
 def buffer_size(slots: int = SLOTS) -> int:
-    """Return the octets that a pool of so many slots needs."""
+    """Return the size in octets of the buffer for so many slots."""
     return _HEADER.size + slots * _RECORD
 
 
@@ -77,7 +77,7 @@ class Pool:
     `buffer` has `buffer_size(slots)` octets: zeros, or what a pool with the same arguments left.
     `key` is 1 to 64 secret octets and lives as long as the buffer. `slots` is a power of two.
 
-    Raises ValueError where the arguments do not fit each other or the buffer is another pool's.
+    Raises ValueError if the arguments do not fit each other, or the buffer is another pool's.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Pool:
         self._open()
 
     def assign(self, name: str, now: float) -> tuple[IPv4Address, IPv6Address] | None:
-        """Return the addresses of a name that is being answered at `now`, None if none is free.
+        """Return the addresses of a name for an answer at `now`, None if none is free.
 
         `name` is a host name in lower case without trailing dot, at most 253 characters.
         """
@@ -125,28 +125,28 @@ class Pool:
         return self._addresses(slot)
 
     def peek(self, name: str, now: float) -> tuple[tuple[IPv4Address, IPv6Address] | None, bool]:
-        """Return what `assign` would, and whether the name has it already. Nothing is changed."""
+        """Return what `assign` would, and whether the name has it already. Changes nothing."""
         slot, is_held = self._place(name.encode("ascii"), now)
         return None if slot is None else self._addresses(slot), is_held
 
     @property
     def slots(self) -> int:
-        """How many addresses of each family there are."""
+        """The number of addresses of each family."""
         return self._slots
 
     @property
     def used(self) -> int:
-        """How many of them stand for a name."""
+        """How many of the slots have a name."""
         (used,) = _COUNT.unpack_from(self._memory, _USED)
         return int(used)
 
     @property
     def pinned(self) -> int:
-        """How many of them are in use by flows."""
+        """How many of the slots are pinned by flows."""
         return len(self._pins)
 
     def name_of(self, address: IPv4Address | IPv6Address) -> str | None:
-        """Return the name that an address stands for; None where it stands for none."""
+        """Return the name that an address stands for, None if for none."""
         slot = self._slot_of(address)
         return None if slot is None else self._name_at(_offset(slot))
 
@@ -155,15 +155,15 @@ class Pool:
         return address in self._net4 or address in self._net6
 
     def pin(self, name: str) -> None:
-        """Hold the addresses of a name until as many calls of `unpin`.
+        """Keep the addresses of a name until as many calls of `unpin`.
 
-        Raises KeyError where the name has none.
+        Raises KeyError if it has none.
         """
         slot = self._find(name)
         self._pins[slot] = self._pins.get(slot, 0) + 1
 
     def unpin(self, name: str, now: float) -> None:
-        """Undo one `pin`; the quarantine starts anew at `now`. Raises KeyError without one."""
+        """Undo one `pin`; the quarantine starts again at `now`. Raises KeyError without a pin."""
         slot = self._find(name)
         left = self._pins[slot] - 1
         if left:
@@ -184,7 +184,7 @@ class Pool:
     def _probe(self, name: bytes) -> Iterator[int]:
         digest = hashlib.blake2b(name, key=self._key, digest_size=8).digest()
         slot = int.from_bytes(digest, "little")
-        # Triangular steps meet every slot once where their number is a power of two.
+        # Triangular steps visit every slot once if the number of slots is a power of two.
         for step in range(1, min(self._slots, MAX_PROBES) + 1):
             yield slot & self._slots - 1
             slot += step
@@ -204,7 +204,7 @@ class Pool:
         return slot not in self._pins and bool(now - touched >= QUARANTINE_S)
 
     def _place(self, wanted: bytes, now: float) -> tuple[int | None, bool]:
-        """Return the slot that a name has or may have, and whether it has it."""
+        """Return the slot that a name has or may get, and whether it has it."""
         if not 0 < len(wanted) <= _MAX_TEXT:
             raise ValueError(f"{wanted!r} is not a name")
         free = None

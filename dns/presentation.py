@@ -22,13 +22,13 @@ TYPES: Final = {
     "DNSKEY": 48, "TLSA": 52, "SVCB": 64, "HTTPS": 65, "ANY": 255, "URI": 256, "CAA": 257,
 }
 # fmt: on
-"""Those that people ask for (IANA); any other is TYPE and a number (RFC 3597 §5)."""
+"""Types with a name here (IANA); any other is TYPE and a number (RFC 3597 §5)."""
 
 _NAMES: Final = {number: name for name, number in TYPES.items()}
 
 
 def type_number(text: str) -> int:
-    """Return the type that a person means. Raises ValueError."""
+    """Return the type with such a name, in any case. Raises ValueError."""
     name = text.upper()
     number = TYPES.get(name)
     if number is None:
@@ -42,7 +42,7 @@ def type_number(text: str) -> int:
 
 
 def type_name(number: int) -> str:
-    """Return how a type is called."""
+    """Return the name of a type."""
     return _NAMES.get(number, f"TYPE{number}")
 
 

@@ -1,17 +1,18 @@
-"""The records of an answer, read from hostile octets and written again.
+"""Resource records, read from hostile octets and written again.
 
 Theory of operation
 -------------------
-A record can only be put into another message when the names in its data stand on their own.
+A record can only be copied into another message if the names in its data are not compressed.
 Types of RFC 1035, and a few that are as old, may have compressed names in their data (RFC 3597
-§4); these are listed with the layout of their data. All other data is octets and stays so.
+§4); these are listed with the layout of their data. All other data is opaque.
 
-A reader serves one message. Two things bound what a message can cost, whatever its length:
+A reader is for one message. Two rules bound the cost of a message of any length:
 
-- a compression pointer leads backwards, in front of the name that it stands in, so that a name
-  ends (RFC 1035 §4.1.4: "a prior occurrence");
+- a compression pointer leads to before the name that it is part of, so that every name ends
+  (RFC 1035 §4.1.4: "a prior occurrence");
 - all names of a message together have at most `MAX_LABELS` labels and pointers. A name that was
-  read once, or pointed at, is known by its place: the usual pointer to the question costs one.
+  read once, or pointed to, is remembered by its offset: the usual pointer to the question costs
+  one.
 """
 
 from __future__ import annotations
@@ -55,19 +56,16 @@ class Record(NamedTuple):
 
 
 def write_record(record: Record, question: bytes) -> bytes:
-    """Return a record as octets, for a message whose question is about the name `question`.
+    """Return a record as octets, for a message whose question is for the name `question`.
 
-    An owner that is this name, in whatever case, is written as a pointer to it; no other name is
-    compressed. Raises ValueError where the data has more than 65535 octets.
+    An owner that is this name, in any case, is written as a pointer to it; no other name is
+    compressed. Raises ValueError if the data has more than 65535 octets.
     """
     if len(record.data) > 0xFFFF:
         raise ValueError("too much data for a record")
     owner = _TO_QUESTION if record.owner.lower() == question.lower() else record.owner
-    return (
-        owner
-        + _HEAD.pack(record.rtype, record.rclass, record.ttl_s, len(record.data))
-        + (record.data)
-    )
+    head = _HEAD.pack(record.rtype, record.rclass, record.ttl_s, len(record.data))
+    return owner + head + record.data
 
 
 class Reader:
@@ -81,10 +79,9 @@ class Reader:
     def read(
         self, offset: int, count: int, rtypes: Container[int], most_s: int
     ) -> tuple[list[Record], int]:
-        """Return those of `count` records that are of class IN and such a type.
+        """Return those of `count` records with class IN and such a type, and the offset behind.
 
-        No time to live is longer than `most_s`. The second is the offset behind the last record.
-        Raises WireError.
+        No TTL is longer than `most_s`. Raises WireError.
         """
         found = []
         for _ in range(count):
@@ -92,7 +89,7 @@ class Reader:
             (_, rtype, rclass, ttl_s, rdlength), offset = read_record(self._wire, start)
             if rclass != IN or rtype not in rtypes:
                 continue
-            # RFC 2181 §8: a time with the uppermost bit set counts as 0.
+            # RFC 2181 §8: a TTL with the uppermost bit set counts as 0.
             ttl_s = min(ttl_s, most_s) if ttl_s < 1 << 31 else 0
             data = self._data(rtype, offset - rdlength, offset)
             found.append(Record(self._name(start)[0], rtype, IN, ttl_s, data))

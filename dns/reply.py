@@ -21,7 +21,7 @@ _EXTENDED_ERROR: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What was answered. `why` is the text of an extended error (RFC 8914), or empty."""
+    """An answer. `why` is the text of an extended error (RFC 8914), or empty."""
 
     rcode: int
     answers: tuple[Record, ...]

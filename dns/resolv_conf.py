@@ -1,7 +1,7 @@
-"""What `/etc/resolv.conf` says: who is asked, how patiently, and where names are looked for.
+"""The parser of `/etc/resolv.conf`: servers, search domains, timeout and attempts.
 
-As resolv.conf(5) has it: the last `domain` or `search` line counts, numbers have upper limits, and
-what cannot be read is skipped. Options that are about the stub resolver alone are left out.
+By resolv.conf(5) the last `domain` or `search` line counts, and numbers have upper limits. Lines
+that cannot be read are skipped. Options that only concern the C library's resolver are ignored.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ MAX_SERVERS: Final = 3
 _MAX_TIMEOUT_S: Final = 30
 _MAX_ATTEMPTS: Final = 5
 _LOOPBACK: Final = "127.0.0.1"
-"""Who is asked where nobody is named."""
+"""The server if the file names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvConf:
-    """The parts of the file that matter. `servers` are addresses, perhaps with a zone."""
+    """The settings. `servers` are addresses, perhaps with a zone (`fe80::1%eth0`)."""
 
     servers: tuple[str, ...]
     search: tuple[str, ...]
@@ -29,7 +29,7 @@ class ResolvConf:
 
 
 def parse(text: str) -> ResolvConf:
-    """Return what the text of the file says. Total."""
+    """Return the settings in the text of the file. Total."""
     servers: list[str] = []
     search: tuple[str, ...] = ()
     numbers = {"timeout": 5, "attempts": 2}

@@ -1,29 +1,29 @@
-"""What becomes of a query: answered, asked of the far end, passed on, or met with silence.
+"""The virtual resolver: a query is answered, asked of the far end, forwarded or ignored.
 
 Theory of operation
 -------------------
-Pure, and without a memory of its own: the pool is the only state, and a question that waits for
-the far end is carried by its `Lookup`. Order matters and is the order of `on_query`:
+The pool is the only state: a query that waits for the far end is carried by its `Lookup`. The order
+of the rules is that of `on_query`:
 
-1. What is no query gets the answer its parser asks for.
-2. A query that is not ours goes where it went before, octet for octet. Ours are the names that
-   match the profile's suffixes (all names, where there are none), the reverse names of the pool,
-   and two names by which applications decide to leave this resolver for another one: had they
-   their way, the names of the profile would be asked of strangers, and in vain.
-3. Special-use names have their fixed answers (`dns.names.special_use`).
-4. Addresses are virtual. In mode `REMOTE` the far end says first whether there are any, so that
-   what does not exist does not exist here. The owner of an address is the name asked for, also
-   where that is an alias: whose alias it is says CNAME, which is a type like any other.
-5. HTTPS and SVCB are NODATA: their address hints and alternative ports lead past the pool, and an
-   answer that has had them taken out is one that its owner never gave. So are the few other types
-   that are addresses. NODATA even for names that do not exist, as these types are not asked of the
-   far end, and whoever asks for them asks for A and AAAA too.
-6. Other types are answered by the far end; what it says is read and written anew
-   (`dns.upstream`). Where nobody can be asked, we say so (NOTIMP) rather than claim that nothing
-   is there. That goes for reverse names outside the pool as well.
+1. A malformed query gets the response code that its parser has found.
+2. A query that is not ours is forwarded to the server that it was sent to, octet for octet. Ours
+   are the names below the suffixes of the profile (all names, if there are none), the reverse names
+   of the pool, and two names by which applications decide to use another resolver instead of this
+   one: that one would be asked for the names of the profile, and would not know them.
+3. Special-use names have fixed answers (`dns.names.special_use`).
+4. Addresses are virtual. In mode `REMOTE` the far end is asked first whether there are any, so that
+   a name exists here only if it exists there. The owner of an address is the name in the question,
+   also if that is an alias: the alias itself is a CNAME record, a type like any other.
+5. HTTPS and SVCB are NODATA: their address hints and alternative ports lead past the pool, and a
+   record without these is one that its owner never published. So are the few other types that hold
+   addresses. The answer is NODATA even for names that do not exist, as the far end is not asked for
+   these types, and an application that asks for them asks for A and AAAA too.
+6. Other types are asked of the far end; its answer is read and written again (`dns.upstream`). If
+   there is no resolver to ask, the answer is NOTIMP, as NODATA would claim that there is no such
+   record. That applies to reverse names outside the pool as well.
 
-A suffix is what its owner says it is: one under `.local` wins over multicast DNS, because private
-networks do use that domain; the other special names cannot be claimed.
+A suffix below `.local` takes precedence over multicast DNS, because private networks do use that
+domain; the other special-use names cannot be claimed.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from dns.names import (
 from dns.pool import Pool
 from dns.upstream import Outcome, read_answer
 
-__all__ = ["Forward", "Ignore", "Lookup", "Mode", "Outcome", "Reply", "Resolver"]
+__all__ = ["Decision", "Forward", "Lookup", "Mode", "Outcome", "Reply", "Resolver"]
 
 
 class Mode(Enum):
-    """Whom an address is asked of."""
+    """The resolver that is asked for addresses."""
 
     VIRTUAL = auto()
-    """Nobody: every host name has addresses of both families."""
+    """None: every host name has addresses of both families."""
     REMOTE = auto()
-    """The far end: what it does not find has none."""
+    """That of the far end: a name that it does not find has no address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +83,20 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Send this message where the asker meant it to go, and its answer back, both untouched."""
+    """Send this message to the server it was sent to, and the answer back, both unchanged."""
 
     wire: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ignore:
-    """Say nothing."""
+Decision = Reply | Lookup | Forward | None
+"""None: there is no answer."""
 
 
 class Resolver:
-    """Decides about queries.
+    """Decides on queries.
 
-    `suffixes` are the domains whose names are ours, as text; empty means every name. Raises
-    ValueError where one is not a domain.
+    `suffixes` are the domains that the tunnel answers for, as text; empty means all names. Raises
+    ValueError if one is not a domain.
     """
 
     def __init__(self, pool: Pool, mode: Mode, suffixes: tuple[str, ...]) -> None:
@@ -105,13 +104,11 @@ class Resolver:
         self._mode = mode
         self._suffixes = tuple(map(from_text, suffixes))
 
-    def on_query(
-        self, wire: bytes, *, over_tcp: bool, now: float
-    ) -> Reply | Lookup | Forward | Ignore:
-        """Decide about a message of a client, read at `now` on the clock of the pool."""
+    def on_query(self, wire: bytes, *, over_tcp: bool, now: float) -> Decision:
+        """Decide on a message of a client, read at `now` on the clock of the pool."""
         query = parse_query(wire)
         if query is None:
-            return Ignore()
+            return None
         if isinstance(query, Malformed):
             return Reply(response.malformed(query))
         name = fold(query.labels)
@@ -137,10 +134,9 @@ class Resolver:
         return self._reply_here(query, name, over_tcp, now)
 
     def on_outcome(self, lookup: Lookup, outcome: Outcome, message: bytes, now: float) -> Reply:
-        """Answer a query about which the far end has been asked.
+        """Answer a query for which the far end has been asked.
 
-        `message` is what `dns.upstream.write_answer` has made of its answer; for addresses it
-        does not matter.
+        `message` is its answer, as written by `dns.upstream.write_answer`; unused for addresses.
         """
         query = lookup.query
         match outcome:

@@ -1,17 +1,17 @@
-"""Answers, as octets; the only file that knows dnslib.
+"""Responses of the virtual resolver, as octets; the only file that knows dnslib.
 
-dnslib builds and never reads: what comes in is read by `dns.message`. Names are handed to it as
-label tuples, which it writes octet for octet, so that the question goes back in the case in which
-it was asked. It compresses names wrongly behind the first 16 KiB of a message, which only records
-of the far end can fill: these are written without it.
+dnslib only writes: queries are read by `dns.message`. Names are given to it as tuples of labels,
+which it writes octet for octet, so that the question goes back in the case in which it was asked.
+It compresses names wrongly behind the first 16 KiB of a message, which only records of the far end
+can fill: these are written without it.
 
-Every answer says RA, copies RD and CD (RFC 1035 §4.1.1, RFC 4035 §3.2.2) and claims neither AA nor
-AD: it comes from a resolver, and one that makes addresses up. An OPT record is in it if and only
-if one was in the query (RFC 6891 §6.1.1).
+Every response has RA, copies RD and CD (RFC 1035 §4.1.1, RFC 4035 §3.2.2) and has neither AA nor
+AD: it comes from a resolver, and one that makes addresses up. It has an OPT record if and only if
+the query had one (RFC 6891 §6.1.1).
 
-Negative answers carry a SOA record, the far end's where it has sent one, else one of the root with
-all timers 1: caches do not agree on what to do without one (RFC 2308 §5), and a second is what a
-virtual answer lives too.
+Negative answers have a SOA record, that of the far end if it has sent one, else one of the root
+with all timers 1: caches do not agree on what to do without one (RFC 2308 §5), and one second is
+the TTL of a virtual answer, too.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from dns.records import Record, write_record
 from dns.upstream import Answer, Outcome
 
 VIRTUAL_TTL_S = 1
-"""How long a virtual answer, and a negative one, may be kept."""
+"""The TTL of virtual and negative answers."""
 MAX_UDP = 1232
-"""Octets of an answer over UDP, whatever the asker would take: what every path carries in one
-piece (DNS flag day 2020). It is also the payload that we say we take."""
+"""Octets of a response over UDP at most, as every path carries so many in one piece (DNS flag day
+2020). It is also the payload that our OPT records announce."""
 _MIN_UDP = 512
 """RFC 1035 §4.2.1; a smaller EDNS payload counts as this (RFC 6891 §6.2.3)."""
 _MAX_TCP = 65535
@@ -67,10 +67,10 @@ def addresses(
     over_tcp: bool,
     ttl_s: int = VIRTUAL_TTL_S,
 ) -> bytes:
-    """Answer with those of the addresses `found` that are of the type asked for.
+    """Answer with those of the addresses `found` that are of the type of the question.
 
-    NODATA where there are none, as for every type but A and AAAA. Where they do not all fit,
-    all are left out and TC is set: the asker comes back over TCP (RFC 2181 §9).
+    NODATA if there are none, as for every type but A and AAAA. If they do not all fit, all are left
+    out and TC is set: the client retries over TCP (RFC 2181 §9).
     """
     records = [
         _record(query, query.qtype, ttl_s, rdata)
@@ -93,9 +93,9 @@ def pointer(query: Query, target: Labels) -> bytes:
 
 
 def far(query: Query, answer: Answer, *, over_tcp: bool) -> bytes:
-    """Answer with what the far end has said, and dns.upstream has read: a positive or negative one.
+    """Answer with a positive or negative answer of the far end, as read by `dns.upstream`.
 
-    Where that does not fit, TC is set and nothing else is in it (RFC 2181 §9).
+    If that does not fit, TC is set and no record is in it (RFC 2181 §9).
     """
     rcode = RCode.NXDOMAIN if answer.outcome is Outcome.NX_DOMAIN else RCode.NOERROR
     if answer.outcome is not Outcome.FOUND and answer.soa is None:
@@ -130,16 +130,16 @@ def nx_domain(query: Query) -> bytes:
 
 
 def error(query: Query, rcode: RCode, why: ExtendedError, text: str) -> bytes:
-    """Answer that there is no answer; `text` is a few ASCII words for people (RFC 8914 §2)."""
+    """Answer with an error; `text` is a few ASCII words for the user (RFC 8914 §2)."""
     option = EDNSOption(_EXTENDED_ERROR, struct.pack("!H", why) + text.encode("ascii"))
     return _message(query, rcode, options=[option])
 
 
 def malformed(query: Malformed) -> bytes:
-    """Answer a query that is none. The question goes back as it came, if it could be read.
+    """Answer a malformed query. The question goes back as it came, if it could be read.
 
-    No OPT record, except that BADVERS cannot be said without: the upper bits of a response code
-    stand there (RFC 6891 §6.1.3).
+    There is no OPT record but with BADVERS, as the upper bits of a response code are in it
+    (RFC 6891 §6.1.3).
     """
     with_opt = query.rcode > 0xF
     flags = wire.QR | query.opcode << 11 | query.rd * wire.RD | wire.RA | query.rcode & 0xF

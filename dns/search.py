@@ -1,10 +1,9 @@
-"""Search domains, as a server tells them to its clients: one per string of a TXT record.
+"""The search domains that a server gives to its clients: one per string of a TXT record.
 
-They come from the far end, whose word they are: a stub resolver appends them to names (RFC 1535,
-resolv.conf(5)). So only real domains are taken: host names of at least two labels, since below a
-top-level domain every name that somebody mistypes is somebody else's (RFC 1535 §1), and none that
-means something else (`dns.names.special_use`). No more than the six domains and 256 characters
-that all stub resolvers take.
+They are the far end's choice, and stub resolvers append them to names (RFC 1535, resolv.conf(5)).
+So only real domains are accepted: host names of at least two labels, as any mistyped name below a
+top-level domain may belong to a stranger (RFC 1535 §1), and without a special use
+(`dns.names.special_use`). At most six domains and 256 characters, as all stub resolvers accept.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ MAX_CHARACTERS: Final = 256
 
 
 def chosen(domains: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the domains that may be searched, in their order and in lower case."""
+    """Return the acceptable ones of the domains, in their order and in lower case."""
     found: list[str] = []
     for domain in domains:
         try:
@@ -36,12 +35,12 @@ def chosen(domains: Iterable[str]) -> tuple[str, ...]:
 
 
 def write(domains: Iterable[str]) -> bytes:
-    """Return the data of a TXT record (RFC 1035 §3.3.14) that lists the domains."""
+    """Return the data of a TXT record (RFC 1035 §3.3.14) with the domains."""
     return b"".join(bytes((len(one),)) + one.encode() for one in chosen(domains)) or b"\0"
 
 
 def read(records: Iterable[bytes]) -> tuple[str, ...]:
-    """Return the domains that the data of TXT records lists. Total on any octets."""
+    """Return the domains in the data of TXT records. Total on any octets."""
     return chosen(text for data in records for text in _strings(data))
 
 

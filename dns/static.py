@@ -1,7 +1,7 @@
-"""Names that the user has given an address, and the way back.
+"""Names to which the user has given an address, and their reverse names.
 
-Their addresses are virtual like those of all names: what is given is where a connection to the
-name goes. So A and AAAA are both there, and other types are not.
+The addresses in answers are virtual like those of all names: the given address is where connections
+to the name go. So there are both A and AAAA records, and none of other types.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ TTL_S = 1
 
 
 class StaticNames:
-    """Answers about a few names. `addresses` are text, by name in lower case."""
+    """Answers for a few names. `addresses` are text, by name in lower case."""
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
         self._names = frozenset(addresses)
         self._by_reverse: dict[str, str] = {}
         for name, address in addresses.items():
-            # The first name of an address is its name, as in hosts(5).
+            # The first of several names of an address is its reverse name, as in hosts(5).
             self._by_reverse.setdefault(ip_address(address).reverse_pointer, name)
 
     def answer(self, name: str, rtype: int) -> Answer | None:
-        """Return the answer about a name in lower case, None where the name is not known here."""
+        """Return the answer for a name in lower case, None if it is not a static name."""
         if name in self._names:
             return Answer(Outcome.FOUND if rtype in ADDRESSES else Outcome.NO_DATA)
         target = self._by_reverse.get(name) if rtype == RRType.PTR else None

@@ -2,19 +2,17 @@
 
 Theory of operation
 -------------------
-Octets of the far end, or of a host behind it, become an `Answer` or nothing: what is not part of
-the answer to this question is left out, and what is left is written again by us (`write_answer`),
-so that nothing of theirs goes further than they were asked.
+Octets of the far end, or of a host behind it, become an `Answer` or none. Whatever does not belong
+to the answer to this question is left out, and the rest is written again (`write_answer`), so that
+no octet of theirs goes further unread.
 
-Kept are, of class IN: the aliases that lead from the name asked for (CNAME, in their order, at
-most `MAX_ALIASES`), the records of the type asked for at the last name of these, and, where there
-are none, the SOA record of a zone that this name is in. So additional records, in which addresses
-stand that an application could use past the pool, are gone; signatures are, too, because nobody
-here asks for them.
+Kept are, of class IN: the aliases that lead from the name of the question (CNAME, in their order,
+at most `MAX_ALIASES`), the records of its type at the last name of these, and, if there are none,
+the SOA record of a zone that this name is in. So additional records are gone, as an application
+could use the addresses in them past the pool; signatures are, too, because they are not asked for.
 
-How long an answer may be kept is what its records say, within our own limits: `MAX_TTL_S`, and
-for what is not there `MAX_NEGATIVE_S` of what the SOA record says (RFC 2308 §5); without that
-record it may not be kept at all.
+An answer may be cached for the TTL of its records, but `MAX_TTL_S` at most. A negative one may be
+for that of its SOA record (RFC 2308 §5), but `MAX_NEGATIVE_S` at most, and not without that record.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ from dns.records import Reader, Record, write_record
 from dns.wire import HEADER, QR, QUESTION_TAIL, RA, RD, TC, WireError, opcode_of, read_question
 
 MAX_ANSWERS: Final = 256
-"""Records read: more than any chain of aliases and set of records has."""
+"""Records read of the answer section: more than any aliases and set of records have."""
 MAX_AUTHORITY: Final = 32
-"""Records of the authority section read in search of one."""
+"""Records read of the authority section, in search of a SOA record."""
 MAX_ALIASES: Final = 16
 MAX_TTL_S: Final = 300
 MAX_NEGATIVE_S: Final = 30
@@ -46,22 +44,22 @@ _OPT: Final = struct.Struct("!BHHIH")
 
 
 class Outcome(Enum):
-    """What the far end says about a name and a type."""
+    """The result of a question to the far end."""
 
     FOUND = auto()
-    """There are records of the type, perhaps behind CNAMEs."""
+    """There are records of the type, perhaps behind CNAME records."""
     NO_DATA = auto()
-    """The name exists, and has no record of the type."""
+    """The name exists, but has no record of the type."""
     NX_DOMAIN = auto()
     """There is no such name."""
     REFUSED = auto()
-    """A policy of the far end forbids to say."""
+    """A policy of the far end forbids the answer."""
     UNSUPPORTED = auto()
-    """There is nobody who could be asked for this type."""
+    """The far end has no resolver that could be asked for this type."""
     FAILED = auto()
-    """Anything else: no answer, SERVFAIL, or octets that are no answer to the question."""
+    """No answer in time, an error such as SERVFAIL, or octets that answer another question."""
     UNREACHABLE = auto()
-    """Nothing: it could not be asked."""
+    """The far end could not be asked."""
 
 
 _BY_RCODE: dict[int, Outcome] = {
@@ -79,10 +77,10 @@ _TO_RCODE: dict[Outcome, RCode] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer. It may be kept for `ttl_s`; 0 means that it may not.
+    """An answer. It may be cached for `ttl_s`; 0 means not at all.
 
-    `records` are aliases first, then records of the type asked for; `soa` is there if these are
-    not, and the far end has sent one.
+    `records` are aliases first, then records of the type of the question. `soa` is the record of a
+    negative answer, if the far end has sent one.
     """
 
     outcome: Outcome
@@ -139,8 +137,8 @@ def is_answer(message: bytes, query: bytes) -> bool:
 def read_answer(wire: bytes, ident: int, name: str, rtype: int) -> Answer:
     """Return what `wire` says in answer to `build_query(ident, name, rtype)`.
 
-    Total on any octets: what is no such answer is FAILED. So is a truncated one, as the stream
-    below has room for a whole one. Raises ValueError where `name` is none.
+    Total on any octets: anything but such an answer is FAILED. So is a truncated one, as the stream
+    has room for a whole one. Raises ValueError if `name` is none.
     """
     if not is_answer(wire, build_query(ident, name, rtype)):
         return FAILED
@@ -158,7 +156,7 @@ def read_answer(wire: bytes, ident: int, name: str, rtype: int) -> Answer:
 def write_answer(answer: Answer, name: str, rtype: int) -> bytes:
     """Return an answer that is FOUND, NO_DATA or NX_DOMAIN as a message with the identifier 0.
 
-    `read_answer` reads the same from it. Raises ValueError where that has no room in a message.
+    `read_answer` reads the same from it. Raises ValueError if it does not fit into a message.
     """
     flags = QR | RD | RA | _TO_RCODE[answer.outcome]
     authority = [answer.soa] if answer.soa else []
@@ -167,7 +165,7 @@ def write_answer(answer: Answer, name: str, rtype: int) -> bytes:
     message += asked + QUESTION_TAIL.pack(rtype, IN)
     message += b"".join(write_record(one, asked) for one in (*answer.records, *authority))
     if len(message) > _MAX_MESSAGE:
-        raise ValueError("too much for a message")
+        raise ValueError("an answer of more than 65535 octets")
     return message
 
 
@@ -217,7 +215,7 @@ def _is_in(name: bytes, zone: bytes) -> bool:
 
 
 def _bounded(soa: Record) -> Record:
-    """Return a SOA record that lives no longer than what is not there may be kept."""
+    """Return a SOA record with the TTL of negative answers (RFC 2308 §5)."""
     minimum_s = int.from_bytes(soa.data[-_SOA_MINIMUM:])
     return soa._replace(ttl_s=min(soa.ttl_s, minimum_s))
 

@@ -1,14 +1,14 @@
-"""Reading a message that anybody may have written.
+"""The primitives of reading a DNS message with hostile octets.
 
 Theory of operation
 -------------------
-Every function takes the whole message and an offset and returns what it read and the offset
-behind it, or raises `WireError`: there is no third outcome. Nothing here recurses and nothing
-follows a compression pointer, so that no input costs more than one pass over its octets:
+Every function takes the whole message and an offset, and returns its result and the offset behind
+it, or raises `WireError`. None recurses and none follows a compression pointer, so that no input
+costs more than one pass over its octets:
 
-- the question is the first name of a message, there is nothing before it that a pointer could
-  name, and so a pointer in it is an error (RFC 1035 §4.1.4);
-- of records we want the type and the length alone, and a name is over where its pointer is.
+- the question has the first name of a message, with nothing before it that a pointer could point
+  to, so a pointer in it is an error (RFC 1035 §4.1.4);
+- of records only the type and the length are read, and a name ends with its pointer.
 
 Label types 0x40 and 0x80 are errors as well: extended labels are historic (RFC 6891 §5) and no
 other type was ever assigned.
@@ -34,7 +34,7 @@ RA = 0x0080
 CD = 0x0010
 
 POINTER = 0xC0
-"""The two upper bits of an octet that begins a compression pointer (RFC 1035 §4.1.4)."""
+"""The two upper bits of the first octet of a compression pointer (RFC 1035 §4.1.4)."""
 
 
 class WireError(ValueError):
@@ -52,7 +52,7 @@ class Record(NamedTuple):
 
 
 def opcode_of(flags: int) -> int:
-    """Return the four bits of the kind of query."""
+    """Return the kind of query, four bits (RFC 1035 §4.1.1)."""
     return flags >> 11 & 0xF
 
 

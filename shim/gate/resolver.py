@@ -103,7 +103,7 @@ class Names:
                 return _reply(asker, failed.wire)
             number = self._wait(_Waiting(decision, asker, now))
             return SendClient(Lookup(number, decision.name, decision.rtype))
-        if isinstance(decision, resolver.Ignore) or is_full or is_gateway(asker.server):
+        if decision is None or is_full or is_gateway(asker.server):
             # The gate is nobody's former resolver: there is nowhere to forward to.
             return None
         number = self._wait(_Waiting(None, asker, now))

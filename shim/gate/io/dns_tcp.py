@@ -1,4 +1,4 @@
-"""The connections to the resolver of the gate (RFC 7766). I/O; the messages are for others.
+"""The TCP connections to the resolver of the gate (RFC 7766). I/O only: messages in and out.
 
 Bounds: `MAX_STREAMS`; one more takes the place of the idlest. One that is idle for `IDLE_S` is
 closed.
@@ -37,7 +37,7 @@ class DnsStreams:
         return fd in self._streams
 
     def add(self, sock: socket.socket, server: bytes, now: float) -> None:
-        """Serve a connection to the resolver at the address `server`."""
+        """Serve an accepted connection, whose peer had connected to the address `server`."""
         if len(self._streams) >= MAX_STREAMS:
             self._drop(min(self._streams, key=lambda fd: self._streams[fd].last))
         sock.setblocking(False)
@@ -47,7 +47,7 @@ class DnsStreams:
         self._poll.register(sock, select.EPOLLIN)
 
     def on_event(self, fd: int, now: float) -> None:
-        """Take the messages of a connection, or its end."""
+        """A connection is readable, or has ended."""
         stream = self._streams[fd]
         try:
             messages = stream.read(now)
@@ -58,13 +58,13 @@ class DnsStreams:
             self._on_query(message, stream.server, stream.number)
 
     def expire(self, now: float) -> None:
-        """Close what is idle."""
+        """Close connections that are idle."""
         for fd, stream in list(self._streams.items()):
             if now - stream.last > IDLE_S:
                 self._drop(fd)
 
     def reply(self, number: int, wire: bytes) -> None:
-        """Send an answer; a peer that is gone, or does not read, has no connection any more."""
+        """Send an answer, unless the connection is closed. One that does not take it is closed."""
         fd = self._fds.get(number)
         if fd is not None and not self._streams[fd].send(wire):
             self._drop(fd)

@@ -1,1 +1,1 @@
-"""Names on the client's side: the far end's resolver, the resolvers of this machine, the pool."""
+"""Names in the client: the resolver of the far end, the relay to others, the pool of the gate."""

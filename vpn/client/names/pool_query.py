@@ -1,4 +1,4 @@
-"""The gate's pool of virtual addresses, as far as people ask about it: one question at a time."""
+"""Questions to the gate about its pool of virtual addresses, for `overlay-vpn dns`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT_S: Final = 3.0
 
 
 class PoolQuestions:
-    """Asks the gate of the moment, which may be gone before it answers."""
+    """Asks the running gate, which may be gone before it answers."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
@@ -21,7 +21,10 @@ class PoolQuestions:
         self._waiting: dict[int, asyncio.Future[PoolState]] = {}
 
     async def ask(self, host: str = "") -> PoolState | None:
-        """Return what the pool has for a name or address, None if nobody answers in time."""
+        """Return the state of the pool, with what it has for a name or address.
+
+        None if the gate does not answer in `TIMEOUT_S`.
+        """
         number = self._next = self._next + 1
         future = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -34,7 +37,7 @@ class PoolQuestions:
             del self._waiting[number]
 
     def on_state(self, message: PoolState) -> None:
-        """The gate has answered."""
+        """The gate has answered a question, which may be over."""
         waiting = self._waiting.get(message.query)
         if waiting is not None and not waiting.done():
             waiting.set_result(message)

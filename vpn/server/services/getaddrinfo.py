@@ -1,10 +1,10 @@
-"""getaddrinfo(3) for many at once, where some names have resolvers that are silent.
+"""getaddrinfo(3) for many names at once, some of which have silent resolvers.
 
-It takes a thread until the last of its own attempts has failed, ten seconds or more, and cannot be
-called off. So a name is first asked of the resolvers of this machine beside it
-(`system_resolvers.py`). Once they have said anything, getaddrinfo(3) gets its answer from what they
-still know, or from /etc/hosts, and keeps its thread for a moment. Names about which they have said
-nothing in `QUICK_S` share the other threads, and wait for one where nobody else does.
+A call takes a thread until the last of its attempts has failed, ten seconds or more, and cannot be
+cancelled. So the resolvers of this machine are first asked for the name without a thread
+(`system_resolvers.py`). Once they have answered, with whatever, getaddrinfo(3) finds the answer in
+their cache, or in /etc/hosts, and takes its thread for a moment. Names without an answer in
+`QUICK_S` share `MAX_SLOW` threads, so that enough are left for all others.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Final
 from dns.codes import RRType
 from dns.names import from_text
 from vpn.server.dial import MAX_LOOKUPS, Found
-from vpn.server.services.resolver import Others, Resolve
+from vpn.server.services.resolver import Resolve, StubResolver
 
 QUICK_S: Final = 1.0
 MAX_SLOW: Final = MAX_LOOKUPS // 2
-"""Threads that names without an answer may take."""
+"""Threads for names without an answer."""
 
 
 class Lookups:
-    """Looks up addresses; `resolve` is a `Resolve` like the one that it rests on."""
+    """Looks up addresses by another `Resolve`; its `resolve` is one, too."""
 
-    def __init__(self, resolve: Resolve, others: Others) -> None:
+    def __init__(self, resolve: Resolve, stub: StubResolver) -> None:
         self._resolve = resolve
-        self._others = others
+        self._stub = stub
         self._slow = asyncio.Semaphore(MAX_SLOW)
 
     async def resolve(self, host: str, port: int, family: socket.AddressFamily) -> list[Found]:
@@ -41,7 +41,7 @@ class Lookups:
         return await asyncio.shield(running)
 
     def _on_resolved(self, running: asyncio.Future[list[Found]]) -> None:
-        # The thread was taken until now, also where nobody waits for it any more.
+        # The thread was in use until now, even if the caller was cancelled.
         self._slow.release()
         if not running.cancelled():
             running.exception()
@@ -50,8 +50,8 @@ class Lookups:
         rtype = RRType.AAAA if family is socket.AF_INET6 else RRType.A
         try:
             async with asyncio.timeout(QUICK_S):
-                return await self._others.ask(from_text(host), rtype) is not None
-        except ValueError:  # no name that anybody is asked for
+                return await self._stub.ask(from_text(host), rtype) is not None
+        except ValueError:  # not a name of the DNS
             return True
         except TimeoutError:
             return False

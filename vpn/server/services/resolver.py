@@ -1,15 +1,15 @@
-"""The resolver service: names as this machine knows them, asked in DNS messages over a channel.
+"""The resolver service: names as this machine resolves them, in DNS messages over a channel.
 
-Addresses are getaddrinfo(3)'s, so that a name means to the client what it means to this machine:
-/etc/hosts, search order and split horizons included. Every other type is asked of the resolvers of
-this machine (`system_resolvers.py`), as the name that it is. They may say that a name does not
-exist which /etc/hosts or the search order does know: then it exists, and has no such record.
+Addresses are those of getaddrinfo(3), so that a name means to the client what it means to this
+machine: /etc/hosts, search order and split horizons included. Records of other types come from the
+resolvers of this machine (`system_resolvers.py`), without search order. If they say NXDOMAIN for a
+name that getaddrinfo(3) finds, the answer is NODATA.
 
 One name is the service's own: its TXT record has the search domains of this machine.
 
-`MAX_PENDING` questions of a channel are worked on; then reading stops until one is answered. A name
-whose resolvers are silent would so keep all others waiting: with that many, those that have been
-worked on for `PATIENCE_S` have failed.
+At most `MAX_PENDING` questions of a channel are worked on; then reading stops until one is
+answered. So that names with silent resolvers do not hold up all others, questions that have been
+worked on for `PATIENCE_S` fail while there are that many.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, Protocol, cast
+
+from typing_extensions import override
 
 from dns import framing, response, search
 from dns.codes import IN, ExtendedError, RCode, RRType
@@ -49,11 +51,11 @@ Resolve = Callable[
 """Returns the addresses of a name. Raises gaierror."""
 
 
-class Others(Protocol):
-    """Who knows the other types."""
+class StubResolver(Protocol):
+    """The resolvers of this machine, for types other than addresses."""
 
     def settings(self) -> ResolvConf:
-        """Return how this machine looks for names."""
+        """Return the resolver configuration of this machine."""
         ...
 
     async def ask(self, labels: Labels, rtype: int) -> bytes | None:
@@ -64,9 +66,9 @@ class Others(Protocol):
 class ResolverProtocol(asyncio.Protocol):
     """One channel to the resolver."""
 
-    def __init__(self, resolve: Resolve, others: Others) -> None:
+    def __init__(self, resolve: Resolve, stub: StubResolver) -> None:
         self._resolve = resolve
-        self._others = others
+        self._stub = stub
         self._framing = framing.Framing(MAX_QUERY)
         self._waiting: deque[bytes] = deque()
         self._pending: dict[asyncio.Task[None], float] = {}
@@ -75,12 +77,12 @@ class ResolverProtocol(asyncio.Protocol):
         self._has_ended = False
         self._is_paused = False
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start to answer."""
         self._transport = cast(asyncio.Transport, transport)
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Work on the questions that are complete."""
         try:
             messages = self._framing.feed(data)
         except ValueError:
@@ -89,31 +91,33 @@ class ResolverProtocol(asyncio.Protocol):
         self._waiting.extend(messages)
         self._work()
 
+    @override
     def pause_writing(self) -> None:
-        """Begin with nothing more: the client does not take the answers."""
+        # The client does not take its answers: no more questions are worked on.
         self._is_paused = True
         self._transport.pause_reading()
 
+    @override
     def resume_writing(self) -> None:
-        """Go on."""
         self._is_paused = False
         if not self._transport.is_closing():
             self._work()
 
+    @override
     def eof_received(self) -> bool:
-        """Answer what is still being worked on, then close."""
+        # The questions before the end are still answered.
         self._has_ended = True
         return bool(self._pending or self._waiting)
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop working for nobody."""
         if self._making_room is not None:
             self._making_room.cancel()
         for task in self._pending:
             task.cancel()
 
     def _work(self) -> None:
-        """Begin with as many questions as are worked on at a time."""
+        """Start on waiting questions while there is room, and read more if some is left."""
         loop = asyncio.get_running_loop()
         while self._waiting and self._has_room:
             task = loop.create_task(self._answer(self._waiting.popleft()))
@@ -130,7 +134,7 @@ class ResolverProtocol(asyncio.Protocol):
         return len(self._pending) < MAX_PENDING and not self._is_paused
 
     def _make_room(self) -> None:
-        """Give up what has taken its time, and look again when the next one has."""
+        """Cancel questions that are older than `PATIENCE_S`, now and when the next one will be."""
         loop = asyncio.get_running_loop()
         if self._making_room is not None:
             self._making_room.cancel()
@@ -160,7 +164,7 @@ class ResolverProtocol(asyncio.Protocol):
         else:
             try:
                 reply = await self._ask(query)
-            except asyncio.CancelledError:  # to make room, or because nobody waits any more
+            except asyncio.CancelledError:  # to make room, or because the channel is lost
                 reply = _failed(query)
         if not self._transport.is_closing():
             self._transport.write(framing.frame(reply))
@@ -171,22 +175,24 @@ class ResolverProtocol(asyncio.Protocol):
                 query, RCode.NOTIMP, ExtendedError.NOT_SUPPORTED, "only records of class IN"
             )
         if matches_suffix(fold(query.labels), _OURS):
-            return self._ask_us(query)
+            return self._answer_own_name(query)
         family = _FAMILIES.get(query.qtype)
-        return await (self._ask_others(query) if family is None else self._ask_for(query, family))
+        if family is None:
+            return await self._ask_stub(query)
+        return await self._ask_for_addresses(query, family)
 
-    def _ask_us(self, query: Query) -> bytes:
+    def _answer_own_name(self, query: Query) -> bytes:
         if to_text(fold(query.labels)) != SEARCH:
             return response.nx_domain(query)
-        domains = search.chosen(self._others.settings().search)
+        domains = search.chosen(self._stub.settings().search)
         if query.qtype != RRType.TXT or not domains:
             return response.no_data(query)
         owner = to_wire(query.labels)
         record = Record(owner, RRType.TXT, IN, SEARCH_TTL_S, search.write(domains))
         return response.far(query, Answer(Outcome.FOUND, 0, (record,)), over_tcp=True)
 
-    async def _ask_others(self, query: Query) -> bytes:
-        found = await self._others.ask(fold(query.labels), query.qtype)
+    async def _ask_stub(self, query: Query) -> bytes:
+        found = await self._stub.ask(fold(query.labels), query.qtype)
         if found is None:
             return _failed(query)
         if found[3] & 0xF == RCode.NXDOMAIN:
@@ -195,7 +201,7 @@ class ResolverProtocol(asyncio.Protocol):
                 return response.no_data(query)
         return query.id.to_bytes(2) + found[2:]
 
-    async def _ask_for(self, query: Query, family: socket.AddressFamily) -> bytes:
+    async def _ask_for_addresses(self, query: Query, family: socket.AddressFamily) -> bytes:
         name = ".".join(label.decode("ascii", "replace") for label in query.labels)
         try:
             found = await self._resolve(name, 0, family)
@@ -211,7 +217,7 @@ class ResolverProtocol(asyncio.Protocol):
         )
 
     async def _exists(self, name: str) -> bool:
-        """Return whether a name exists: glibc says NONAME, too, where one family is missing."""
+        """Return whether a name exists: glibc returns NONAME also if it only lacks a family."""
         try:
             await self._resolve(name, 0, socket.AF_UNSPEC)
         except OSError as error:
