@@ -29,7 +29,7 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -69,7 +69,13 @@ class ProtocolDriver(asyncio.Transport):
 
 
 class Stream(ProtocolDriver):
-    """One duplex stream that drives a protocol; a carrier implements the orders."""
+    """One duplex stream that drives a protocol; a carrier implements the orders.
+
+    The protocol is paused above `high_water` bytes, and resumed at `low_water`.
+    """
+
+    high_water: ClassVar = HIGH_WATER
+    low_water: ClassVar = LOW_WATER
 
     def __init__(
         self,
@@ -147,9 +153,8 @@ class Stream(ProtocolDriver):
         """Resume a paused writer, or finish closing, if enough has been sent."""
         if self._is_closing:
             self._finish_if_flushed()
-        elif self._is_writing_paused and self.get_write_buffer_size() <= LOW_WATER:
-            self._is_writing_paused = False
-            self.guarded(self._protocol.resume_writing)
+        elif self._is_writing_paused and self.get_write_buffer_size() <= self.low_water:
+            self._resume_protocol()
 
     def on_end(self, error: Exception | None) -> None:
         """End the stream: None is a clean end, else the error."""
@@ -168,9 +173,8 @@ class Stream(ProtocolDriver):
         if self._is_closing or self._is_lost or not data:
             return
         self._send(data)
-        if not self._is_writing_paused and self.get_write_buffer_size() > HIGH_WATER:
-            self._is_writing_paused = True
-            self.guarded(self._protocol.pause_writing)
+        if self._is_full() and not (self._is_writing_paused or self._is_closing):
+            self._pause_protocol()
 
     def write_eof(self) -> None:
         """End our direction; the peer's stays open."""
@@ -214,9 +218,21 @@ class Stream(ProtocolDriver):
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         """Return the low and high water marks in bytes."""
-        return LOW_WATER, HIGH_WATER
+        return self.low_water, self.high_water
 
     # Inside.
+
+    def _is_full(self) -> bool:
+        """Return whether the protocol is to pause writing."""
+        return self.get_write_buffer_size() > self.high_water
+
+    def _pause_protocol(self) -> None:
+        self._is_writing_paused = True
+        self.guarded(self._protocol.pause_writing)
+
+    def _resume_protocol(self) -> None:
+        self._is_writing_paused = False
+        self.guarded(self._protocol.resume_writing)
 
     def _connection_made(self) -> None:
         self._protocol.connection_made(self)

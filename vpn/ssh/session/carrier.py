@@ -1,12 +1,12 @@
-"""Carries one SSH connection over one stream; stands between asyncssh and a transport.
+"""The adapter between an SSH connection of asyncssh and a stream of a transport.
 
 asyncssh treats its transport as a socket of its own: it sets socket options, never pauses, and
-aborts right after its last words. The carrier repairs that on both sides:
+aborts right after its last message. The carrier adapts both sides:
 
-- towards asyncssh it is the transport: `write` is the stream's own method (no cost), no socket
-  is shown, and `abort` first lets the last words leave, for at most `FAREWELL_S`;
-- towards the stream it is the protocol: it passes bytes on, tells `Pressure` about pauses, and
-  cuts off a peer that makes us answer without ever reading the answers.
+- to asyncssh it is the transport: `write` is the stream's own method, no socket is shown, and
+  `abort` first sends what was written before, for at most `FAREWELL_S`;
+- to the stream it is the protocol: it passes bytes on, reports pauses to `Pressure`, and aborts a
+  peer that causes answers without reading them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any, cast
+
+from typing_extensions import override
 
 from vpn.ssh.session.pressure import Pressure
 
@@ -23,7 +25,7 @@ UNREAD_ANSWERS_BYTES = 128 << 20
 
 
 class Carrier(asyncio.Protocol):
-    """The protocol a stream drives and the transport an SSH connection writes to."""
+    """The protocol that a stream drives, and the transport to which an SSH connection writes."""
 
     def __init__(
         self,
@@ -41,16 +43,16 @@ class Carrier(asyncio.Protocol):
 
     # The stream's protocol.
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the SSH connection on a new stream."""
         self._stream = cast(asyncio.Transport, transport)  # uvloop's do not derive from it
         self.write = self._stream.write
         self._connection.connection_made(self)  # type: ignore[arg-type]
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Pass bytes to SSH."""
-        # asyncssh copies what is left of its input for every packet in it: with many small
-        # packets, shorter pieces take half the time.
+        # asyncssh copies the rest of its input for every packet in it: with many small packets,
+        # shorter pieces take half the time.
         for start in range(0, len(data), PIECE_BYTES):
             if self._is_over:
                 return
@@ -58,21 +60,21 @@ class Carrier(asyncio.Protocol):
         if self._pressure.is_high and (self._stream.get_write_buffer_size() > UNREAD_ANSWERS_BYTES):
             self._stream.abort()
 
+    @override
     def eof_received(self) -> bool:
-        """End: SSH has no half-closed state."""
         self._connection.eof_received()
-        return False
+        return False  # SSH has no half-closed state
 
+    @override
     def pause_writing(self) -> None:
-        """Hold back the flows."""
         self._pressure.on_stream(is_full=True)
 
+    @override
     def resume_writing(self) -> None:
-        """Let the flows go on."""
         self._pressure.on_stream(is_full=False)
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """End SSH with the stream."""
         self._is_over = True
         if self._farewell is not None:
             self._farewell.cancel()
@@ -82,7 +84,7 @@ class Carrier(asyncio.Protocol):
     # asyncssh's transport.
 
     def abort(self) -> None:
-        """End the stream once it has sent what asyncssh wrote before, or soon anyway."""
+        """Close the stream, and abort it if that takes longer than `FAREWELL_S`."""
         if self._is_over:
             return
         self._is_over = True
@@ -91,5 +93,5 @@ class Carrier(asyncio.Protocol):
         self._farewell = loop.call_later(FAREWELL_S, self._stream.abort)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what the stream says, but not its socket: SSH sets no socket options."""
+        """Return the stream's information, except its socket: SSH would set options of it."""
         return default if name == "socket" else self._stream.get_extra_info(name, default)

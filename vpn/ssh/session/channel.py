@@ -2,22 +2,22 @@
 
 Theory of operation
 -------------------
-asyncssh's own channel also serves shells, and for a tunnel it falls short: an EOF which arrives
-behind data the reader has not taken yet is forgotten when CLOSE overtakes it (every download
-through sshd that ends while the application is slow would look like a reset), closing while data
-waits drops the EOF, the window never changes, and each write is copied into a bytearray. This
-channel is the part of section 5 that a TCP flow needs. It lives in asyncssh's table of channels
-and uses only the methods listed in `Connection`.
+asyncssh's own channel also serves shells, and falls short for a tunnel: an EOF behind data that the
+reader has not taken yet is lost when CLOSE arrives (every download through sshd that ends while the
+application is slow would look like a reset), closing while data waits drops the EOF, the window
+never changes, and each write is copied into a bytearray. This channel implements the part of
+section 5 that a TCP flow needs. It is registered in asyncssh's table of channels and uses only the
+methods listed in `Connection`.
 
-What the two sides see (the rules of every stream of `vpn.transport.base`):
+Messages and callbacks (the rules of every stream, see `vpn.transport.base`):
 
 - `write_eof()` is EOF after all data, and EOF is `eof_received()` after all data;
 - `close()` is data, EOF, CLOSE: the peer sees `connection_lost(None)`;
 - `abort()` is CLOSE without EOF: the peer sees `connection_lost(ConnectionResetError)`;
-- when the connection ends, so do all channels, with an error: never a clean end in mid-transfer.
+- when the connection ends, all channels end with an error, never cleanly in mid-transfer.
 
-A foreign server may close without EOF and mean the end of the stream (common in servers written
-in Go); only our own uses that as a reset. `is_close_reset` says which of the two the peer is.
+A foreign server may send CLOSE without EOF at the end of the stream (common in servers written in
+Go); only our own server means a reset by it. `is_close_reset` tells which of the two the peer is.
 
 Invariants: nothing is sent after CLOSE; the number is free again only when CLOSE went both ways;
 at most `HIGH_BYTES` plus one write wait for the peer's window; `ReceiveWindow` bounds what
@@ -44,6 +44,7 @@ from asyncssh.constants import (
 )
 from asyncssh.misc import ChannelOpenError, ProtocolError
 from asyncssh.packet import SSHPacket, String, UInt32
+from typing_extensions import override
 
 from vpn.ssh.session.datagrams import Multiplexer
 from vpn.ssh.session.pressure import Pressure
@@ -54,11 +55,14 @@ MAX_PACKET_BYTES = 64 << 10
 HIGH_BYTES = 256 << 10
 LOW_BYTES = 64 << 10
 PACKETS_PER_TURN = 64
-ORIGINATOR = ("127.0.0.1", 0)  # RFC 4254, section 7.2: informational, and nobody's business
+ORIGINATOR = (
+    "127.0.0.1",
+    0,
+)  # RFC 4254, section 7.2: informational, and not disclosed
 
 
 class Connection(Protocol):
-    """What a channel needs of the SSH connection it belongs to."""
+    """The part of an SSH connection that its channels use."""
 
     pressure: Pressure
     windows: WindowBudget
@@ -71,7 +75,7 @@ class Connection(Protocol):
 
     @property
     def datagrams(self) -> Multiplexer | None:
-        """The datagrams beside the stream, if it has any."""
+        """The datagrams of the connection's stream, if it has any."""
 
     def send_packet(self, pkttype: int, *args: Any, handler: Any = None) -> None:
         """Send one message."""
@@ -87,6 +91,9 @@ class Connection(Protocol):
 
 class Channel(Stream):
     """One flow inside an SSH connection. Raises ChannelOpenError if the connection is closed."""
+
+    high_water = HIGH_BYTES
+    low_water = LOW_BYTES
 
     def __init__(
         self, connection: Connection, protocol: asyncio.Protocol, *, is_close_reset: bool = True
@@ -139,7 +146,7 @@ class Channel(Stream):
     def process_open_confirmation(
         self, send_chan: int, send_window: int, send_pktsize: int, packet: SSHPacket
     ) -> None:
-        """Begin, or close at once if the opener has given up meanwhile. Called by asyncssh."""
+        """Open the channel, or close it if the opener was cancelled. Called by asyncssh."""
         packet.check_end()
         if self._is_open or self._waiter is None:
             raise ProtocolError("channel not being opened")
@@ -153,7 +160,7 @@ class Channel(Stream):
             self._waiter.set_result(None)
 
     def process_open_failure(self, code: int, reason: str, lang: str) -> None:
-        """Hand the peer's refusal to the opener. Called by asyncssh."""
+        """Raise the peer's refusal in `connect`. Called by asyncssh."""
         if self._is_open or self._waiter is None:
             raise ProtocolError("channel not being opened")
         self._release()
@@ -175,7 +182,7 @@ class Channel(Stream):
         self._answering = self._loop.create_task(self._answer(session))
 
     def _meet(self, number: int, window: int, packet_bytes: int) -> None:
-        """Learn what the peer takes; one octet in a packet is the least that can be sent."""
+        """Take the peer's limits; a packet carries at least one octet whatever it says."""
         self._peer_number = number
         self._send_window = window
         self._send_packet_bytes = max(1, packet_bytes)
@@ -210,6 +217,7 @@ class Channel(Stream):
     ) -> None:
         """Keep none of the names. Called by asyncssh."""
 
+    @override
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return `"datagrams"` of an open channel, as a stream does (`vpn.transport.base`)."""
         if name != "datagrams" or self._connection is None or not self._is_open:
@@ -285,55 +293,44 @@ class Channel(Stream):
     def log_sent_packet(self, *_: object) -> None:
         """Keep no trace of flows. Called by asyncssh."""
 
-    # Writing, with the orders of Stream.
+    # Orders of Stream.
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; pauses the protocol while the peer's window or the stream is full."""
-        super().write(data)
-        if self._pressure.is_high or self._backlog_bytes > HIGH_BYTES:
-            self._pause_protocol()
-
+    @override
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait for the peer's window."""
         return self._backlog_bytes
 
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and high water marks in bytes."""
-        return LOW_BYTES, HIGH_BYTES
+    @override
+    def _is_full(self) -> bool:
+        return self._pressure.is_high or self._backlog_bytes > HIGH_BYTES
 
-    def on_progress(self) -> None:
-        """Let the protocol write again once little is left, or finish closing."""
-        if self._is_closing:
-            self._finish_if_flushed()
-        elif self._is_writing_paused and not self._is_in_line and self._backlog_bytes <= LOW_BYTES:
-            if self._pressure.is_high:
-                self._stand_in_line()
-            else:
-                self._is_writing_paused = False
-                self.guarded(self._protocol.resume_writing)
+    @override
+    def _pause_protocol(self) -> None:
+        if self._pressure.is_high:
+            self._stand_in_line()
+        super()._pause_protocol()
+
+    @override
+    def _resume_protocol(self) -> None:
+        if self._pressure.is_high and not self._is_in_line:
+            self._stand_in_line()
+        if not self._is_in_line:
+            super()._resume_protocol()
 
     def on_relief(self) -> None:
-        """Go on after the stream was full. Called by Pressure."""
+        """Resume the protocol after the stream was full. Called by Pressure."""
         self._is_in_line = False
         self.on_progress()
 
+    @override
     def pause_reading(self) -> None:
-        """Stop `data_received`; the peer may send what is left of its window."""
         self._window.on_wait()
         super().pause_reading()
-
-    def _pause_protocol(self) -> None:
-        if self._is_writing_paused or self._is_closing:
-            return
-        self._is_writing_paused = True
-        if self._pressure.is_high:
-            self._stand_in_line()
-        self.guarded(self._protocol.pause_writing)
 
     def _stand_in_line(self) -> None:
         self._is_in_line = True
         self._pressure.wait(self)
 
+    @override
     def _send(self, data: bytes | bytearray | memoryview) -> None:
         if self._has_sent_close:
             return
@@ -365,7 +362,7 @@ class Channel(Stream):
         self.on_progress()
 
     def _flush_later(self) -> None:
-        """Let others have their turn: a peer may want its packets as small as one octet."""
+        """Continue in the next turn of the loop: a peer may limit packets to one octet."""
         if not self._is_flushing_later:
             self._is_flushing_later = True
             self._loop.call_soon(self._flush_rest)
@@ -374,6 +371,7 @@ class Channel(Stream):
         self._is_flushing_later = False
         self._flush()
 
+    @override
     def _send_fin(self) -> None:
         if not self._backlog:
             self._send_eof()
@@ -388,17 +386,21 @@ class Channel(Stream):
             self._has_sent_close = True
             self._to_peer(MSG_CHANNEL_CLOSE, UInt32(self._peer_number))
 
+    @override
     def _consumed(self, count: int) -> None:
         adjustment = self._window.on_consumed(count)
         if adjustment and not self._has_sent_close and not self._has_received_eof:
             self._to_peer(MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer_number), UInt32(adjustment))
 
+    @override
     def _flushed(self) -> bool:
         return self._has_sent_eof or self._has_sent_close
 
+    @override
     def _shut(self) -> None:
         self._send_close()
 
+    @override
     def _reset(self) -> None:
         self._drop_backlog()
         if self._is_open:

@@ -1,12 +1,12 @@
-"""Back-pressure of the one stream, spread over the channels that write to it.
+"""Back-pressure of an SSH connection's stream on the channels that write to it.
 
-asyncssh ignores `pause_writing()` of its transport, and while keys are exchanged it keeps all
-channel data for later: either way a fast sender would fill memory. So channels ask `is_high`
-after each write and wait in line when it is.
+asyncssh ignores `pause_writing()` of its transport, and during a key exchange it queues all
+channel data: either way a fast sender would fill memory. So channels look at `is_high`
+after each write, and join a queue if it is.
 
-When the pressure falls, only a few channels are let go per turn of the event loop, in the order
-in which they came: enough to fill the stream again, and each has its turn. What is held above
-the stream's high-water mark is therefore at most one read of each channel that was writing.
+When the pressure falls, only a few channels resume in each turn of the event loop, first in, first
+out: enough to fill the stream again. The bytes above the stream's high-water mark are
+therefore at most one read of each channel that was writing.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ CHANNELS_PER_TURN = 4  # of one read each, 256 KiB: what the stream has room for
 
 
 class Writer(Protocol):
-    """Someone who stopped writing because of the pressure."""
+    """A channel that has stopped writing because of the pressure."""
 
     def on_relief(self) -> None:
-        """Write again; called once for each `wait`."""
+        """Resume writing; called once for each `wait`."""
         ...
 
 
 class Pressure:
-    """Whether the stream wants no more for now, and who waits for it."""
+    """The pressure of one stream, and the queue of channels that wait for it to fall."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -48,7 +48,7 @@ class Pressure:
         self._update()
 
     def wait(self, writer: Writer) -> None:
-        """Put a writer in line; it must stop writing until `on_relief`."""
+        """Queue a writer; it must not write until `on_relief`."""
         self._waiting.append(writer)
 
     def _update(self) -> None:

@@ -1,16 +1,15 @@
-"""How much a peer may send before we have read it: the receive window of each channel.
+"""The receive window of each channel (RFC 4254, section 5.2), and the budget of all of them.
 
 Theory of operation
 -------------------
-A window (RFC 4254, section 5.2) is a promise of memory, and a promise cannot be taken back. One
-fixed size is wrong twice: 8 MiB for each of a thousand stalled flows is 8 GiB, and 64 KiB is
-5 Mbit/s at 100 ms. So a window starts small and doubles each time half of it was consumed
-without the reader ever having made us wait: then the network, not the reader, was the limit.
-A reader that pauses keeps the window it has.
+A window promises memory, and cannot be taken back. No fixed size will do: 8 MiB for each of a
+thousand stalled flows is 8 GiB, and 64 KiB is 5 Mbit/s at 100 ms. So a window starts small and
+doubles each time half of it was consumed without a pause of the reader: then the network, not the
+reader, was the limit. The window of a reader that pauses keeps its size.
 
 All windows of a session share one `WindowBudget`. A growing window may take a quarter of what is
-left, a new one a sixty-fourth, but never less than `FLOOR_BYTES`; so the promises of n channels
-never exceed `BUDGET_BYTES + n * FLOOR_BYTES`, and late flows still get something.
+left, a new one a sixty-fourth, but never less than `FLOOR_BYTES`; so the windows of n channels
+never exceed `BUDGET_BYTES + n * FLOOR_BYTES`, and a late flow still gets one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ FLOOR_BYTES = 32 << 10
 
 
 class WindowBudget:
-    """The memory which all channels of a session may promise together, in bytes."""
+    """The memory, in bytes, that the windows of a session share."""
 
     def __init__(self, total_bytes: int = BUDGET_BYTES) -> None:
         self.left_bytes = total_bytes
@@ -34,7 +33,7 @@ class WindowBudget:
         return size
 
     def grow(self, size_bytes: int) -> int:
-        """Take what doubling a window needs, as far as it is there, and return the amount."""
+        """Take up to what doubling a window needs, and return the amount."""
         more = min(size_bytes, CEILING_BYTES - size_bytes, self.left_bytes // 4)
         if more <= 0:
             return 0
@@ -59,16 +58,16 @@ class ReceiveWindow:
         self.credit = self.size
 
     def on_data(self, count: int) -> bool:
-        """Account for arriving bytes; return False if the peer sent more than it may."""
+        """Account for arriving bytes; return False if the peer exceeded the window."""
         self.credit -= count
         return self.credit >= 0
 
     def on_wait(self) -> None:
-        """Remember that the reader, not the network, was the limit."""
+        """Note that the reader, not the network, was the limit."""
         self._has_waited = True
 
     def on_consumed(self, count: int) -> int:
-        """Account for bytes the reader took; return the window adjustment to send, often 0."""
+        """Account for bytes that were read; return the window adjustment to send, often 0."""
         self._consumed += count
         if self._consumed < self.size // 2:
             return 0
