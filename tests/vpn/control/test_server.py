@@ -181,6 +181,24 @@ def test_down_is_answered_once_it_is_done(tmp_path: Path, monkeypatch: pytest.Mo
     play(tmp_path, up, dialogue)
 
 
+def test_answers_that_are_under_way_go_out_before_the_end(tmp_path: Path) -> None:
+    async def dialogue(connect: Connect, instance: Instance, control: ControlServer) -> None:
+        up = cast(Up, instance)
+        up.may_be_down.clear()
+        client = connect()
+        client.send(Hello(VERSION), TakeDown())
+        assert await client.receive() == Hello(VERSION)
+        await asyncio.sleep(0.05)
+        finishing = asyncio.create_task(control.finish())
+        await asyncio.sleep(0.05)
+        assert not finishing.done()
+        up.may_be_down.set()
+        await finishing
+        assert await client.receive() == Done()
+
+    play(tmp_path, up, dialogue)
+
+
 def test_namespaces_come_as_descriptors(tmp_path: Path) -> None:
     reading, writing = os.pipe()
 
