@@ -37,9 +37,9 @@ LINGER_RESET = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: close(2) sends a
 class TcpStream(ProtocolDriver, asyncio.Protocol):
     """A stream between the event loop's TCP transport below and a protocol above.
 
-    It adds three things to the event loop's: abort() sends a RST (close(2) alone may send a FIN),
-    a reset by the peer is always ConnectionResetError, and ACKs are not delayed if
-    `is_quick_to_ack`.
+    It adds to the event loop's: small writes are not delayed (tcp(7), TCP_NODELAY), abort() sends
+    a RST (close(2) alone may send a FIN), a reset by the peer is always ConnectionResetError, and
+    ACKs are not delayed if `is_quick_to_ack`.
 
     Delayed ACKs: sshd leaves Nagle's algorithm on for sessions that only forward, so its small
     EOF packet waits for our ACK, and our ACK waits up to 40 ms for data to ride on. Setting

@@ -1,15 +1,16 @@
 """TCP beyond what every transport promises."""
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
-from transport_lab import Recorder, dialing
+from transport_lab import Recorder, dialing, pair_of
 
 from vpn.transport.base import Address
-from vpn.transport.tcp import TcpTransport
+from vpn.transport.tcp import MAX_SEGMENT_BYTES, TcpStream, TcpTransport
 
 Run = Callable[[Any], Any]
 
@@ -44,5 +45,40 @@ def test_peer_with_nagle_does_not_wait_for_delayed_acks(run: Run) -> None:
             client.transport.close()
             await server
             await client.until_fact("lost")
+
+    run(dialogue())
+
+
+def test_small_writes_are_not_delayed(run: Run) -> None:
+    async def dialogue() -> None:
+        async with pair_of(TcpTransport()) as pair:
+            for end in pair.ends:
+                sock = end.transport.get_extra_info("socket")
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    run(dialogue())
+
+
+def test_client_asks_for_segments_that_fit_every_path(run: Run) -> None:
+    async def dialogue() -> None:
+        async with pair_of(TcpTransport()) as pair:
+            for end in pair.ends:
+                sock = end.transport.get_extra_info("socket")
+                segment = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+                assert segment <= MAX_SEGMENT_BYTES
+
+    run(dialogue())
+
+
+def test_reset_met_when_writing_is_a_reset(run: Run) -> None:
+    async def dialogue() -> None:
+        async with pair_of(TcpTransport()) as pair:
+            stream = pair.client.transport
+            assert isinstance(stream, TcpStream)
+            stream.connection_lost(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+            assert isinstance(pair.client.error, ConnectionResetError)
+            assert stream.is_closing()
+            stream._below.abort()
+            stream.connection_lost = lambda exc: None  # type: ignore[method-assign]
 
     run(dialogue())

@@ -30,6 +30,16 @@ def test_first_burst_is_the_initial_window_at_a_low_rate() -> None:
     assert due == pytest.approx(1.0 + DATAGRAM / (GAIN * 10 * DATAGRAM / 0.1))
 
 
+def test_part_of_a_datagram_in_the_bucket_is_counted() -> None:
+    pacer = Pacer(DATAGRAM)
+    rate = GAIN * 10 * DATAGRAM / 0.1
+    pacer.update_rate(congestion_window=10 * DATAGRAM, smoothed_rtt=0.1)
+    burst(pacer, 1.0)
+    quarter_later = 1.0 + DATAGRAM / 4 / rate
+    assert pacer.next_send_time(quarter_later) == pytest.approx(1.0 + DATAGRAM / rate)
+    assert pacer.next_send_time(0.5) == pytest.approx(0.5 + 3 * DATAGRAM / 4 / rate)
+
+
 @pytest.mark.parametrize("mbit_s", [1, 20, 100, 300])
 def test_millisecond_timer_carries_the_rate_of_the_window(mbit_s: int) -> None:
     rtt = 0.05
