@@ -174,7 +174,7 @@ def test_flows_of_a_gate_before_are_adopted(names: Names) -> None:
         (framed(ip() / TCP(sport=1, dport=2, chksum=1)), DropReason.CHECKSUM),
         (framed(ip() / ICMP(type=8, chksum=1)), DropReason.CHECKSUM),
         (framed(ip() / UDP(sport=1, dport=53, chksum=1) / b"x"), DropReason.CHECKSUM),
-        (framed(ip() / ICMP(type=13) / bytes(12)), DropReason.ICMP),
+        (framed(ip() / ICMP(type=13, ts_ori=0, ts_rx=0, ts_tx=0)), DropReason.ICMP),
         (framed(ip() / ICMP(type=3, code=3) / bytes(28)), DropReason.ICMP),
         (framed(ip(FAR6) / Raw(b"")), DropReason.NO_NEXT_HEADER),
     ],
