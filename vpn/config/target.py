@@ -18,7 +18,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server: how to get there, and as whom to log in. `user` is empty where none was given."""
+    """A server, the transport to it and the user to log in as; empty where none was given."""
 
     transport: str
     user: str

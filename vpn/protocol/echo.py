@@ -10,13 +10,14 @@ Sequence numbers and payloads are the application's own, end to end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from vpn.protocol import icmp
 from vpn.protocol.failure import Failure
-from vpn.protocol.fields import MAX_HOST, Host, Octet
+from vpn.protocol.fields import MAX_HOST, Host, Octet, ServiceMessage
 
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
@@ -29,11 +30,7 @@ _Hops = Annotated[int, msgspec.Meta(ge=1, le=0xFF)]
 _Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 
-class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """A message of the closed set."""
-
-
-class Request(_Message, frozen=True, tag="request"):
+class Request(ServiceMessage, frozen=True, tag="request"):
     """Send an echo request to `host`, a name or an address, in a family, 4 or 6.
 
     Without `may_fragment` no router on the way may (RFC 791, DF); the server itself may.
@@ -48,7 +45,7 @@ class Request(_Message, frozen=True, tag="request"):
     payload: _Payload
 
 
-class Reply(_Message, frozen=True, tag="reply"):
+class Reply(ServiceMessage, frozen=True, tag="reply"):
     """An echo reply has come, with so much left of its hop limit.
 
     `source` is the `host` of the request, unless another address has answered.
@@ -61,7 +58,7 @@ class Reply(_Message, frozen=True, tag="reply"):
     payload: _Payload
 
 
-class Failed(_Message, frozen=True, tag="failed"):
+class Failed(ServiceMessage, frozen=True, tag="failed"):
     """A request did not arrive: an ICMP error of its family (RFC 792, RFC 4443).
 
     `mtu` is 0 if the error has none. `router` has sent it: empty for the server itself, the `host`
@@ -88,22 +85,9 @@ def error_for(failure: Failure, family: int) -> tuple[int, int] | None:
     return icmp.error_for(Failure.EHOSTUNREACH if is_refused else failure, family)
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_REQUESTS: Final = msgspec.msgpack.Decoder(Request)
-_ANSWERS: Final = msgspec.msgpack.Decoder(FromServer)
-
-
-def encode(message: Request | Reply | Failed) -> bytes:
-    """Return a message as it goes to the other end."""
-    return _encode(message)
-
-
-def decode_request(message: bytes) -> Request:
-    """Return what a client says. Raises ValueError."""
-    return _REQUESTS.decode(message)
-
-
-def decode_answer(message: bytes) -> Reply | Failed:
-    """Return what a server says. Raises ValueError."""
-    answer: Reply | Failed = _ANSWERS.decode(message)
-    return answer
+encode: Final[Callable[[Request | FromServer], bytes]] = msgspec.msgpack.Encoder().encode
+"""Returns a message as it goes to the other end."""
+decode_request: Final[Callable[[bytes], Request]] = msgspec.msgpack.Decoder(Request).decode
+"""Returns what a client says. Raises ValueError."""
+decode_answer: Final[Callable[[bytes], FromServer]] = msgspec.msgpack.Decoder(FromServer).decode
+"""Returns what a server says. Raises ValueError."""

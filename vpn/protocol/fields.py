@@ -11,3 +11,7 @@ MAX_HOST: Final = 253
 Octet = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 Host = Annotated[str, msgspec.Meta(max_length=MAX_HOST, pattern=r"^[!-~]*\Z")]
 """A name or an address: printable ASCII without spaces, as `dns.names.to_text` writes names."""
+
+
+class ServiceMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A message of the closed set of a service: msgpack, an array of its tag and its fields."""

@@ -10,11 +10,12 @@ anything else is no peer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
 
-from vpn.protocol.fields import MAX_HOST, Host, Octet
+from vpn.protocol.fields import MAX_HOST, Host, Octet, ServiceMessage
 
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 768, RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
@@ -25,11 +26,7 @@ _Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 _Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 
-class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """A message of the closed set."""
-
-
-class Send(_Message, frozen=True, tag=0):
+class Send(ServiceMessage, frozen=True, tag=0):
     """Send a datagram to `host`, a name or an address.
 
     Without `may_fragment` it is to arrive whole or not at all (RFC 791, DF).
@@ -42,7 +39,7 @@ class Send(_Message, frozen=True, tag=0):
     payload: _Payload
 
 
-class Deliver(_Message, frozen=True, tag=0):
+class Deliver(ServiceMessage, frozen=True, tag=0):
     """A datagram has come. `host` is a name, if its sender was last sent to under that name."""
 
     host: Host
@@ -50,7 +47,7 @@ class Deliver(_Message, frozen=True, tag=0):
     payload: _Payload
 
 
-class Undeliverable(_Message, frozen=True, tag=1):
+class Undeliverable(ServiceMessage, frozen=True, tag=1):
     """The last datagram to `host` and `port` did not arrive: an ICMP error of the family.
 
     `kind` and `code` are those of RFC 792 or RFC 4443, `mtu` is 0 if the error has none. `router`
@@ -67,22 +64,9 @@ class Undeliverable(_Message, frozen=True, tag=1):
 
 FromServer = Deliver | Undeliverable
 
-_encode = msgspec.msgpack.Encoder().encode
-_REQUESTS: Final = msgspec.msgpack.Decoder(Send)
-_ANSWERS: Final = msgspec.msgpack.Decoder(FromServer)
-
-
-def encode(message: Send | Deliver | Undeliverable) -> bytes:
-    """Return a message as it goes to the other end."""
-    return _encode(message)
-
-
-def decode_request(message: bytes) -> Send:
-    """Return what a client says. Raises ValueError."""
-    return _REQUESTS.decode(message)
-
-
-def decode_answer(message: bytes) -> Deliver | Undeliverable:
-    """Return what a server says. Raises ValueError."""
-    answer: Deliver | Undeliverable = _ANSWERS.decode(message)
-    return answer
+encode: Final[Callable[[Send | FromServer], bytes]] = msgspec.msgpack.Encoder().encode
+"""Returns a message as it goes to the other end."""
+decode_request: Final[Callable[[bytes], Send]] = msgspec.msgpack.Decoder(Send).decode
+"""Returns what a client says. Raises ValueError."""
+decode_answer: Final[Callable[[bytes], FromServer]] = msgspec.msgpack.Decoder(FromServer).decode
+"""Returns what a server says. Raises ValueError."""

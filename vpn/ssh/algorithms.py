@@ -7,6 +7,9 @@ The counter modes are for foreign servers built without GCM (dropbear by default
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from asyncssh.kex import get_kex_algs
 
 from vpn.ssh import gcm
@@ -50,3 +53,19 @@ SIGNATURES = [
 # the former keeps the latter for packets of 16 bytes and up.
 REKEY_BYTES = 32 << 30
 REKEY_S = 3600
+
+OPTIONS: Mapping[str, Any] = {
+    "kex_algs": KEX,
+    "mac_algs": MACS,
+    "signature_algs": SIGNATURES,
+    "compression_algs": ["none"],
+    "rekey_bytes": REKEY_BYTES,
+    "rekey_seconds": REKEY_S,
+    "password_auth": False,
+    "kbdint_auth": False,
+    "host_based_auth": False,
+    "gss_host": None,
+    "x509_trusted_certs": None,
+    "utf8_decode_errors": "replace",  # the texts of the other side are in the words of its locale
+}
+"""The options of asyncssh that are the same on both sides: public keys and nothing else log in."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpn.config.target import QUIC_PORT, Target, parse_target
+from vpn.config.target import QUIC_PORT, Target, parse_listen, parse_target
 from vpn.endpoint import SSH_PORT
 from vpn.errors import UsageError
 from vpn.transport.base import Address
@@ -66,3 +66,34 @@ def test_any_text_is_a_target_or_a_usage_error(text: str) -> None:
         return
     assert 0 < target.address.port < 65536
     assert target.address.host
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("[::]:4433", Address("::", 4433)),
+        ("[::]", Address("::", QUIC_PORT)),
+        ("192.0.2.1:1", Address("192.0.2.1", 1)),
+        ("host.example", Address("host.example", QUIC_PORT)),
+        ("[fe80::1%eth0]:1", Address("fe80::1%eth0", 1)),
+    ],
+)
+def test_address_to_listen_on_is_read(text: str, address: Address) -> None:
+    assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "'' is not a host"),
+        ("::1", "an IPv6 address needs brackets"),
+        ("a b", "'a b' is not a host"),
+        ("host:0", "'0' is not a port"),
+    ],
+)
+def test_mistake_in_an_address_to_listen_on_is_named(text: str, why: str) -> None:
+    with pytest.raises(UsageError) as failed:
+        parse_listen(text)
+    assert str(failed.value) == (
+        f"cannot listen on {text!r}: {why}; write an address as 192.0.2.1:4422"
+    )

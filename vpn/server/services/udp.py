@@ -25,7 +25,6 @@ import asyncio
 import errno
 import resource
 import select
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -153,8 +152,6 @@ class Association:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self.last = self._loop.time()
-        self.lost: Counter[str] = Counter()
-        """Datagrams that went no further, by reason."""
         self.on_expired: Callable[[], None] = self.close
         """Called when it has been idle for too long; to close it is left to whoever carries it."""
 
@@ -169,7 +166,7 @@ class Association:
             return
         self.last = self._loop.time()
         if is_reserved(sent.host) or self._login.grant.refusal(sent.host, sent.port) is not None:
-            self._say_of(sent, Failure.ECONNREFUSED)
+            self._refuse(sent, Failure.ECONNREFUSED)
             return
         try:
             address = ip_address(sent.host)
@@ -177,9 +174,9 @@ class Association:
             self._send_to_name(sent)
             return
         if address.version != self._family:
-            self._say_of(sent, Failure.ENETUNREACH)
+            self._refuse(sent, Failure.ENETUNREACH)
         elif address.is_multicast or getattr(address, "scope_id", None) is not None:
-            self._say_of(sent, Failure.ECONNREFUSED)
+            self._refuse(sent, Failure.ECONNREFUSED)
         else:
             self._send(sent, str(address))
 
@@ -230,7 +227,6 @@ class Association:
         name = self._names.get(sent.host)
         if name is None:
             if len(self._names) >= MAX_NAMES and not self._forget_a_name():
-                self.lost["names"] += 1
                 return
             name = self._names[sent.host] = _Name()
             name.resolving = self._loop.create_task(self._resolve(sent.host, name))
@@ -238,8 +234,6 @@ class Association:
             self._send(sent, name.address)
         elif len(name.waiting) < MAX_WAITING:
             name.waiting.append(sent)
-        else:
-            self.lost["waiting"] += 1
 
     def _forget_a_name(self) -> bool:
         """Forget the oldest name that is resolved."""
@@ -264,9 +258,9 @@ class Association:
             self._names.pop(host, None)
         for sent in waiting:
             if not name.address:
-                self._say_of(sent, failure)
+                self._refuse(sent, failure)
             elif ip_address(name.address).is_multicast:
-                self._say_of(sent, Failure.ECONNREFUSED)
+                self._refuse(sent, Failure.ECONNREFUSED)
             else:
                 self._send(sent, name.address)
 
@@ -281,12 +275,11 @@ class Association:
                 may_fragment=sent.may_fragment,
             )
         except OSError as error:
-            if error.errno in LOST or error.errno == errno.EMSGSIZE:
-                self.lost["socket"] += 1  # too big a datagram is told of by the queue
-            else:
-                self._say_of(sent, from_error(error).failure)
+            # One that is too big is reported by the queue.
+            if error.errno not in LOST and error.errno != errno.EMSGSIZE:
+                self._refuse(sent, from_error(error).failure)
 
-    def _say_of(self, sent: Send, failure: Failure) -> None:
+    def _refuse(self, sent: Send, failure: Failure) -> None:
         error = icmp.error_for(failure, self._family)
         if error is not None:
             self._emit(udp.encode(Undeliverable(sent.host, sent.port, *error, 0, "")))

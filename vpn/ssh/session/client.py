@@ -273,21 +273,10 @@ def _options(owner: _Callbacks, address: Address, login: Credentials) -> SSHClie
             username=login.user,
             known_hosts=([], [], []),  # nothing: `_Connection` decides
             server_host_key_algs=login.host_keys.algorithms(),
-            kex_algs=algorithms.KEX,
+            **algorithms.OPTIONS,
             encryption_algs=algorithms.CLIENT_CIPHERS,
-            mac_algs=algorithms.MACS,
-            signature_algs=algorithms.SIGNATURES,
-            compression_algs=["none"],
-            utf8_decode_errors="replace",  # a server's reasons are in the words of its locale
             client_keys=None,  # asked of `_Callbacks`
             preferred_auth=["publickey"],
-            password_auth=False,
-            kbdint_auth=False,
-            host_based_auth=False,
-            gss_host=None,
-            x509_trusted_certs=None,
-            rekey_bytes=algorithms.REKEY_BYTES,
-            rekey_seconds=algorithms.REKEY_S,
             login_timeout=login.timeout_s,
             keepalive_interval=KEEPALIVE_S,
             keepalive_count_max=KEEPALIVE_PROBES,

@@ -146,11 +146,34 @@ def test_name_that_does_not_exist_is_an_unreachable_host() -> None:
 
 def test_datagrams_for_a_name_that_is_not_resolved_wait_and_are_bounded() -> None:
     async def dialogue() -> None:
+        bench, far, known = Bench(), Far(), asyncio.Event()
+
+        async def resolve_later(host: str, port: int, family: socket.AddressFamily) -> Any:
+            await known.wait()
+            return await resolve(host, port, family)
+
+        bench.service.resolve = resolve_later
+        for number in range(module.MAX_WAITING + 5):
+            bench.send("www.example.com", far.port, bytes([number]))
+        known.set()
+        waited = [(await far.receive())[0] for _ in range(module.MAX_WAITING)]
+        assert waited == [bytes([number]) for number in range(module.MAX_WAITING)]
+        bench.send("www.example.com", far.port, b"next")
+        assert (await far.receive())[0] == b"next"
+        bench.service.close()
+        far.sock.close()
+
+    asyncio.run(dialogue())
+
+
+def test_association_ends_while_a_name_is_resolved() -> None:
+    async def dialogue() -> None:
         bench = Bench()
-        for _ in range(module.MAX_WAITING + 5):
-            bench.send("silent.example.com", 7)
-        assert bench.association.lost == {"waiting": 5}
+        bench.send("silent.example.com", 7)
         bench.association.close()
+        await asyncio.sleep(0)
+        assert bench.said == []
+        assert len(asyncio.all_tasks()) == 1
         bench.service.close()
 
     asyncio.run(dialogue())
