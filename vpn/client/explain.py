@@ -22,6 +22,7 @@ from shim.protocol import GATEWAY4, GATEWAY6, POOL4, POOL6
 from shim.protocol.gate import Configure, PoolState
 from vpn.client.flows.admission import Admission, Destination
 from vpn.client.flows.egress import Egress
+from vpn.client.names.lookups import Lookups
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink
 from vpn.config.forwards import address_of
@@ -62,6 +63,7 @@ class Explainer:
     def __init__(
         self,
         egress: Egress,
+        lookups: Lookups,
         uplink: Uplink,
         pool: PoolQuestions,
         configured: Configure,
@@ -69,6 +71,7 @@ class Explainer:
     ) -> None:
         """`configured` is the configuration of the gate; `context` returns the current one."""
         self._egress = egress
+        self._lookups = lookups
         self._uplink = uplink
         self._pool = pool
         self._asks = configured.ask_far_end
@@ -79,7 +82,7 @@ class Explainer:
     async def dns_status(self) -> DnsStatus:
         """Return how names are answered."""
         context = self._context()
-        resolver = self._egress.resolver
+        resolver = self._lookups.resolver
         state = await self._pool.ask()
         return DnsStatus(
             mode="virtual" if resolver is None else "remote",
@@ -113,11 +116,11 @@ class Explainer:
         if path is not Path.FAR:
             return Resolution(way=_way(path), is_virtual=is_virtual and path is Path.VIRTUAL)
         text = to_text(labels)
-        decision = self._egress.judge_name(text, rtype)
+        decision = self._lookups.judge(text, rtype)
         if not decision.allowed:
             number = self._egress.limits.policy.number_of(decision)
             return Resolution(way="refused", rule=decision.rule_text, rule_number=number)
-        path, resolver = self._egress.path_of(text, rtype), self._egress.resolver
+        path, resolver = self._lookups.path_of(text, rtype), self._lookups.resolver
         kept = resolver and resolver.cached_for(text, rtype)
         age_s, left_s = kept or (0, 0)
         return Resolution(
@@ -185,7 +188,7 @@ class Explainer:
         outcomes = [Outcome.FAILED, Outcome.FAILED]
         with suppress(TimeoutError):
             async with asyncio.timeout(FAR_TIMEOUT_S):
-                answers = await asyncio.gather(*(self._egress.known(name, r) for r in ADDRESSES))
+                answers = await asyncio.gather(*(self._lookups.known(name, r) for r in ADDRESSES))
                 outcomes = [answer.outcome for answer in answers]
         found = tuple(n for n, one in zip((4, 6), outcomes, strict=True) if one is Outcome.FOUND)
         return (Outcome.FOUND if found else outcomes[0]).name.lower(), found

@@ -29,6 +29,7 @@ from vpn.client.flows.tcp import Counters, Flows
 from vpn.client.flows.udp import Associations
 from vpn.client.names.far_resolver import FarResolver
 from vpn.client.names.forwarder import Forwarder
+from vpn.client.names.lookups import Lookups
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.packet_tap import PacketTap
 from vpn.client.session.renewing import Uplink
@@ -54,9 +55,10 @@ class Tunnel:
     A flow that needs a session while there is none is refused by `egress`.
     """
 
-    def __init__(self, gate: Link, egress: Egress, sockets: OuterSockets) -> None:
+    def __init__(self, gate: Link, egress: Egress, lookups: Lookups, sockets: OuterSockets) -> None:
         """`sockets` bypass the tunnel: for DNS messages to resolvers outside it."""
         self._egress = egress
+        self._lookups = lookups
         self._forwarder = Forwarder(sockets)
         self._tasks: set[asyncio.Task[None]] = set()
         self._settings: Configure | None = None
@@ -84,7 +86,7 @@ class Tunnel:
     @property
     def resolver(self) -> FarResolver | None:
         """The resolver of the far end; None in mode `virtual`."""
-        return self._egress.resolver
+        return self._lookups.resolver
 
     async def configure(self, settings: Configure) -> None:
         """Tell the gate how to answer names, and wait until it does. Raises OverlayError.
@@ -115,7 +117,9 @@ class Tunnel:
         self, uplink: Uplink, configured: Configure, context: Callable[[], TunnelContext]
     ) -> None:
         """Be able to explain names and destinations from now on; see `explain.Explainer`."""
-        self.explainer = Explainer(self._egress, uplink, self.pool, configured, context)
+        self.explainer = Explainer(
+            self._egress, self._lookups, uplink, self.pool, configured, context
+        )
 
     def list_flows(self) -> list[FlowStatus]:
         """Return all flows, oldest first."""
@@ -137,7 +141,7 @@ class Tunnel:
         self._echo.close()
         self._associations.close()
         self._datagrams.close()
-        self._egress.close()
+        self._lookups.close()
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
         match message:
@@ -190,7 +194,7 @@ class Tunnel:
         task.add_done_callback(self._tasks.discard)
 
     async def _look_up(self, question: Lookup) -> None:
-        self._gate.send(await self._egress.ask(question))
+        self._gate.send(await self._lookups.answer(question))
 
     async def _forward(self, question: Forward) -> None:
         self._gate.send(Forwarded(question.query, await self._forwarder.ask(question)))
@@ -209,7 +213,8 @@ def open_tunnel(
     """
     resolver = resolver_for(uplink, settings.dns, settings.dns_server)
     limits = Limits(settings.policy, settings.hosts, settings.host_loopback)
-    return Tunnel(gate, Egress(uplink, resolver, limits, report), sockets)
+    lookups = Lookups(resolver, limits, report)
+    return Tunnel(gate, Egress(uplink, limits, report), lookups, sockets)
 
 
 def resolver_for(session: Uplink, dns: str, dns_server: str | None) -> FarResolver | None:

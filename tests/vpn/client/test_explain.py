@@ -20,6 +20,7 @@ from vpn.client.explain import Explainer, TunnelContext, asked_of
 from vpn.client.flows.admission import Limits
 from vpn.client.flows.egress import Egress
 from vpn.client.names.far_resolver import FarResolver
+from vpn.client.names.lookups import Lookups
 from vpn.client.names.pool_query import PoolQuestions
 from vpn.client.session.renewing import Uplink
 from vpn.client.session.state import SessionState
@@ -67,7 +68,8 @@ class Tunnel:
             **more,
         }
         self.explainer = Explainer(
-            Egress(self.uplink, resolver, limits, self.report),
+            Egress(self.uplink, limits, self.report),
+            Lookups(resolver, limits, self.report),
             self.uplink,
             self.questions,
             Configure(asks or bool(limits.hosts), suffixes),

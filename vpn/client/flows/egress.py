@@ -12,18 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dns.disposition import ADDRESSES, Path
-from dns.static import StaticNames
-from dns.upstream import FAILED, Answer, write_answer
-from dns.upstream import Outcome as FarOutcome
-from shim.protocol.gate import LookedUp, Lookup, Outcome
 from vpn.client.flows import admission
 from vpn.client.flows.admission import Admission, Destination, FarEnd, Limits
 from vpn.client.flows.tcp import Opener
-from vpn.client.names.far_resolver import FarResolver
 from vpn.control.messages import Exit
 from vpn.policy import report as reports
-from vpn.policy.rules import Decision
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.pump import Pump
 
@@ -37,8 +30,6 @@ _OUTCOMES: Final = {
     Failure.ETIMEDOUT: reports.Outcome.TIMED_OUT,
     Failure.POLICY: reports.Outcome.DENIED,
 }
-
-_TOLD: Final = (FarOutcome.FOUND, FarOutcome.NO_DATA, FarOutcome.NX_DOMAIN)
 
 
 class Far(Opener, Protocol):
@@ -65,24 +56,18 @@ class Far(Opener, Protocol):
 
 
 class Egress:
-    """Opens flows, or not."""
+    """Opens the flows of one tunnel."""
 
     def __init__(
         self,
         session: Far,
-        resolver: FarResolver | None,
         limits: Limits,
         report: reports.Report | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Without a `resolver` every name that may be asked for exists.
-
-        `clock` gives the time of what is reported, in seconds since the epoch.
-        """
+        """`clock` gives the time of what is reported, in seconds since the epoch."""
         self._session = session
-        self._resolver = resolver
         self._limits = limits
-        self._static = StaticNames({name: host for name, (host, _) in limits.hosts.items()})
         self._report = report
         self._clock = clock
 
@@ -134,67 +119,14 @@ class Egress:
         """Have a protocol talk to a service of our own server. Raises OpenFailed."""
         await self._session.open_service(*service, protocol)
 
-    async def ask(self, question: Lookup) -> LookedUp:
-        """Return what is known of a name."""
-        message = b""
-        try:
-            answer = await self._answer(question.name, question.rtype)
-            if answer.outcome in _TOLD and question.rtype not in ADDRESSES:
-                message = write_answer(answer, question.name, question.rtype)
-        except ValueError:  # no name, or more than a message holds
-            answer = FAILED
-        return LookedUp(question.query, Outcome[answer.outcome.name], message)
-
-    def path_of(self, name: str, rtype: int) -> Path:
-        """Return who answers a question that the gate does not answer by itself."""
-        if self._static.answer(name, rtype) is not None:
-            return Path.STATIC
-        if self._resolver is None:
-            return Path.VIRTUAL
-        return Path.FAR if self._resolver.cached_for(name, rtype) is None else Path.CACHED
-
     @property
     def limits(self) -> Limits:
         """What the user allows."""
         return self._limits
 
-    @property
-    def resolver(self) -> FarResolver | None:
-        """Who is asked about names."""
-        return self._resolver
-
-    def close(self) -> None:
-        """Ask nobody any more."""
-        if self._resolver is not None:
-            self._resolver.close()
-
     def exit_of(self, host: str) -> Exit:
         """Return where flows to a host leave."""
         return admission.exit_of(self._limits, host)
-
-    def judge_name(self, name: str, rtype: int) -> Decision:
-        """Return whether a name may be asked about. Raises ValueError if it is none."""
-        return admission.admit_name(self._limits, name, rtype)
-
-    async def known(self, name: str, rtype: int) -> Answer:
-        """Return what is known of a name, allowed or not, without a report of it.
-
-        Raises ValueError if it is none.
-        """
-        static = self._static.answer(name, rtype)
-        if static is not None:
-            return static
-        if self._resolver is None:
-            return Answer(FarOutcome.FOUND if rtype in ADDRESSES else FarOutcome.UNSUPPORTED)
-        return await self._resolver.ask(name, rtype)
-
-    async def _answer(self, name: str, rtype: int) -> Answer:
-        decision = self.judge_name(name, rtype)
-        if self._report is not None:
-            self._report.on_lookup(name, decision, self._clock())
-        if not decision.allowed:
-            return Answer(FarOutcome.REFUSED)
-        return await self.known(name, rtype)
 
     async def _open(self, admitted: Admission) -> Pump:
         if admitted.exit == "loopback":

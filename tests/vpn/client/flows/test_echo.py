@@ -78,7 +78,7 @@ class Bench(AbstractAsyncContextManager):
         self.session = Session()
         self.report = Report()
         self.said: list[Message] = []
-        egress = Egress(self.session, None, limits, self.report)
+        egress = Egress(self.session, limits, self.report)
         self.echo = Echo(egress, self.said.append)
 
     async def __aexit__(self, *_: object) -> None:
