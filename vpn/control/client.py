@@ -19,36 +19,20 @@ from shim.protocol.handover import adopt
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from shim.protocol.paths import CONTROL, JOURNAL, LOCK, state_directory
 from shim.protocol.tap import TAP
-from vpn.control import runs
+from vpn.control import messages, runs
 from vpn.control.client_connection import NOBODY, Connection, connect, error_of
 from vpn.control.messages import (
     BLOCKED,
     DOWN,
     MAX_FLOW_ID,
-    CapturePackets,
-    Capturing,
-    DestinationAnswer,
     DestinationStatus,
     DnsStatus,
-    DnsStatusAnswer,
-    Done,
-    FlowPage,
     FlowStatus,
-    GetDestination,
-    GetDnsStatus,
-    GetResolution,
-    GetStatus,
-    KillFlow,
-    ListFlows,
-    PauseFor,
     Refusal,
     RefusedError,
     Request,
     Resolution,
-    ResolutionAnswer,
     Status,
-    StatusAnswer,
-    TakeDown,
 )
 from vpn.errors import OverlayError
 
@@ -61,7 +45,7 @@ M = TypeVar("M", bound=Message)
 def query() -> Status:
     """Return the status of the tunnel of this network namespace. Raises OverlayError."""
     try:
-        return _ask_here(GetStatus(), StatusAnswer).status
+        return _ask_here(messages.GetStatus(), messages.StatusAnswer).status
     except (*NOBODY, LinkClosedError):  # none, or gone before it could answer
         return BLOCKED if is_blocked() else DOWN
     except (TimeoutError, ViolationError):
@@ -73,7 +57,7 @@ def query() -> Status:
 def stop(timeout_s: float = 30.0) -> bool:
     """Take down what runs in this network namespace; False if nothing did. Raises OverlayError."""
     try:
-        _ask_here(TakeDown(), Done, timeout_s)
+        _ask_here(messages.TakeDown(), messages.Done, timeout_s)
     except NOBODY:
         return False
     except TimeoutError:
@@ -87,7 +71,7 @@ def stop(timeout_s: float = 30.0) -> bool:
 def pause(seconds: int) -> bool:
     """Pause what runs in this network namespace; False if nothing did. Raises OverlayError."""
     try:
-        _ask_here(PauseFor(seconds), Done)
+        _ask_here(messages.PauseFor(seconds), messages.Done)
     except NOBODY:
         return False
     except (TimeoutError, LinkClosedError, ViolationError):
@@ -141,10 +125,10 @@ def wait_until_gone(timeout_s: float) -> None:
 def list_flows(run_id: str | None) -> list[FlowStatus]:
     """Return the flows of a tunnel, oldest first. Raises OverlayError."""
     flows: list[FlowStatus] = []
-    with _asking(run_id, ListFlows()) as connection:
+    with _asking(run_id, messages.ListFlows()) as connection:
         is_last = False
         while not is_last:
-            page, _ = connection.receive(FlowPage)
+            page, _ = connection.receive(messages.FlowPage)
             flows += page.flows
             is_last = page.is_last
             if len(flows) > MAX_FLOWS:
@@ -156,9 +140,9 @@ def kill_flow(run_id: str | None, flow: str) -> None:
     """Reset a flow. Raises OverlayError, also if there is none of this id."""
     if len(flow) > MAX_FLOW_ID:
         raise OverlayError("there is no flow of such an id; see 'overlay-vpn flows'")
-    with _asking(run_id, KillFlow(flow.encode(errors="replace").decode())) as connection:
+    with _asking(run_id, messages.KillFlow(flow.encode(errors="replace").decode())) as connection:
         try:
-            connection.receive(Done)
+            connection.receive(messages.Done)
         except RefusedError as refused:
             if refused.why is not Refusal.NO_FLOW:
                 raise
@@ -171,10 +155,10 @@ def capture(run_id: str | None) -> tuple[Connection, Link]:
 
     Closing the connection ends the capture. Raises OverlayError.
     """
-    connection = _connect(run_id, CapturePackets())
+    connection = _connect(run_id, messages.CapturePackets())
     try:
         with _one_line():
-            _, (fd,) = connection.receive(Capturing)
+            _, (fd,) = connection.receive(messages.Capturing)
             return connection, adopt(fd, TAP)
     except BaseException:
         connection.close()
@@ -183,20 +167,20 @@ def capture(run_id: str | None) -> tuple[Connection, Link]:
 
 def dns_status(run_id: str | None) -> DnsStatus:
     """Return how names are answered. Raises OverlayError."""
-    with _asking(run_id, GetDnsStatus()) as connection:
-        return connection.receive(DnsStatusAnswer)[0].status
+    with _asking(run_id, messages.GetDnsStatus()) as connection:
+        return connection.receive(messages.DnsStatusAnswer)[0].status
 
 
 def resolution_of(run_id: str | None, name: str, rtype: int) -> Resolution:
     """Return how a query for records of a type would be answered. Raises OverlayError."""
-    with _asking(run_id, GetResolution(name, rtype)) as connection:
-        return connection.receive(ResolutionAnswer)[0].resolution
+    with _asking(run_id, messages.GetResolution(name, rtype)) as connection:
+        return connection.receive(messages.ResolutionAnswer)[0].resolution
 
 
 def destination_of(run_id: str | None, host: str, port: int) -> DestinationStatus:
     """Return what becomes of a packet to a name or address. Raises OverlayError."""
-    with _asking(run_id, GetDestination(host, port)) as connection:
-        found = connection.receive(DestinationAnswer)[0].destination
+    with _asking(run_id, messages.GetDestination(host, port)) as connection:
+        found = connection.receive(messages.DestinationAnswer)[0].destination
         try:
             addresses = tuple(str(ip_address(one)) for one in found.addresses)
         except ValueError:

@@ -6,7 +6,7 @@ A client that connects is served in a task of its own, so that none waits for an
 the user whose tunnel it is may ask; every other user is refused at once. A client has `TIMEOUT_S`
 to make its request and to read the answer; only `_LASTING` requests take as long as they take.
 
-Destinations and packets of flows are told here and nowhere else. No packet passes through here: a
+Destinations and packets are disclosed here and nowhere else. No packet passes through here: a
 capture is a socket that is handed over, and it ends with the connection on which it was requested.
 """
 
@@ -27,31 +27,10 @@ from vpn.control.instance import Explainer, Instance
 from vpn.control.messages import (
     FLOWS_PER_PAGE,
     VERSION,
-    CapturePackets,
-    Capturing,
-    DestinationAnswer,
-    DnsStatusAnswer,
-    Done,
     FlowPage,
     FlowStatus,
-    GetDestination,
-    GetDnsStatus,
-    GetNamespaces,
-    GetResolution,
-    GetRun,
-    GetStatus,
-    KillFlow,
-    ListFlows,
-    Namespaces,
-    PauseFor,
     Refusal,
-    Refused,
     RefusedError,
-    ResolutionAnswer,
-    RunAnswer,
-    StatusAnswer,
-    Subscribe,
-    TakeDown,
 )
 from vpn.control.peer import Peer
 from vpn.errors import OverlayError
@@ -106,9 +85,9 @@ async def _converse(peer: Peer, instance: Instance) -> None:
         async with asyncio.timeout(None if lasts else messages.TIMEOUT_S):
             await _HANDLERS[type(request)](peer, instance, request)
     except RefusedError as error:
-        await peer.send(Refused(error.why, error.text))
+        await peer.send(messages.Refused(error.why, error.text))
     except OverlayError as error:
-        await peer.send(Refused(Refusal.FAILED, str(error)))
+        await peer.send(messages.Refused(Refusal.FAILED, str(error)))
 
 
 async def _request_of(peer: Peer) -> Message:
@@ -119,28 +98,28 @@ async def _request_of(peer: Peer) -> Message:
     request = await peer.receive()
     if not isinstance(hello, Hello) or isinstance(request, Hello):
         raise ViolationError("one greeting, and then a request")
-    if hello.version != VERSION and not isinstance(request, TakeDown):
+    if hello.version != VERSION and not isinstance(request, messages.TakeDown):
         raise ViolationError("another version")
     return request
 
 
-async def _get_status(peer: Peer, instance: Instance, request: GetStatus) -> None:
-    await peer.send(StatusAnswer(instance.status()))
+async def _get_status(peer: Peer, instance: Instance, request: messages.GetStatus) -> None:
+    await peer.send(messages.StatusAnswer(instance.status()))
 
 
-async def _take_down(peer: Peer, instance: Instance, request: TakeDown) -> None:
+async def _take_down(peer: Peer, instance: Instance, request: messages.TakeDown) -> None:
     await instance.take_down()
-    await peer.send(Done())
+    await peer.send(messages.Done())
 
 
-async def _pause_for(peer: Peer, instance: Instance, request: PauseFor) -> None:
+async def _pause_for(peer: Peer, instance: Instance, request: messages.PauseFor) -> None:
     if request.seconds < 0:
         raise RefusedError(Refusal.MALFORMED, "a pause cannot be shorter than nothing")
     await instance.pause(min(request.seconds, MAX_PAUSE_S))
-    await peer.send(Done())
+    await peer.send(messages.Done())
 
 
-async def _list_flows(peer: Peer, instance: Instance, request: ListFlows) -> None:
+async def _list_flows(peer: Peer, instance: Instance, request: messages.ListFlows) -> None:
     tunnel = instance.tunnel
     for page in flow_pages([] if tunnel is None else tunnel.list_flows()):
         await peer.send(page)
@@ -155,14 +134,16 @@ def flow_pages(flows: list[FlowStatus]) -> list[FlowPage]:
     ]
 
 
-async def _kill_flow(peer: Peer, instance: Instance, request: KillFlow) -> None:
+async def _kill_flow(peer: Peer, instance: Instance, request: messages.KillFlow) -> None:
     tunnel = instance.tunnel
     if tunnel is None or not tunnel.kill_flow(request.flow):
         raise RefusedError(Refusal.NO_FLOW)
-    await peer.send(Done())
+    await peer.send(messages.Done())
 
 
-async def _capture_packets(peer: Peer, instance: Instance, request: CapturePackets) -> None:
+async def _capture_packets(
+    peer: Peer, instance: Instance, request: messages.CapturePackets
+) -> None:
     if instance.tunnel is None:
         raise RefusedError(Refusal.NOT_UP)
     tap = instance.tunnel.captures
@@ -171,32 +152,34 @@ async def _capture_packets(peer: Peer, instance: Instance, request: CapturePacke
         raise RefusedError(Refusal.BUSY)
     try:
         with packets:
-            await peer.send(Capturing(), (packets.fileno(),))
+            await peer.send(messages.Capturing(), (packets.fileno(),))
         await _while_connected(peer, tap.wait())
     finally:
         tap.end()
 
 
-async def _get_dns_status(peer: Peer, instance: Instance, request: GetDnsStatus) -> None:
-    await peer.send(DnsStatusAnswer(await _explainer_of(instance).dns_status()))
+async def _get_dns_status(peer: Peer, instance: Instance, request: messages.GetDnsStatus) -> None:
+    await peer.send(messages.DnsStatusAnswer(await _explainer_of(instance).dns_status()))
 
 
-async def _get_resolution(peer: Peer, instance: Instance, request: GetResolution) -> None:
+async def _get_resolution(peer: Peer, instance: Instance, request: messages.GetResolution) -> None:
     explainer = _explainer_of(instance)
     try:
         found = explainer.resolution(request.name, request.rtype)
     except ValueError:
         raise RefusedError(Refusal.MALFORMED, "not a name") from None
-    await peer.send(ResolutionAnswer(found))
+    await peer.send(messages.ResolutionAnswer(found))
 
 
-async def _get_destination(peer: Peer, instance: Instance, request: GetDestination) -> None:
+async def _get_destination(
+    peer: Peer, instance: Instance, request: messages.GetDestination
+) -> None:
     explainer = _explainer_of(instance)
     try:
         found = await explainer.destination(request.host, request.port)
     except ValueError:
         raise RefusedError(Refusal.MALFORMED, "neither a name nor an address") from None
-    await peer.send(DestinationAnswer(found))
+    await peer.send(messages.DestinationAnswer(found))
 
 
 def _explainer_of(instance: Instance) -> Explainer:
@@ -205,15 +188,15 @@ def _explainer_of(instance: Instance) -> Explainer:
     return instance.tunnel.explainer
 
 
-async def _get_run(peer: Peer, instance: Instance, request: GetRun) -> None:
-    await peer.send(RunAnswer(instance.describe_run()))
+async def _get_run(peer: Peer, instance: Instance, request: messages.GetRun) -> None:
+    await peer.send(messages.RunAnswer(instance.describe_run()))
 
 
-async def _get_namespaces(peer: Peer, instance: Instance, request: GetNamespaces) -> None:
-    await peer.send(Namespaces(), instance.namespaces())
+async def _get_namespaces(peer: Peer, instance: Instance, request: messages.GetNamespaces) -> None:
+    await peer.send(messages.Namespaces(), instance.namespaces())
 
 
-async def _subscribe(peer: Peer, instance: Instance, request: Subscribe) -> None:
+async def _subscribe(peer: Peer, instance: Instance, request: messages.Subscribe) -> None:
     subscription = instance.events.subscribe()
 
     async def forward() -> None:
@@ -241,18 +224,20 @@ async def _while_connected(peer: Peer, work: Coroutine[Any, Any, None]) -> None:
 Handler = Callable[[Peer, Instance, Any], Awaitable[None]]
 
 _HANDLERS: Final[dict[type[Message], Handler]] = {
-    GetStatus: _get_status,
-    TakeDown: _take_down,
-    PauseFor: _pause_for,
-    ListFlows: _list_flows,
-    KillFlow: _kill_flow,
-    CapturePackets: _capture_packets,
-    GetDnsStatus: _get_dns_status,
-    GetResolution: _get_resolution,
-    GetDestination: _get_destination,
-    GetRun: _get_run,
-    GetNamespaces: _get_namespaces,
-    Subscribe: _subscribe,
+    messages.GetStatus: _get_status,
+    messages.TakeDown: _take_down,
+    messages.PauseFor: _pause_for,
+    messages.ListFlows: _list_flows,
+    messages.KillFlow: _kill_flow,
+    messages.CapturePackets: _capture_packets,
+    messages.GetDnsStatus: _get_dns_status,
+    messages.GetResolution: _get_resolution,
+    messages.GetDestination: _get_destination,
+    messages.GetRun: _get_run,
+    messages.GetNamespaces: _get_namespaces,
+    messages.Subscribe: _subscribe,
 }
-_LASTING: Final = frozenset({TakeDown, PauseFor, CapturePackets, Subscribe})
+_LASTING: Final = frozenset(
+    {messages.TakeDown, messages.PauseFor, messages.CapturePackets, messages.Subscribe}
+)
 """Requests that take longer than `TIMEOUT_S`."""

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from flow_sample import FLOW
 
 from vpn.cli.main import run
 from vpn.control import client as control
 from vpn.control.messages import FlowStatus
 from vpn.errors import OverlayError
-
-FLOW = FlowStatus(
-    id="t1",
-    protocol="tcp",
-    source="198.18.0.2",
-    source_port=40000,
-    destination="2001:db8::1",
-    destination_port=443,
-    state="half-closed-local",
-    bytes_up=11,
-    bytes_down=22,
-    age_s=33,
-    idle_s=4,
-    exit="server",
-)
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import cast
 
 import pytest
+from dialogues import Test, dialogue
 
 from dns import framing, response
 from dns.message import Query, parse_query
@@ -38,7 +41,7 @@ class Idle:
     is_overlay_server = True
 
 
-class Tunnel:
+class Bench:
     """Everything that is explained, with a far end that knows `v4only` and nothing else."""
 
     def __init__(
@@ -102,73 +105,67 @@ async def far_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.close()
 
 
-def play(
-    dialogue: Callable[[Tunnel], Awaitable[None]], limits: Limits | None = None, **options: object
-) -> None:
-    async def act() -> None:
-        async with await asyncio.start_server(far_end, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            tunnel = Tunnel(limits or Limits(), port=port, **options)  # type: ignore[arg-type]
-            await dialogue(tunnel)
-            tunnel.resolver.close()
-            await asyncio.sleep(0.01)
+@asynccontextmanager
+async def bench_of(limits: Limits | None = None, **options: object) -> AsyncIterator[Bench]:
+    async with await asyncio.start_server(far_end, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        bench = Bench(limits or Limits(), port=port, **options)  # type: ignore[arg-type]
+        yield bench
+        bench.resolver.close()
+        await asyncio.sleep(0.01)
 
-    asyncio.run(act())
+
+def played(limits: Limits | None = None, **options: object) -> Callable[[Test], Test]:
+    return dialogue(partial(bench_of, limits, **options))
 
 
 def rules(*texts: str) -> Limits:
     return Limits(Policy([parse_rule(Action.ALLOW, text) for text in texts]))
 
 
-def test_name_is_asked_for_and_its_addresses_are_those_that_it_would_have() -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        before = await tunnel.explainer.destination("V4only.example.", 80)
-        assert (before.name, before.outcome) == ("v4only.example", "found")
-        assert before.way is not None
-        assert (before.way.way, before.way.asked, before.way.is_virtual) == ("far", "server", True)
-        assert (before.is_assigned, tunnel.pool.used) == (False, 0)
-        pair = tunnel.pool.assign("v4only.example", 0.0)
-        assert pair is not None
-        after = await tunnel.explainer.destination("v4only.example", 80)
-        assert after.is_assigned
-        assert after.addresses == before.addresses == (str(pair[0]),)
-        assert after.way is not None
-        assert (after.way.way, after.way.age_s, after.way.left_s) == ("cached", 0, 60)
-        back = await tunnel.explainer.destination(after.addresses[0], 80)
-        assert (back.name, back.is_pool, back.way) == ("v4only.example", True, None)
-
-    play(dialogue)
-
-
-def test_name_that_does_not_exist_has_no_address() -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        fate = await tunnel.explainer.destination("nothing.example", 80)
-        assert (fate.outcome, fate.addresses) == ("nx_domain", ())
-
-    play(dialogue)
+@played()
+async def test_name_is_asked_for_and_its_addresses_are_those_that_it_would_have(
+    bench: Bench,
+) -> None:
+    before = await bench.explainer.destination("V4only.example.", 80)
+    assert (before.name, before.outcome) == ("v4only.example", "found")
+    assert before.way is not None
+    assert (before.way.way, before.way.asked, before.way.is_virtual) == ("far", "server", True)
+    assert (before.is_assigned, bench.pool.used) == (False, 0)
+    pair = bench.pool.assign("v4only.example", 0.0)
+    assert pair is not None
+    after = await bench.explainer.destination("v4only.example", 80)
+    assert after.is_assigned
+    assert after.addresses == before.addresses == (str(pair[0]),)
+    assert after.way is not None
+    assert (after.way.way, after.way.age_s, after.way.left_s) == ("cached", 0, 60)
+    back = await bench.explainer.destination(after.addresses[0], 80)
+    assert (back.name, back.is_pool, back.way) == ("v4only.example", True, None)
 
 
-def test_nothing_that_is_asked_here_comes_to_the_report() -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        fate = await tunnel.explainer.destination("v4only.example", 80)
-        assert (fate.obstacle, fate.rule, fate.rule_number) == (None, "*.example:80", 2)
-        denied = await tunnel.explainer.destination("v4only.example.org", 80)
-        assert denied.way is not None
-        assert (denied.way.way, denied.obstacle, denied.outcome) == ("refused", "rule", "")
-        document = tunnel.report.document(start=0, end=1, target="", command=(), exit_status=0)
-        assert document.contacts == ()
-
-    play(dialogue, rules("10.0.0.0/8", "*.example:80"))
+@played()
+async def test_name_that_does_not_exist_has_no_address(bench: Bench) -> None:
+    fate = await bench.explainer.destination("nothing.example", 80)
+    assert (fate.outcome, fate.addresses) == ("nx_domain", ())
 
 
-def test_without_a_session_a_name_cannot_be_asked_for() -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        tunnel.uplink._on_lost("it fell silent")
-        assert tunnel.explainer.resolution("other.example", A).is_away
-        fate = await tunnel.explainer.destination("192.0.2.1", 80)
-        assert (fate.obstacle, fate.last_error) == ("session", "it fell silent")
+@played(rules("10.0.0.0/8", "*.example:80"))
+async def test_nothing_that_is_asked_here_comes_to_the_report(bench: Bench) -> None:
+    fate = await bench.explainer.destination("v4only.example", 80)
+    assert (fate.obstacle, fate.rule, fate.rule_number) == (None, "*.example:80", 2)
+    denied = await bench.explainer.destination("v4only.example.org", 80)
+    assert denied.way is not None
+    assert (denied.way.way, denied.obstacle, denied.outcome) == ("refused", "rule", "")
+    document = bench.report.document(start=0, end=1, target="", command=(), exit_status=0)
+    assert document.contacts == ()
 
-    play(dialogue)
+
+@played()
+async def test_without_a_session_a_name_cannot_be_asked_for(bench: Bench) -> None:
+    bench.uplink._on_lost("it fell silent")
+    assert bench.explainer.resolution("other.example", A).is_away
+    fate = await bench.explainer.destination("192.0.2.1", 80)
+    assert (fate.obstacle, fate.last_error) == ("session", "it fell silent")
 
 
 @pytest.mark.parametrize(
@@ -183,68 +180,65 @@ def test_without_a_session_a_name_cannot_be_asked_for() -> None:
         (ip_address("198.18.0.99").reverse_pointer, PTR, "virtual"),
     ],
 )
-def test_way_is_that_of_the_gate_and_then_of_the_client(name: str, rtype: int, way: str) -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        assert tunnel.explainer.resolution(name, rtype).way == way
-
-    hosts = Limits(hosts={"db.corp.example": ("10.0.0.5", 5432)})
-    play(dialogue, hosts, suffixes=("corp.example",))
+@played(
+    Limits(hosts={"db.corp.example": ("10.0.0.5", 5432)}),
+    suffixes=("corp.example",),
+)
+async def test_way_is_that_of_the_gate_and_then_of_the_client(
+    bench: Bench, name: str, rtype: int, way: str
+) -> None:
+    assert bench.explainer.resolution(name, rtype).way == way
 
 
 @pytest.mark.parametrize("more", [{"is_captured": False}, {"paused_s": 5}])
-def test_names_that_are_not_captured_are_asked_outside(more: dict[str, object]) -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        assert tunnel.explainer.resolution("localhost", A).way == "outside"
-        assert (await tunnel.explainer.destination("www.example", 80)).outcome == ""
-
-    play(dialogue, **more)
-
-
-def test_where_nobody_is_asked_every_name_exists() -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        fate = await tunnel.explainer.destination("www.example", 80)
-        assert fate.way is not None
-        assert (fate.way.way, fate.way.asked, len(fate.addresses)) == ("virtual", "", 2)
-        assert (await tunnel.explainer.dns_status()).mode == "virtual"
-
-    play(dialogue, asks=False)
+@played()
+async def test_names_that_are_not_captured_are_asked_outside(
+    bench: Bench, more: dict[str, object]
+) -> None:
+    bench.around |= more
+    assert bench.explainer.resolution("localhost", A).way == "outside"
+    assert (await bench.explainer.destination("www.example", 80)).outcome == ""
 
 
-def test_address_is_the_servers_the_gates_or_another() -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        for host, facts in {
-            SERVER: (True, False, "server"),
-            GATEWAY4: (False, False, "loopback"),
-            "198.18.0.99": (False, True, "server"),
-            "192.0.2.1": (False, False, "server"),
-        }.items():
-            fate = await tunnel.explainer.destination(host, 80)
-            assert (fate.is_server, fate.is_pool, fate.exit) == facts, host
-
-    play(dialogue)
+@played(asks=False)
+async def test_where_nobody_is_asked_every_name_exists(bench: Bench) -> None:
+    fate = await bench.explainer.destination("www.example", 80)
+    assert fate.way is not None
+    assert (fate.way.way, fate.way.asked, len(fate.addresses)) == ("virtual", "", 2)
+    assert (await bench.explainer.dns_status()).mode == "virtual"
 
 
-def test_status_of_names_is_that_of_its_parts() -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        tunnel.pool.assign("a.corp.example", 0.0)
-        tunnel.pool.pin("a.corp.example")
-        for _ in range(3):
-            await tunnel.resolver.ask("v4only.corp.example", A)
-        said = await tunnel.explainer.dns_status()
-        assert said.pool is not None
-        assert (said.pool.slots, said.pool.used, said.pool.pinned) == (64, 1, 1)
-        assert (said.cache_answers, said.cache_hits) == (1, 2)
-        assert (said.mode, said.asked, said.suffixes) == ("remote", "server", ("corp.example",))
-        assert said.hosts == {"db.example": "[2001:db8::5]:1", "web.example": "10.0.0.5"}
+@played()
+async def test_address_is_the_servers_the_gates_or_another(bench: Bench) -> None:
+    for host, facts in {
+        SERVER: (True, False, "server"),
+        GATEWAY4: (False, False, "loopback"),
+        "198.18.0.99": (False, True, "server"),
+        "192.0.2.1": (False, False, "server"),
+    }.items():
+        fate = await bench.explainer.destination(host, 80)
+        assert (fate.is_server, fate.is_pool, fate.exit) == facts, host
 
-    hosts = {"db.example": ("2001:db8::5", 1), "web.example": ("10.0.0.5", 0)}
-    play(dialogue, Limits(hosts=hosts), suffixes=("corp.example",))
+
+@played(
+    Limits(hosts={"db.example": ("2001:db8::5", 1), "web.example": ("10.0.0.5", 0)}),
+    suffixes=("corp.example",),
+)
+async def test_status_of_names_is_that_of_its_parts(bench: Bench) -> None:
+    bench.pool.assign("a.corp.example", 0.0)
+    bench.pool.pin("a.corp.example")
+    for _ in range(3):
+        await bench.resolver.ask("v4only.corp.example", A)
+    said = await bench.explainer.dns_status()
+    assert said.pool is not None
+    assert (said.pool.slots, said.pool.used, said.pool.pinned) == (64, 1, 1)
+    assert (said.cache_answers, said.cache_hits) == (1, 2)
+    assert (said.mode, said.asked, said.suffixes) == ("remote", "server", ("corp.example",))
+    assert said.hosts == {"db.example": "[2001:db8::5]:1", "web.example": "10.0.0.5"}
 
 
 @pytest.mark.parametrize("host", ["", "a..b", "a b", "1.2.3", "é"])
-def test_host_that_is_none_is_an_error(host: str) -> None:
-    async def dialogue(tunnel: Tunnel) -> None:
-        with pytest.raises(ValueError):
-            await tunnel.explainer.destination(host, 80)
-
-    play(dialogue)
+@played()
+async def test_host_that_is_none_is_an_error(bench: Bench, host: str) -> None:
+    with pytest.raises(ValueError):
+        await bench.explainer.destination(host, 80)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
+from typing import Self
+
+from flow_sample import FLOW
 
 from shim.protocol.common import Hello
 from shim.protocol.link import Link, Message
@@ -30,20 +33,6 @@ from vpn.control.messages import (
 from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
 
-FLOW = FlowStatus(
-    id="t1",
-    protocol="tcp",
-    source="198.18.0.2",
-    source_port=1,
-    destination="www.example.com",
-    destination_port=2,
-    state="open",
-    bytes_up=0,
-    bytes_down=0,
-    age_s=0,
-    idle_s=0,
-    exit="server",
-)
 STATUS = Status(state="connected", target="alice@vpn.example.net:4422", pid=4711)
 DNS = DnsStatus(
     mode="remote",
@@ -200,43 +189,46 @@ class Client:
         return await self.receive()
 
 
-Connect = Callable[[], Client]
+class Bench(AbstractAsyncContextManager):
+    """A server of an instance, and clients that connect to it."""
 
+    def __init__(self, instance: Callable[[], Instance]) -> None:
+        self._make = instance
+        self._stack = ExitStack()
 
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(10_000):
-        if holds():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it does not come to pass")
+    async def __aenter__(self) -> Self:
+        directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="control"))
+        self._path = f"{directory}/socket"
+        listener = self._stack.enter_context(listener_at(self._path))
+        self.instance = self._make()
+        self.control = ControlServer(listener, self.instance)
+        self._serving = asyncio.create_task(self.control.serve())
+        return self
 
+    async def __aexit__(self, *_: object) -> None:
+        self._stack.close()
+        self._serving.cancel()
+        await self.control.finish()
+        assert not self.control._tasks
 
-def play(
-    directory: Path,
-    instance: Callable[[], Instance],
-    dialogue: Callable[[Connect, Instance, ControlServer], Awaitable[None]],
-) -> None:
-    """Serve an instance, and speak to it."""
-    path = str(directory / "socket")
+    @property
+    def up(self) -> Up:
+        assert isinstance(self.instance, Up)
+        return self.instance
 
-    async def act() -> None:
-        with ExitStack() as stack, listener_at(path) as listener:
-            made = instance()
-            control = ControlServer(listener, made)
-            serving = asyncio.create_task(control.serve())
+    @property
+    def tunnel(self) -> Tunnel:
+        assert isinstance(self.instance.tunnel, Tunnel)
+        return self.instance.tunnel
 
-            def connect() -> Client:
-                client = Client(path)
-                stack.callback(client.link.close)
-                return client
+    def connect(self) -> Client:
+        client = Client(self._path)
+        self._stack.callback(client.link.close)
+        return client
 
-            await asyncio.wait_for(dialogue(connect, made, control), 20)
-            stack.close()
-            serving.cancel()
-            await control.finish()
-            assert not control._tasks
-
-    asyncio.run(act())
+    async def ask(self, request: Message) -> Message:
+        """Return what comes first, on a connection of its own."""
+        return await self.connect().ask(request)
 
 
 @contextmanager

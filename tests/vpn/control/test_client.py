@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import DNS, FLOW, STATUS, Tunnel, Up, listener_at, saying, serving
+from fakes import DNS, STATUS, Tunnel, Up, listener_at, saying, serving
+from flow_sample import FLOW
 
 from shim.protocol import paths
 from shim.protocol.common import Hello

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from fakes import FLOW, RUN, STATUS
+from fakes import RUN, STATUS
+from flow_sample import FLOW
 from hypothesis import given
 from hypothesis import strategies as st
 
