@@ -38,6 +38,8 @@ PURE = [
     ROOT / "vpn/control/messages.py",
     ROOT / "vpn/client/flows/admission.py",
     ROOT / "vpn/client/session/backoff.py",
+    ROOT / "vpn/client/session/state.py",
+    ROOT / "vpn/config/settings.py",
     ROOT / "vpn/control/verdict.py",
     ROOT / "vpn/protocol/echo.py",
     ROOT / "vpn/protocol/failure.py",
