@@ -1,7 +1,7 @@
-"""How a process of the shim ends: with a status, and at most one line about what went wrong.
+"""The end of a process of the shim: an exit status, and at most one line on stderr.
 
-Nobody calls it who could be told an exception; and the interpreter's own way out, which opens
-files to show their lines, is closed to a process that may open none.
+No caller could handle an exception, and the interpreter's own report opens source files, which a
+confined process may not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 
 def end_after(work: Callable[[], int], name: str) -> NoReturn:
-    """Do the work of a process, and end it with the status returned, or with 1 and a line."""
+    """Run the work of a process and exit with the status it returns; 1 and a line if it raises."""
     status = 1
     try:
         status = work()

@@ -27,13 +27,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare(flags: int) -> None:
-    """Leave namespaces for new ones (unshare(2)). Raises OSError."""
+    """Move this process to new namespaces (unshare(2)). Raises OSError."""
     if _libc.unshare(flags) != 0:
         raise _error()
 
 
 def isolate() -> None:
-    """Leave for an empty network. Without the capability, it takes a user namespace."""
+    """Move to an empty network namespace; without CAP_SYS_ADMIN, inside a new user namespace."""
     try:
         unshare(CLONE_NEWNET)
     except PermissionError:
@@ -43,7 +43,7 @@ def isolate() -> None:
 def close_all_but(keep: set[int]) -> None:
     """Close every descriptor of this process except `keep`.
 
-    Garbage that is left stays so: its end would close numbers that others have by then.
+    Garbage is never collected from then on: finalizers would close descriptors that are reused.
     """
     gc.freeze()
     for name in os.listdir("/proc/self/fd"):
@@ -52,7 +52,7 @@ def close_all_but(keep: set[int]) -> None:
             try:
                 os.close(fd)
             except OSError:
-                continue  # the one that listed the directory is closed already
+                continue  # that of the listing, which is closed by now
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:

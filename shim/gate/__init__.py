@@ -1,1 +1,1 @@
-"""The gate: moves packets between two TUN devices. It has no capability and no way out."""
+"""The gate moves packets between two TUN devices; it has no capability and no network."""

@@ -2,10 +2,9 @@
 
 The launcher's link is on fd 3, the client's on 4.
 
-It is started before a byte of the client is read, so that the code that reads packets is loaded
-into no process that keeps a privilege. It makes nothing: when the launcher has made the devices and
-the flow namespace, and gives them to it, it becomes the supervisor (`process/supervisor.py`),
-without a privilege.
+It is started before a byte of the client is read, so that no process that keeps a privilege loads
+the code that reads packets. It creates nothing: the launcher sends it the devices and the listener
+of the flow namespace. Then it drops every privilege and supervises gates (`process/supervisor.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ CLIENT_FD: Final = 4
 
 
 def main() -> int:
-    """Wait for what the gate needs, and keep it. Returns the exit status, if that is in vain."""
+    """Receive the descriptors of a gate and supervise it. Returns 0 if they never come."""
     sock = socket.socket(fileno=LAUNCHER_FD)
     launcher = Link(sock, SUPERVISOR)
     client = Link(socket.socket(fileno=CLIENT_FD), GATE)

@@ -1,19 +1,18 @@
-"""The associations of UDP: which local sockets send, and whom their answers come from.
+"""The UDP associations of a gate, one for each local socket that sends (RFC 4787).
 
 Theory of operation
 -------------------
-Pure: packets, messages and the time come in as arguments; messages for the client and packets for
-the capture TUN come out.
+Pure: packets, messages and the time come in as arguments; orders come out.
 
 An association is a local socket: the source address and port of a packet. It begins with the first
-datagram to anywhere, and everything it sends, to whomever, is sent from one socket of the far end:
+datagram to any destination, and everything that it sends is sent from one socket of the far end:
 mapping is independent of the endpoint (RFC 4787 §4.1, REQ-1). So is filtering (§5, REQ-8):
-whoever sends to that socket is delivered, asked or not, from an address of his own. Who was asked
-under a virtual address answers from that one; its name stays pinned.
+a datagram from any sender is delivered, from the sender's own address. A host that was addressed by
+a virtual address answers from that one; its name stays pinned.
 
 It ends when nothing has been sent or delivered for `ONE_WAY_S`, or `TWO_WAY_S` once both were.
 The first is shorter than the two minutes of REQ-5, since each holds a socket and a channel, and
-most of them are a question that is answered or not.
+most of them are one question and its answer, if there is one.
 
 A datagram that did not arrive is reported as the ICMP error that the far end got, about the packet
 that the application sent last to that destination. Of each of the last `MAX_QUOTES` destinations

@@ -1,23 +1,22 @@
-"""ICMP echo, as far as the gate takes part: whose ping it is, and what becomes of it.
+"""The ICMP echo queries of a gate, one for each program that pings a host (RFC 5508).
 
 Theory of operation
 -------------------
-Pure: packets, messages and the time come in as arguments; packets and messages come out.
+Pure: packets, messages and the time come in as arguments; orders come out.
 
 A *query* is what one program pings: source, identifier and destination (RFC 5508 §3). The gate
 numbers it and asks the client, who has the far end ping; sequence and payload are the program's
 own. An answer names the query and the sequence, and becomes an echo reply from the address that was
-pinged, or the ICMP error that a router has sent, about the program's own packet. Nothing is said
-before the far end has said it: what gets no answer there gets none here. Answers that come twice or
-in another order go on like that.
+pinged, or the ICMP error that a router has sent, about the program's own packet. The gate answers
+nothing on its own: a request that is lost there is lost here, and replies that come twice or out of
+order are passed on like that.
 
-The gate itself is there, and answers for its own addresses. A virtual address without a name is a
-host that does not exist.
+Requests to its own addresses the gate answers itself. A virtual address without a name is an
+unreachable host.
 
-Bounds: `max_queries`, of which the idlest goes when there is one more, and `max_quotes` starts of
-requests for errors to quote, the oldest goes first. A query is forgotten after `IDLE_S`, until then
-its name keeps its address. A gate that follows one that was killed knows no queries: the next
-request makes one.
+Bounds: `max_queries`; one more replaces the idlest. `max_quotes` starts of requests, for errors to
+quote; one more replaces the oldest. A query is forgotten after `IDLE_S`; until then its name keeps
+its address. A gate that follows one that was killed knows no queries: the next request makes one.
 
 ICMPv4 types and ICMPv6 types are different numbers for the same things; the errors that are let
 through are listed in `_ERRORS`.
@@ -50,7 +49,7 @@ _Key = tuple[bytes, int, bytes]
 
 @dataclass(slots=True)
 class _Query:
-    """A program's ping: who, with which identifier, whom; `host` is what the client is asked."""
+    """A query; `key` is source, identifier and destination, `host` what the client is asked for."""
 
     number: int
     key: _Key

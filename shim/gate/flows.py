@@ -1,12 +1,12 @@
-"""The life of a captured TCP flow, as far as the gate takes part: hold, ask, release, hand over.
+"""The state machine of a captured TCP flow: hold its SYN, ask, release, hand over.
 
 Theory of operation
 -------------------
-Pure: packets, messages and the time come in as arguments; what is to be done comes out as orders.
+Pure: packets, messages and the time come in as arguments; orders come out.
 
         SYN                opened                accepted             closed
     ─────────▶  HELD  ──────────────▶ RELEASED ───────────▶ HANDED ───────────▶ (forgotten)
-                 │ refused               │ nobody accepts
+                 │ refused               │ not accepted
                  ▼                       ▼
          RST, ICMP or silence          cancel
 
@@ -16,7 +16,7 @@ Pure: packets, messages and the time come in as arguments; what is to be done co
   shakes hands. Only then is there a socket, and only then does the client learn of it.
 - A SYN of a flow that is handed over is the next flow between the same ports, of which the client
   has not yet said that the one before has ended: a TUN device duplicates nothing.
-- Every other segment is none of our business: the loop passes it on verbatim.
+- Every other segment is forwarded verbatim (`shim.gate.io.forwarder`).
 - An application that gives up while its SYN is held sends nothing. Its flow ends as RELEASED
   without an accept, and is cancelled after `ACCEPT_TIMEOUT_S`.
 
@@ -26,9 +26,9 @@ comes again and is a new flow. Numbers begin with the generation of the gate, so
 of any gates share one, and an answer to a gate before means nothing here.
 
 Bounds: `max_held` SYNs, `max_alike` of them to one address and port, and `max_flows` flows; beyond,
-a SYN is as good as lost on the wire. A flood of SYNs to one place, which makes flows that nobody
-accepts, so leaves room for other places.
-A flow to a virtual address keeps its name pinned until it is forgotten.
+a SYN is dropped, as if lost on the wire. So a flood of SYNs to one destination, whose flows are
+never accepted, leaves room for others. A flow to a virtual address keeps its name pinned until it
+is forgotten.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ ACCEPT_TIMEOUT_S: Final = 10.0
 
 
 class State(Enum):
-    """Where a flow stands."""
+    """The state of a flow; a flow that is forgotten has none."""
 
     HELD = auto()
     RELEASED = auto()
@@ -142,7 +142,7 @@ class Flows:
         return SendClient(Open(flow.number, flow.key, host, syn.destination_port))
 
     def adopt(self, number: int, key: FlowKey, now: float, is_accepted: bool) -> Order | None:
-        """The client has this flow from a gate before: as RELEASED, or as HANDED."""
+        """Take over a flow of a gate before: as RELEASED, or as HANDED if it is accepted."""
         destination = destination_of(key)
         if number >= self._first or number in self._by_number or destination is None:
             return None
@@ -196,7 +196,7 @@ class Flows:
             self._forget(flow, now)
 
     def expire(self, now: float) -> list[Order]:
-        """Forget what has waited too long."""
+        """Forget flows that have waited too long for the client or for an accept."""
         orders: list[Order] = []
         for flow in list(self._waiting.values()):
             limit = HOLD_TIMEOUT_S if flow.state is State.HELD else ACCEPT_TIMEOUT_S

@@ -70,7 +70,7 @@ class _Waiting:
 
 
 class Names:
-    """Answers DNS messages for the gate, and says which host a captured address stands for."""
+    """The names of a gate: DNS queries are answered, captured addresses stand for hosts."""
 
     def __init__(self, pool: Pool, generation: int = 1) -> None:
         self._pool = pool
@@ -80,11 +80,11 @@ class Names:
 
     @property
     def is_configured(self) -> bool:
-        """Whether names are answered."""
+        """Whether the client has sent its settings; before that nothing is answered."""
         return self._resolver is not None
 
     def configure(self, settings: Configure) -> None:
-        """Take the client's settings. Before that nothing is answered."""
+        """Take the client's settings. Raises ValueError for a suffix that is no name."""
         mode = resolver.Mode.REMOTE if settings.ask_far_end else resolver.Mode.VIRTUAL
         self._resolver = resolver.Resolver(self._pool, mode, settings.suffixes)
 
@@ -104,7 +104,7 @@ class Names:
             number = self._wait(_Waiting(decision, asker, now))
             return SendClient(Lookup(number, decision.name, decision.rtype))
         if decision is None or is_full or is_gateway(asker.server):
-            # The gate is nobody's former resolver: there is nowhere to forward to.
+            # A query to the gate itself has no former resolver to go to.
             return None
         number = self._wait(_Waiting(None, asker, now))
         return SendClient(Forward(number, asker.server, over_tcp, wire))

@@ -1,1 +1,1 @@
-"""The launcher: starts what serves a client, waits for its end, and leaves nothing behind."""
+"""The launcher starts the processes that serve a client, and undoes everything when they end."""

@@ -1,6 +1,7 @@
-"""`python -I -B -m shim.launcher`, link on fd 3. Starts the others first: loading takes long.
+"""`python -I -B -m shim.launcher`: the launcher, with its link on fd 3.
 
-As a service it has netlink sockets on 4 and 5 (`host_network.py`).
+As a service it has netlink sockets on 4 and 5 (`host_network.py`). Monitor and gate supervisor are
+started first, so that all three load at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _EX_CONFIG: Final = 78
 
 
 def main() -> int:
-    """Start monitor and supervisor, then load and be the launcher meanwhile. Returns its status."""
+    """Start monitor and supervisor, then run the launcher. Returns its exit status."""
     try:
         link = socket.socket(fileno=LINK_FD)
     except OSError:
@@ -51,13 +52,13 @@ def main() -> int:
 
 
 class _OutOfDateError(Exception):
-    """systemd has given something else than what our socket unit says."""
+    """systemd passes other descriptors than the socket unit of this version names."""
 
 
 def _given() -> list[int]:
     """Return the netlink sockets that systemd has given (sd_listen_fds(3)), if it started us.
 
-    Without them a service would change the network in which it is, which is not the machine's.
+    Without them a service would change its own network namespace instead of the machine's.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []

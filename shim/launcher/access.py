@@ -1,4 +1,4 @@
-"""Who may have the shim as a service, and what they may capture: `/etc/overlay-vpn/shim.toml`.
+"""The access policy of the shim as a service: `/etc/overlay-vpn/shim.toml`.
 
     users = ["alice", 1001]         root needs no entry; without a file there is root alone
     groups = ["overlay-vpn"]        by name or number, a peer's supplementary groups included
@@ -6,13 +6,13 @@
 
 Theory of operation
 -------------------
-The file is believed only if it is a regular file of root that nobody else may write, and it is
-read once, before anybody is heard. A peer is whom the kernel says it was when it connected
-(unix(7), SO_PEERCRED and SO_PEERGROUPS): somebody who is root in a user namespace has the number
-of the user outside, and somebody whom our namespace does not know has the overflow number, which
-is never permitted. Whoever is turned away is told so, and not a byte of theirs is read.
+The file must be a regular file of root that nobody else may write, and is read once, before any
+client is. A peer has the credentials that the kernel recorded when it connected (unix(7),
+SO_PEERCRED and SO_PEERGROUPS): root of a user namespace has the user id outside of it, and a user
+who is not mapped here has the overflow id, which is never permitted. A client that is refused gets
+a message, and not a byte of it is read.
 
-Port 53 of every resolver, and everything, are captured by those only who may capture all of it.
+Port 53 of every resolver, and everything, may be captured only if `routes` covers every address.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PATIENCE_S: Final = 10.0
 
 
 class PolicyError(Exception):
-    """There is a policy, and it cannot be followed. Says where and what to do."""
+    """The policy file is unsafe or invalid. The text names the file and the fault."""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -62,7 +62,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a socket."""
+    """The credentials of the peer of a socket: its user id and all its group ids."""
 
     uid: int
     groups: frozenset[int]
@@ -70,14 +70,14 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may use the shim, and which prefixes they may capture."""
+    """The user and group ids that may use the shim, and the prefixes that they may capture."""
 
     users: frozenset[int] = frozenset()
     groups: frozenset[int] = frozenset()
     routes: tuple[str, ...] = EVERYTHING
 
     def admits(self, peer: Peer) -> bool:
-        """Whether a peer may use the shim at all."""
+        """Whether a peer may use the shim."""
         if peer.uid == OVERFLOW:
             return False
         known = peer.groups - {OVERFLOW}
@@ -85,7 +85,7 @@ class Policy:
 
 
 def parse(text: str, uid_of: Callable[[str], int], gid_of: Callable[[str], int]) -> Policy:
-    """Return what a file says. Raises PolicyError; so may `uid_of` and `gid_of`, with KeyError."""
+    """Return the policy in a text. Raises PolicyError; `uid_of` and `gid_of` raise KeyError."""
     try:
         file = msgspec.convert(tomllib.loads(text), _File)
         return Policy(
@@ -116,7 +116,7 @@ def read(path: str = POLICY) -> Policy:
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """Return who had connected a socket."""
+    """Return the credentials of the process that connected a socket (unix(7))."""
     _, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     packed = b""
     with suppress(OSError):  # more of them than fit: they do not count
@@ -126,7 +126,7 @@ def peer_of(sock: socket.socket) -> Peer:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A client, what it may do, and where others try to come in; nowhere if we are its own."""
+    """A client with its policy, and the listener of a service; None under `sudo`."""
 
     client: socket.socket
     policy: Policy
@@ -134,10 +134,10 @@ class Admitted:
 
 
 def admit(sock: socket.socket) -> Admitted | None:
-    """Return who is to be served: a connected socket, or who connects to a listener and may.
+    """Return the client: that of a connected socket, or the first permitted one of a listener.
 
-    None if nobody who may has come in time: waiting, and not ending at once, keeps systemd from
-    giving up on a shim that anybody can have started. Raises PolicyError.
+    None if no permitted client connects in time. The wait keeps systemd from giving up on a shim
+    that anybody can have started (systemd.unit(5), StartLimitBurst=). Raises PolicyError.
     """
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return Admitted(sock, Policy())
@@ -158,6 +158,6 @@ def admit(sock: socket.socket) -> Admitted | None:
 
 
 def refuse(client: socket.socket, refusal: Failed) -> None:
-    """Tell a client why it is not served, without reading what it says."""
+    """Send a client the reason why it is not served, without reading from it."""
     with client, suppress(OSError):  # it has gone; nothing has filled its queue
         client.send(msgspec.msgpack.encode(refusal))

@@ -1,8 +1,7 @@
-"""Starts the gate supervisor and the monitor; the only programs that the shim runs.
+"""The children of the launcher, gate supervisor and monitor: the only programs that the shim runs.
 
-The launcher keeps neither the devices, nor the code that reads packets, nor the one that reads what
-the client says. Of each of the two it knows one link. Nothing of what they are started with comes
-from the client.
+The launcher holds neither the devices, nor the code that reads packets or the client's messages; of
+each child it holds one link. None of the arguments and variables of a child come from the client.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF
 
 
 def _spawn(module: str, *socks: socket.socket) -> int:
-    """Start a module, whose descriptors from 3 on are these. Raises OSError."""
+    """Start a module with these sockets as its descriptors from 3 on. Raises OSError."""
     return os.posix_spawn(
         sys.executable,
         [sys.executable, *_ARGUMENTS, module],
@@ -37,7 +36,7 @@ def _spawn(module: str, *socks: socket.socket) -> int:
 
 
 class GateSupervisor:
-    """The supervisor, seen from outside. `gate` is the client's end of its link to the gate."""
+    """The gate supervisor, as a child. `gate` is the client's end of the link to the gate."""
 
     def __init__(self) -> None:
         """Start it. Raises OSError."""
@@ -52,7 +51,7 @@ class GateSupervisor:
         return self._link.fileno()
 
     def keep(self, keep: Keep, *fds: int) -> bool:
-        """Give it what a gate needs. Returns whether it keeps that from now on."""
+        """Send it the descriptors of a gate. Returns whether it has taken them."""
         with suppress(LinkClosedError, ViolationError):
             self._link.send(keep, fds)
             select.select([self._link], [], [], _TIMEOUT_S)
@@ -63,7 +62,7 @@ class GateSupervisor:
 
 
 class Monitor:
-    """The monitor, seen from outside. It waits, and ends with our end of its link."""
+    """The monitor, as a child. It ends when the launcher's end of its link closes."""
 
     def __init__(self) -> None:
         """Start it. Raises OSError."""
@@ -73,17 +72,17 @@ class Monitor:
         self._link = Link(ours, MONITOR_OF_LAUNCHER)
 
     def fileno(self) -> int:
-        """Return the descriptor whose end tells it that we have ended."""
+        """Return the descriptor whose closing tells the monitor that the launcher has ended."""
         return self._link.fileno()
 
     def serve(self, serve: Serve, *fds: int) -> None:
-        """Have it serve a client. If it has ended, whoever waits for it will know."""
+        """Have it serve a client. If it has ended, waiting for it tells so."""
         with suppress(LinkClosedError):
             self._link.send(serve, fds)
 
 
 def end(*children: GateSupervisor | Monitor) -> None:
-    """End them, while that is allowed, and return when what they held is gone."""
+    """Kill children, and return when their descriptors are closed."""
     for child in children:
         os.kill(child.pid, signal.SIGKILL)
         os.waitpid(child.pid, 0)

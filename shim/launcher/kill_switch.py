@@ -1,16 +1,16 @@
-"""The kill switch as a packet filter, as data. Pure.
+"""The kill switch: a packet filter, as data. Pure.
 
 Theory of operation
 -------------------
-What leaves this machine leaves through the tunnel, or it is one of: our marked outer sockets, the
-loopback device, DHCP, and neighbour discovery, without which there would be no link to be cut off
-from. The local network is a choice. Everything else is dropped, also what a socket sends that is
-bound to a device, which no routing rule stops: the kernel then takes any address to be on link.
+Packets leave this machine through the tunnel only, except those of marked outer sockets, of the
+loopback device, of DHCP and of neighbour discovery, without which no link would work. The local
+network is a choice. Everything else is dropped, also from a socket that is bound to a device, which
+no routing rule stops: the kernel then takes any address to be on link.
 
-What comes in for an address of the tunnel from elsewhere is dropped, and such an address is not
-answered for by ARP, so that a neighbour learns nothing about it, not even that it exists.
+A packet that comes in for an address of the tunnel from elsewhere is dropped, and ARP requests for
+such an address are not answered, so that a neighbour cannot even learn that it exists.
 
-The monitor is given it by the launcher, before it hears the client. The tables outlive every
+The launcher sends it to the monitor before that reads the client. The tables outlive every
 process of ours. A pause is an element of a set that expires by itself.
 """
 
@@ -62,7 +62,7 @@ def _ways_out() -> Iterator[Line]:
     yield _device(_OIFNAME, "lo"), True
     yield _device(_OIFNAME, DEVICE), True
     yield (Test("meta", _MARK, struct.pack("=I", MARK)),), True
-    # A flow of the tunnel must not go on beside it, whatever is open now.
+    # A flow of the tunnel must never continue outside of it, also during a pause.
     for family, pool in _pools():
         yield (_family(family), _prefix(_SOURCE[family], pool)), False
     yield (Test("paused", _NFPROTO),), True

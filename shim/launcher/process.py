@@ -1,4 +1,4 @@
-"""The composition root of the privileged side of `up`.
+"""The launcher, composition root of the privileged side of `up`: the steps from start to end.
 
 Theory of operation
 -------------------
@@ -11,22 +11,20 @@ In this order, in one thread:
  2. lock the state directory, undo what a killed instance left;
  3. make the devices and the flow namespace, give them to the supervisor; give the capture TUN its
     addresses and routes, in the network of the machine (`host_network.py`);
- 4. give the monitor all that it needs: from then on it, and nobody else, reads what the client
-    says;
- 5. drop everything but CAP_NET_ADMIN. The monitor does the same and becomes a user that owns
+ 4. send the monitor its descriptors: from then on it alone reads the client's messages;
+ 5. drop everything but CAP_NET_ADMIN. The monitor does the same and changes to a user id that owns
     nothing; the supervisor drops everything.
 
 The launcher then waits for the monitor, and undoes everything. Ending in order and being killed are
 the same path. If the launcher dies first, the monitor undoes instead. The monitor ends when the
 supervisor does, and the supervisor when the monitor does or when the launcher dies. So each of them
 may be killed at any moment; and if all are, a service is started again (systemd.service(5),
-Restart=). Whoever wants the end tells the supervisor (SIGTERM). As a service all are told at once;
-neither of those two who undo listens, or each might leave it to the other. Meanwhile whoever else
-connects is told that we are busy, and is not read.
+Restart=). SIGTERM to the supervisor ends an instance. systemd sends it to all three; launcher and
+monitor ignore it, or each might leave undoing to the other. Other clients that connect meanwhile
+are refused as busy, without being read.
 
-With the kill switch undoing is what the user asks for: it happens when the client has said `Down`,
-and otherwise the rules and the filter stay, held by the kernel alone, until the next `up`, `down`
-or `recover`.
+With the kill switch only the client's `Down` has everything undone. Otherwise the rules and the
+filter stay, held by the kernel alone, until the next `up`, `down` or `recover`.
 """
 
 from __future__ import annotations
@@ -92,9 +90,9 @@ def main(
     *,
     is_service: bool,
 ) -> int:
-    """Have the client of the link served, or one that connects to it; leave nothing behind.
+    """Serve the client of the link, or the first that connects to it; undo everything afterwards.
 
-    Returns the exit status if nobody is served.
+    Returns the exit status if there is no client to serve.
     """
     machine.forget()
     if is_service:
@@ -113,7 +111,7 @@ def main(
     except _RefusedError as refused:
         children.end(monitor, supervisor)
         _answer(admitted.client, refused.message)
-        os._exit(0)  # the netlink library would complain of its end
+        os._exit(0)  # pyroute2 would complain at the exit of the interpreter
     state.set_owner(supervisor.pid)
     others = admitted.others
     ended = os.pidfd_open(monitor.pid)
@@ -131,7 +129,7 @@ def main(
 
 
 def _answer(client: socket.socket, refusal: Failed) -> None:
-    """Refuse when the client has asked for something, whatever that is."""
+    """Refuse after the first message of the client, whatever it is."""
     select.select([client], [], [], _FIRST_QUESTION_S)
     access.refuse(client, refusal)
 
@@ -139,7 +137,7 @@ def _answer(client: socket.socket, refusal: Failed) -> None:
 def _begin(
     admitted: access.Admitted, supervisor: GateSupervisor, monitor: Monitor, machine: Machine
 ) -> State:
-    """Make what is to be made while it is allowed, and give it to the monitor."""
+    """Make devices, namespace and state while that is permitted; send them to the monitor."""
     try:
         state = State(machine.netns)
     except BusyError:
@@ -157,7 +155,7 @@ def _begin(
     given = (admitted.client, supervisor.gate, control, state.journal, state.lock, supervisor)
     fds = [one if isinstance(one, int) else one.fileno() for one in given]
     fds += [machine.route, machine.netfilter]
-    # From here on we are told to end by the end of the supervisor.
+    # From here on the end of the supervisor ends us.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     monitor.serve(Serve(families, admitted.policy.routes, machine.cookie, filters, program), *fds)
     return state
@@ -203,7 +201,7 @@ def _fault_of(error: OSError) -> Fault:
 
 
 def _set_up(interfaces: Interfaces) -> tuple[Family, ...]:
-    """Give the capture TUN its addresses and routes; returns the families that the kernel has."""
+    """Give the capture TUN addresses and routes. Returns the families that the kernel has."""
     interfaces.prepare(protocol.DEVICE)
     families: list[Family] = []
     wanted: tuple[tuple[Family, str], ...] = ((4, protocol.DEVICE4), (6, protocol.DEVICE6))
@@ -221,7 +219,7 @@ def _set_up(interfaces: Interfaces) -> tuple[Family, ...]:
 
 
 def _turn_away(others: socket.socket, ended: int) -> None:
-    """Tell whoever connects that we are busy, until the monitor has ended."""
+    """Refuse other clients as busy until the monitor has ended."""
     poll = select.poll()
     poll.register(ended, select.POLLIN)
     poll.register(others, select.POLLIN)
@@ -235,10 +233,10 @@ def _turn_away(others: socket.socket, ended: int) -> None:
 def _undo(
     state: State, machine: Machine, netlink: Netlink, monitor: Monitor, supervisor: GateSupervisor
 ) -> int:
-    """Wait for the end of the others; undo, unless the kill switch says that it is no end.
+    """Wait for the monitor, undo unless the kill switch is on; returns the exit status.
 
-    Whoever waits for our end looks at the state directory. So that goes last: after the devices,
-    which end with the supervisor. Returns our exit status.
+    Processes that wait for the end of an instance watch the state directory. So that goes last:
+    after the devices, which go with the supervisor.
     """
     status = os.waitstatus_to_exitcode(os.waitpid(monitor.pid, 0)[1])
     machine.forget()

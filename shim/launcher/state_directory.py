@@ -1,12 +1,12 @@
-"""The directory in which an instance keeps its lock and its journal, and where its client listens.
+"""The state directory of an instance: its lock, its journal and its control socket.
 
 Theory of operation
 -------------------
 One directory per network namespace holds three files of fixed names: the lock, which says that an
 instance runs; the journal (`shim.monitor.journal`); and the control socket of the client.
 
-The directory belongs to root and stays root's. The monitor, which is not root any more, is given
-lock and journal open, and reaches no path. The lock is held by whoever may still undo.
+The directory belongs to root. The monitor, which is not root any more, has lock and journal open
+and reaches no path. The lock is held by every process that may still undo.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class State:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(lock), os.stat(LOCK, dir_fd=directory)):
-                    os.ftruncate(lock, 0)  # who held it has ended
+                    os.ftruncate(lock, 0)  # its former holder has ended
                     return lock, directory
             except BlockingIOError:
                 raise BusyError(self._path) from None
@@ -82,10 +82,10 @@ class State:
         }
 
     def listen(self) -> socket.socket:
-        """Return the listener on which the client answers the command line; anyone may connect.
+        """Return the listener of the control socket, for the client. Anyone may connect.
 
-        Who may ask for what is decided by the client, by the credentials of its peer (unix(7)).
-        The directory is reached by its descriptor: whoever owned it before can redirect nothing.
+        The client decides by the credentials of its peer who may ask for what (unix(7)). The
+        directory is reached by its descriptor, so that nobody can redirect the path.
         """
         path = f"/proc/self/fd/{self._directory}/{CONTROL}"
         with suppress(FileNotFoundError):
@@ -100,17 +100,17 @@ class State:
         return listener
 
     def set_owner(self, pid: int) -> None:
-        """Say in the lock which process to tell to end: all is undone then."""
+        """Write into the lock the PID that stops the instance when it gets SIGTERM."""
         os.ftruncate(self.lock, 0)
         os.pwrite(self.lock, b"%d\n" % pid, 0)
 
     def close(self) -> None:
-        """Let others have the lock."""
+        """Release the lock."""
         for fd in self.fds:
             os.close(fd)
 
     def remove(self) -> None:
-        """Remove the directory, if we may. The lock goes with this process."""
+        """Remove the directory, if that is permitted. The lock goes with this process."""
         with suppress(OSError):
             for name in (CONTROL, JOURNAL, LOCK):
                 with suppress(FileNotFoundError):

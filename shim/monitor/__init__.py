@@ -1,1 +1,1 @@
-"""The monitor: what reads the requests of the client, with a capability. It changes the network."""
+"""The monitor reads the requests of the client and changes the network, with CAP_NET_ADMIN."""

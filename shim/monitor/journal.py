@@ -1,4 +1,4 @@
-"""What has been changed in the network, and how it is undone.
+"""The journal of changes of the network, by which they are undone.
 
 Theory of operation
 -------------------
@@ -13,7 +13,7 @@ the last descriptor.
 With the kill switch the changes outlive the instance: only `down` and `recover` undo them. The
 next instance holds them until its own are in place, so the switch has no gap.
 
-Whoever uses it holds the file open, and needs no path to it.
+It is used by descriptor; a process that holds it open needs no path.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _MAX_BYTES: Final = 1 << 20
 
 
 class Journal:
-    """The journal of this network namespace, whose lock somebody holds."""
+    """The journal of a network namespace; a process of this instance must hold the lock."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.held = self.recorded()
-        """What an earlier instance has left."""
+        """The changes that are in place: at first those of an earlier instance."""
 
     def fileno(self) -> int:
         """Return its descriptor."""
@@ -49,7 +49,7 @@ class Journal:
 
     @property
     def has_kill_switch(self) -> bool:
-        """Whether the kill switch is on: then only a user undoes what is recorded."""
+        """Whether a kill switch is recorded: then only the user has changes undone."""
         return any(isinstance(change, KillSwitch) for change in self.recorded())
 
     def make(self, netlink: Netlink, plan: Iterable[Change]) -> None:

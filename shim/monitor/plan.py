@@ -1,4 +1,4 @@
-"""What is changed in the network, as data. Pure.
+"""The plan of a capture: the changes of the network in their order, as data. Pure.
 
 Theory of operation
 -------------------
@@ -87,10 +87,10 @@ def _is_in(one: Network, route: Network) -> bool:
 def changes(
     capture: Capture, families: tuple[Family, ...] = (4, 6), held: Sequence[Change] = ()
 ) -> list[Change]:
-    """Return the changes in the order in which they are to be made, beside those that are `held`.
+    """Return the changes in their order, given those of an earlier instance that are `held`.
 
     The filter of the kill switch comes first, and the rules that capture last, so that no packet
-    meets half a plan; it is always a new one, for nobody knows whether the old one is whole.
+    meets half a plan; it is always a new one, as the old one may be incomplete.
     Raises ValueError for a prefix that is none.
     """
     chosen = networks(capture.prefixes)

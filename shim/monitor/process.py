@@ -1,14 +1,14 @@
-"""The monitor as a process: it waits for the launcher's word, gives away all but one capability.
+"""The monitor as a process: one message from the launcher, one capability, then the client.
 
 Theory of operation
 -------------------
-It loads while the launcher prepares. Then the launcher, which alone decides what the client may,
-sends it one message with every descriptor that it is to hold, also those by which it changes the
-network. It gives away what it does not need, and only then reads the first byte of the client.
+It loads while the launcher prepares. Then the launcher, which alone decides what the client may do,
+sends it one message with every descriptor that it needs, also those by which it changes the
+network. It confines itself, and only then reads the first byte of the client.
 
-It holds no device, no directory and no way to any path. What it does is undone by the launcher
-after its end; if the launcher has ended first, by itself. It holds the lock as well, so that nobody
-else begins before that is done.
+It holds no device and no directory, and can open no path. Its changes are undone by the launcher
+after its end; if the launcher has ended first, by itself. It holds the lock as well, so that no
+other instance starts before that is done.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SYSCALLS: Final = routing.SYSCALLS | journals.SYSCALLS | serving.SYSCALLS | link
 PROFILE: Final = Profile(SYSCALLS, frozenset({NET_ADMIN}))
 
 _WITHOUT_DOWN: Final = 3
-"""The exit status of a monitor whose client has gone without a word."""
+"""The exit status of a monitor whose client has gone without `Down`."""
 
 
 def main(sock: socket.socket) -> int:
-    """Serve the client that the launcher gives us over this link. Returns the exit status."""
-    # Of a service all are told to end at once; we learn of it from the supervisor.
+    """Serve the client that the launcher sends over this link. Returns the exit status."""
+    # systemd sends it to all processes of a service; the end of the supervisor ends us.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     launcher = Link(sock, MONITOR_OF_LAUNCHER)
     select.select([launcher], [], [])
@@ -50,7 +50,7 @@ def main(sock: socket.socket) -> int:
 
 
 def _serve(serve: Serve, fds: list[int], launcher: Link) -> int:
-    """Serve, and undo if the launcher has ended."""
+    """Serve the client; undo its changes if the launcher has ended."""
     status = _WITHOUT_DOWN
     client, gate, control = (socket.socket(fileno=fd) for fd in fds[:3])
     # The lock stays open.

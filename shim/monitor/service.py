@@ -1,4 +1,4 @@
-"""The monitor's dispatch: one static table of what a client may ask, when, and how often.
+"""The monitor's dispatch: one static table of the requests of a client and their states.
 
 Theory of operation
 -------------------
@@ -45,7 +45,7 @@ _TCP, _UDP = (socket.SOCK_STREAM, socket.IPPROTO_TCP), (socket.SOCK_DGRAM, socke
 
 
 class Phase(Enum):
-    """How far the client has come."""
+    """The state of a client."""
 
     NEW = auto()
     READY = auto()
@@ -55,11 +55,11 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """When a request is allowed, and what carries it out."""
+    """The states in which a request is allowed, and its handler."""
 
     phases: frozenset[Phase]
     handler: Callable[..., None]
-    """Is given the service, the message and its descriptors, which it does not keep."""
+    """Called with the service, the message and its descriptors, which are closed afterwards."""
 
 
 @dataclass
@@ -183,7 +183,7 @@ class Service:
         return [change for change in self.journal.held if isinstance(change, kind)]
 
     def _remaining_ms(self) -> float | None:
-        """How long a pause goes on."""
+        """The rest of a pause in milliseconds; None if there is none."""
         if self._paused_until_s is None:
             return None
         return max(0.0, (self._paused_until_s - time.monotonic()) * 1000)

@@ -111,7 +111,7 @@ def _tun_fault(error: OSError) -> Fault:
 
 
 def _map_ids(uid: int, gid: int) -> None:
-    """Keep one's own ids; whatever belongs to others belongs to nobody (user_namespaces(7))."""
+    """Map the own ids; files of all others belong to the overflow id (user_namespaces(7))."""
     for name, line in (
         ("setgroups", "deny"),
         ("uid_map", f"{uid} {uid} 1"),

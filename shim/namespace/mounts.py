@@ -1,8 +1,8 @@
-"""What a command sees of the file system: the host's, but for who answers names.
+"""The file system of a command under `run`: the host's, except for name resolution.
 
 Theory of operation
 -------------------
-A bind mount over `/etc/resolv.conf` is not enough: the kernel detaches it as soon as somebody on
+A bind mount over `/etc/resolv.conf` is not enough: the kernel detaches it as soon as a process on
 the host replaces the file, as resolvers do (rename(2) on a mount point of another namespace). So
 `/etc` itself becomes a small file system of our own, in which every entry is a link to the host's,
 reachable below `/etc/.host`, and a few entries are files of ours:
@@ -48,7 +48,7 @@ _MAX_COPY_BYTES: Final = 1 << 20
 
 
 def prepare(*, mask_bus: bool) -> None:
-    """Change the mounts of this mount namespace. Raises OSError that names the place."""
+    """Set up the mounts of this mount namespace. Raises OSError that names the path."""
     linux.mount("none", "/", "none", linux.MS_REC | linux.MS_PRIVATE)
     _cover_etc()
     for directory, names in _HIDDEN.items():

@@ -1,1 +1,1 @@
-"""Links, addresses, routes and rules by rtnetlink(7): the one package that imports pyroute2."""
+"""Links, addresses, routes, rules and filters by netlink(7); only this package uses pyroute2."""

@@ -29,12 +29,12 @@ def as_oserror(*accepted: int) -> Iterator[None]:
 
 
 def adopt(fd: int, protocol: int) -> socket.socket:
-    """Return a netlink socket for pyroute2, which believes in datagrams (netlink(7): the same)."""
+    """Return a copy of a netlink socket as pyroute2 wants it: SOCK_DGRAM (netlink(7): the same)."""
     return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, protocol, os.dup(fd))
 
 
 def match_of(test: Test) -> list[Any]:
-    """Load the field, mask it, compare it (linux/netfilter/nf_tables.h)."""
+    """Return the expressions of a test: load, mask, compare (linux/netfilter/nf_tables.h)."""
     register, size = nf.Regs.NFT_REG_1, len(test.value)
     if test.of in ("meta", "paused"):
         match = [genex("meta", {"dreg": register, "key": test.at})]

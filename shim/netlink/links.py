@@ -1,7 +1,6 @@
-"""Links, their addresses and routes, and the way of flows to their listener, through pyroute2.
+"""Links with their addresses and routes, and the diversion of flows to their listener.
 
-For whoever sets up a network: the launcher, the flow namespace and `run`. The monitor has no use
-for it and does not load it.
+The launcher, the flow namespace and `run` set up a network with it. The monitor does not load it.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Interfaces:
     """The links of the network namespace of a netlink socket. Methods raise OSError."""
 
     def __init__(self, route: int | None = None) -> None:
-        """`route` stays the caller's; without it, a new one of the namespace in which we are."""
+        """`route` stays the caller's; without it, a socket of the current namespace is opened."""
         sock = None if route is None else adopt(route, socket.NETLINK_ROUTE)
         with as_oserror():
             self._ip: Any = IPRoute(use_socket=sock)
@@ -131,8 +130,8 @@ def divert_tcp(port: int) -> None:
     """Hand all TCP that comes in to the transparent listener on `port` (nft(8), TPROXY).
 
     For both families, in a table of this network namespace: `meta l4proto tcp tproxy to :port`.
-    Nobody connects from here, `tcp flags & (fin|syn|rst|ack) == syn drop`: whoever is given the
-    socket of a flow could otherwise make another of it, from any address, to whom the flow is from.
+    No connection starts here, `tcp flags & (fin|syn|rst|ack) == syn drop`: with the socket of a
+    flow, a process could otherwise connect from any address to the application of the flow.
     """
     with as_oserror(), NFTables(nfgen_family=INET) as nft:
         names = {"table": "overlay", "chain": "divert"}

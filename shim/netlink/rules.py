@@ -1,7 +1,6 @@
-"""Rules, routes and nftables, through pyroute2.
+"""The changes of `shim.netlink.changes`, made and reverted in the kernel.
 
-The only file of the monitor that imports pyroute2. Nothing here decides anything: the plan is
-data (`shim.monitor.plan`), and whatever the kernel refuses is raised as OSError with its errno.
+Nothing is decided here, and whatever the kernel refuses is raised as OSError with its errno.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from shim.protocol import ROUTE_PROTOCOL
 from shim.protocol.netfilter import ARP, INET, PAUSED, PROTOCOLS, Chain, Chains
 
 SYSCALLS: Final = frozenset({"epoll_wait", "getpid", "recvfrom", "sendto"})
-"""What a request needs; taking the sockets over needs more."""
+"""Those of a request; `Netlink` itself is created before a filter is installed."""
 
 _FR_ACT_TO_TBL: Final = 1
 _FR_ACT_GOTO: Final = 2

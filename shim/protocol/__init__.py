@@ -1,7 +1,7 @@
-"""What client, monitor, supervisor and gate have in common: their messages, and a few addresses.
+"""The messages between the client and the processes of the shim, and the addresses they share.
 
 This is the only part of `shim` that `vpn` may import. A module per link, so that a process loads
-the messages that it speaks and no others; `link` has the link itself.
+only the messages that it uses; `link` has the link itself.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LAN: Final[dict[Literal[4, 6], tuple[str, ...]]] = {
     4: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
     6: ("fc00::/7", "fe80::/10"),
 }
-"""What the local network is: addresses that are never those of the internet (RFC 6890)."""
+"""The local network: prefixes that are never routed on the internet (RFC 6890)."""
 
 MARK: Final = 0x6F76706E
-"""Of packets that leave beside the tunnel: those of outer sockets (socket(7), SO_MARK)."""
+"""The mark of packets that leave outside the tunnel, from outer sockets (socket(7), SO_MARK)."""
 
 ROUTE_PROTOCOL: Final = 118
 """The `rtm_protocol` that marks rules and routes as ours (rtnetlink(7)); unassigned elsewhere."""

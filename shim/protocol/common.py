@@ -23,7 +23,7 @@ class Fault(StrEnum):
 
 
 class Missing(StrEnum):
-    """What the kernel lacks of that by which a process confines itself."""
+    """A means of confinement that the kernel lacks."""
 
     LANDLOCK = "landlock"
     SECCOMP = "seccomp"

@@ -1,23 +1,23 @@
-"""The messages about datagrams, between the client and the gate: what may be lost on the way.
+"""The messages between client and gate that may be lost: UDP and ICMP echo.
 
 Theory of operation
 -------------------
-Beside the link of `shim.protocol.gate` there is a second one for UDP, ICMP echo and whatever else
-a network may lose, so that a flood of it never keeps an `Open` waiting. The client makes the
+A second link, next to that of `shim.protocol.gate`, carries UDP and ICMP echo, which a network may
+lose, so that a flood of it never keeps an `Open` waiting. The client makes the
 pair, sends one end with `Configure`, and makes a new one for each gate. Until then, and whenever
-the link is full, datagrams are dropped and counted, as on a wire: nobody queues and nobody waits.
+the link is full, datagrams are dropped and counted, as on a wire; none is queued.
 A message that breaks a rule ends the link, and with it everything, as on the other one.
 
-UDP: an association is a local socket (an address and a port). The gate gives it a number, which
-no other gate's meets (`first_number`), and says everything in each `Send`; whoever has not heard
-of the number begins then. The gate decides how long an association lives, and says `Forget`. What
-the client has forgotten by itself begins anew with the next `Send`.
+UDP: an association is a local socket (an address and a port). The gate gives it a number, which is
+unique over all gates (`first_number`), and each `Send` carries everything: a client that does not
+know the number begins the association then. The gate decides how long it lives, and sends
+`Forget`. One that the client has dropped by itself begins anew with the next `Send`.
 
-ICMP echo: a query is the pinging of one host by one program. Its number is of the same kind; the
-gate decides how long it lives, and says everything in each `Ping`. What has no answer has none.
+ICMP echo: a query is one program pinging one host. Its number is of the same kind; the gate decides
+how long it lives, and each `Ping` carries everything. No message says that an answer is missing.
 
 A host is a name, if the application used the virtual address of one, else an address as text.
-Answers of whom a name stood for come under that name.
+Answers of a host that was asked for by name come under that name.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ MAX_PAYLOAD: Final = 65527
 
 Host = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Octet = Annotated[int, msgspec.Meta(ge=0, le=255)]
-Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+Uint8 = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 
@@ -79,7 +79,7 @@ class Ping(Message, frozen=True, tag="ping"):
     host: Host
     hop_limit: Annotated[int, msgspec.Meta(ge=1, le=255)]
     may_fragment: bool
-    sequence: Word
+    sequence: Uint16
     payload: Payload
 
 
@@ -87,7 +87,7 @@ class Ping(Message, frozen=True, tag="ping"):
 
 
 class Deliver(Message, frozen=True, tag="deliver"):
-    """A datagram has come for an association from `host`, whether it was asked or not."""
+    """A datagram has come for an association from `host`, solicited or not."""
 
     SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
 
@@ -110,8 +110,8 @@ class Undeliverable(Message, frozen=True, tag="undeliverable"):
     association: int
     host: Host
     port: Port
-    kind: Octet
-    code: Octet
+    kind: Uint8
+    code: Uint8
     mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
     router: Host
 
@@ -122,8 +122,8 @@ class Pong(Message, frozen=True, tag="pong"):
     SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
 
     query: int
-    sequence: Word
-    hop_limit: Octet
+    sequence: Uint16
+    hop_limit: Uint8
     source: Host
     payload: Payload
 
@@ -134,9 +134,9 @@ class Unanswered(Message, frozen=True, tag="unanswered"):
     SIZE: ClassVar[int] = 64 + MAX_NAME
 
     query: int
-    sequence: Word
-    kind: Octet
-    code: Octet
+    sequence: Uint16
+    kind: Uint8
+    code: Uint8
     mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
     router: Host
 

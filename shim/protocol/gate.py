@@ -95,8 +95,8 @@ class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
 class Started(Message, frozen=True, tag="started"):
     """The first message of each gate. The first gate is of generation 1.
 
-    A later one knows no flows. The client answers with `Adopt` and then `Configure`. What it was
-    asked by the one before is void; numbers of flows and queries are of one generation only.
+    A later one knows no flows. The client answers with `Adopt` and then `Configure`. Requests of
+    the gate before are void; numbers of flows and queries belong to one generation only.
     """
 
     generation: int
@@ -145,7 +145,7 @@ class Lookup(Message, frozen=True, tag="lookup"):
 
 
 class Forward(Message, frozen=True, tag="forward"):
-    """A DNS message that goes where it went before: to `server`, outside the tunnel."""
+    """A DNS message for the resolver at `server`, to be asked outside the tunnel."""
 
     SIZE: ClassVar[int] = 128 + MAX_DNS_MESSAGE
 
@@ -156,7 +156,7 @@ class Forward(Message, frozen=True, tag="forward"):
 
 
 class Dropped(Message, frozen=True, tag="dropped"):
-    """Packets that were dropped since the last time this was said; said when there are some."""
+    """Packets that were dropped since the last `Dropped`; sent only if there are any."""
 
     SIZE: ClassVar[int] = 64 + 32 * len(DropReason)
 
@@ -185,7 +185,7 @@ class PoolState(Message, frozen=True, tag="pool-state"):
 
 
 class Configure(Message, frozen=True, tag="configure"):
-    """How names are answered. `suffixes` empty means that every name is ours.
+    """The settings of name resolution. Without `suffixes` every name is answered by the gate.
 
     Carries the gate's end of the link for datagrams (`shim.protocol.datagrams`), which replaces
     the one before.

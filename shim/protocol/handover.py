@@ -1,6 +1,6 @@
-"""How a link begins: as a pair, or with an end that has come with a message.
+"""The two ways to create a link: as a pair, or from a descriptor that came with a message.
 
-The monitor begins none, and does not load this.
+The monitor creates none, and does not load this.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shim.protocol.link import Link, Role, ViolationError
 def adopt(fd: int, role: Role) -> Link:
     """Return the link whose end came with a message. Raises ViolationError if it is no link."""
     try:
-        # The type is said, not asked of the kernel, and shown by what comes.
+        # The type is not asked of the kernel: a wrong one shows at the first message.
         sock = socket.socket(-1, socket.SOCK_SEQPACKET, 0, fd)
     except OSError as error:
         os.close(fd)

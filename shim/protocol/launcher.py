@@ -12,11 +12,11 @@ NETNS_COOKIE: Final = 71
 
 
 class Serve(Message, frozen=True, tag="serve"):
-    """Everything is there: serve the client, and end when it has ended.
+    """Serve the client, and end when it has ended.
 
-    Carries the link to the client; its link to the gate and its listener, which it is given; the
-    journal; the lock, which nobody takes as long as somebody may undo; what ends with the
-    supervisor; the netlink sockets of the network that is changed, for routes and for netfilter.
+    Carries the link to the client; the link to the gate and the listener that the client gets; the
+    journal; the lock, held as long as a process may undo; a descriptor that becomes readable with
+    the end of the supervisor; the netlink sockets, for routes and for netfilter.
     """
 
     SIZE: ClassVar[int] = 1 << 17
@@ -25,11 +25,11 @@ class Serve(Message, frozen=True, tag="serve"):
     families: tuple[Literal[4, 6], ...]
     """Those that the kernel has."""
     routes: tuple[str, ...]
-    """What is captured lies in one of these prefixes."""
+    """Captured prefixes lie in one of these."""
     netns: bytes
-    """What is the same for all sockets of the network that is changed (SO_NETNS_COOKIE).
+    """The cookie of the network that is changed (socket(7), SO_NETNS_COOKIE).
 
-    Empty where the kernel does not say, before 5.14.
+    Empty before Linux 5.14.
     """
     filters: tuple[Chains, Chains]
     """The kill switch, without and with the local network."""

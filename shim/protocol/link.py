@@ -1,10 +1,10 @@
-"""A link between two processes, and what makes a message.
+"""A link between two processes: a socket that carries typed messages and descriptors.
 
 Theory of operation
 -------------------
 A link is a `SOCK_SEQPACKET` Unix socket: one message is one packet, so nothing is framed and no
-length is trusted. The messages are a closed set of msgspec structs, told apart by a tag. Beside
-each type stands the largest encoding it may have and the number of file descriptors it carries.
+length is trusted. The messages are a closed set of msgspec structs, told apart by a tag. Each
+type states the largest encoding it may have and the number of file descriptors it carries.
 Whatever breaks a rule (unknown, oversized, wrong number of descriptors, not decodable) raises
 `ViolationError`; descriptors that came with it are closed. The receiver drops the link: nothing is
 guessed, nothing is skipped.
@@ -117,7 +117,7 @@ class Link:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            # The kernel says once that the peer has not read everything, and then what it said.
+            # Reported once if the peer closed without reading everything; its messages follow.
             return self.receive()
         except OSError as error:
             raise LinkClosedError(error.strerror) from error

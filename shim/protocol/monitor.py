@@ -24,7 +24,7 @@ class Prefix(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
 
 
 class Mark(Message, frozen=True, tag="mark"):
-    """Have the packets of a TCP or UDP socket of this network leave beside the tunnel."""
+    """Have the packets of a TCP or UDP socket of this network leave outside the tunnel."""
 
     FDS: ClassVar[int] = 1
 
@@ -33,8 +33,8 @@ class Capture(Message, frozen=True, tag="capture"):
     """Route these through the tunnel. `everything` means both default routes.
 
     `names` captures port 53 of every resolver, whatever its address. With `kill_switch` nothing
-    leaves beside the tunnel, whatever happens, until `Down`; `lan` leaves the local network
-    reachable then.
+    leaves outside the tunnel, whatever happens, until `Down`; `lan` then keeps the local network
+    reachable.
     """
 
     SIZE: ClassVar[int] = 64 + 32 * MAX_PREFIXES
@@ -67,7 +67,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     version: int
     device: str
     missing: tuple[Missing, ...]
-    """What the privileged side had to do without."""
+    """The means of confinement that the privileged side lacks."""
 
 
 class Marked(Message, frozen=True, tag="marked"):

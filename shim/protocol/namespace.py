@@ -20,7 +20,7 @@ class Namespace(Message, frozen=True, tag="namespace"):
 
     version: int
     missing: tuple[Missing, ...]
-    """What the privileged side had to do without."""
+    """The means of confinement that the namespace's process lacks."""
 
 
 class InnerSocketWanted(Message, frozen=True, tag="inner-socket-wanted"):

@@ -1,4 +1,4 @@
-"""The messages between `up` and the process that tells the resolver of this machine about it."""
+"""The messages between `up` and the process that configures resolved and NetworkManager."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUS: Final = "/run/dbus/system_bus_socket"
 
 
 class Outcome(StrEnum):
-    """What a service of this machine has made of it."""
+    """The outcome of a request at a service of this machine."""
 
     ABSENT = "absent"
     DONE = "done"
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-# client → host's DNS
+# client → resolved helper
 
 
 class Names(Message, frozen=True, tag="names"):
@@ -37,18 +37,18 @@ class Names(Message, frozen=True, tag="names"):
 
 
 class Announce(Message, frozen=True, tag="announce"):
-    """Names are captured: have them asked through the capture TUN."""
+    """Names are captured: have them resolved through the capture TUN."""
 
 
 class Withdraw(Message, frozen=True, tag="withdraw"):
-    """Names are not captured any more, or not for a while."""
+    """Names are no longer captured, or not during a pause."""
 
 
-# host's DNS → client
+# resolved helper → client
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What came of it at one service. `error` is a name of D-Bus, or empty."""
+    """The result at one service. `error` is a D-Bus error name, or empty."""
 
     outcome: Outcome
     error: str = ""
@@ -58,7 +58,7 @@ ABSENT: Final = Answer(Outcome.ABSENT)
 
 
 class Told(Message, frozen=True, tag="told"):
-    """What came of `Announce` or `Withdraw`."""
+    """The result of `Announce` or `Withdraw`."""
 
     SIZE: ClassVar[int] = 2048
 

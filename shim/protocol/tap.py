@@ -1,7 +1,7 @@
-"""The messages of a tap: what a gate copies for whoever captures. Nobody answers.
+"""The messages of a packet tap: copies of packets, from a gate to its reader. None is answered.
 
-The gate's end comes with `shim.protocol.gate.Copy`; the other is held by whoever wants to see the
-packets. What the reader does not take in time is lost, and counted: nothing waits for it.
+The gate's end comes with `shim.protocol.gate.Copy`; the reader of the packets holds the other. What
+it does not read in time is lost and counted: the gate does not wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SNAP_BYTES: Final = 65535
 
 
 class Tapped(Message, frozen=True, tag="tapped"):
-    """From now on packets are copied. Said once by each gate."""
+    """From now on packets are copied. Sent once by each gate."""
 
 
 class Copied(Message, frozen=True, tag="copied"):

@@ -1,1 +1,1 @@
-"""Tells the services of this machine that resolve names, and manage links, about the tunnel."""
+"""The process that configures systemd-resolved and NetworkManager for the capture TUN."""

@@ -1,4 +1,4 @@
-"""`python -I -B -m shim.resolved`, link on fd 3."""
+"""`python -I -B -m shim.resolved`: the helper for systemd-resolved, with its link on fd 3."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    end_after(main, "host's DNS")
+    end_after(main, "resolved helper")

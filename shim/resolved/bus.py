@@ -1,8 +1,8 @@
 """A connection to the system's message bus: calls, and their answers in time.
 
-The octets are jeepney's business, which does no input or output here. Whoever answers, the bus or
-a service behind it, is bounded: `LARGEST` octets a message, and a deadline that covers everything
-from the connection to the last answer. What is no answer to our last call is dropped.
+jeepney encodes and parses messages, and does no I/O here. Answers are bounded: `LARGEST` octets a
+message, and one deadline from the connection to the last answer. Messages that do not answer the
+last call are dropped.
 
 Source: the D-Bus Specification.
 """
@@ -23,7 +23,7 @@ from shim.protocol.resolved import BUS
 from shim.resolved.methods import Call
 
 SYSCALLS: Final = frozenset({"poll", "recvfrom", "sendto"})
-"""What a call needs; the connection needs more."""
+"""Those of a call; the connection is made before a filter is installed."""
 
 LARGEST: Final = 1 << 16
 
@@ -61,16 +61,16 @@ class Bus:
         return self._sock.fileno()
 
     def give_until(self, deadline_s: float) -> None:
-        """Set the time by which everything that follows has to be done."""
+        """Set the deadline, on the monotonic clock, for everything that follows."""
         self._deadline_s = deadline_s
 
     def has(self, service: str) -> bool:
-        """Whether a service runs. None is started."""
+        """Whether a service runs; it is not started."""
         of = (_BUS_SERVICE, _BUS_PATH, _BUS_SERVICE)
         return bool(self.call(Call(*of, "NameHasOwner", "s", (service,)))[0])
 
     def call(self, call: Call) -> tuple[Any, ...]:
-        """Return what a method returns. Raises CallError."""
+        """Call a method and return its results. Raises CallError."""
         self._serial += 1
         address = DBusAddress(call.path, bus_name=call.service, interface=call.interface)
         message = new_method_call(address, call.method, call.signature or None, call.arguments)
@@ -107,7 +107,7 @@ class Bus:
     def _next(self) -> Message | None:
         try:
             return self._parser.get_next_message()
-        except Exception as error:  # its parser has no error of its own
+        except Exception as error:  # jeepney has no error class for it
             raise ConnectionError("the bus has sent what is no message") from error
 
     def _send(self, octets: bytes) -> None:

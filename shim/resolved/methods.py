@@ -1,4 +1,4 @@
-"""What systemd-resolved and NetworkManager are asked to do, as data. Pure.
+"""The D-Bus calls to systemd-resolved and NetworkManager, as data. Pure.
 
 Source: org.freedesktop.resolve1(5); the reference of NetworkManager's D-Bus interface.
 """
@@ -25,7 +25,7 @@ UNKNOWN: Final = (
     "org.freedesktop.DBus.Error.UnknownMethod",
     "org.freedesktop.DBus.Error.NotSupported",
 )
-"""How a service says that it is older than a method, or was built without."""
+"""The errors of a service that is older than a method, or was built without it."""
 DENIED: Final = (
     "org.freedesktop.DBus.Error.AccessDenied",
     "org.freedesktop.DBus.Error.AuthFailed",
@@ -37,7 +37,7 @@ UNKNOWN_DEVICE: Final = f"{NETWORK_MANAGER}.UnknownDevice"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A method call. One that `may_lack` is not missed where the service does not know it."""
+    """A method call. With `may_lack`, a service that does not know it is no failure."""
 
     service: str
     path: str
@@ -49,12 +49,11 @@ class Call:
 
 
 def set_up(link: int, suffixes: tuple[str, ...]) -> list[Call]:
-    """Have names below `suffixes`, or all, asked of our resolver through the link of this index.
+    """Have names below `suffixes`, or all names, resolved through the link of this index.
 
-    All domains are for routing only: none is appended to what people type. The server comes last,
-    as a link without one is not asked. Nothing that could not be captured is left on: no other
-    way to resolve, no encryption to a resolver that is on this machine, and no validation, for
-    virtual addresses are signed by nobody.
+    All domains are routing-only: none is appended to a single-label name. The server comes last: a
+    link without one is not used. Everything that could not be captured is off: LLMNR and multicast
+    DNS, DNS over TLS to a resolver on this machine, and DNSSEC, as virtual addresses are unsigned.
     """
     domains = [*suffixes, *_reverse_zones()] if suffixes else ["."]
     off = ("SetLinkLLMNR", "SetLinkMulticastDNS", "SetLinkDNSOverTLS", "SetLinkDNSSEC")
@@ -64,13 +63,13 @@ def set_up(link: int, suffixes: tuple[str, ...]) -> list[Call]:
         _resolved("SetLinkDefaultRoute", "ib", link, not suffixes, may_lack=True),
         _resolved("SetLinkDomains", "ia(sb)", link, [(domain, True) for domain in domains]),
         _resolved("SetLinkDNS", "ia(iay)", link, [(_AF_INET, server)]),
-        # What it knows from before are addresses outside of the tunnel.
+        # Cached addresses are those outside the tunnel.
         _resolved("FlushCaches", "", may_lack=True),
     ]
 
 
 def revert(link: int) -> list[Call]:
-    """Have it forget all that."""
+    """Undo `set_up`."""
     return [_resolved("RevertLink", "i", link)]
 
 
@@ -82,7 +81,7 @@ def find_device() -> Call:
 
 
 def leave_alone(device: str) -> Call:
-    """Tell NetworkManager that a link, by its object, is not its business; for this link's life."""
+    """Have NetworkManager leave a link, given by its object path, unmanaged until it goes."""
     value = (f"{NETWORK_MANAGER}.Device", "Managed", ("b", False))
     return Call(NETWORK_MANAGER, device, _PROPERTIES, "Set", "ssv", value)
 

@@ -1,20 +1,20 @@
-"""Does what it is told with the services of this machine, once it cannot do anything else.
+"""After sandboxing, configures systemd-resolved and NetworkManager for the capture TUN.
 
 Theory of operation
 -------------------
-Who sets a link's resolver needs root, or polkit's leave. The client has neither, and the monitor,
-which could become able, shall read no D-Bus. So this is a process of its own. It is started with
-the identity of whoever runs `up` and is told, before that becomes the client, which names are the
-tunnel's. From then on the client can say no more than "now" and "no more", and all that it can
-bring about is what stands in `methods.py`, for the capture TUN.
+Setting the resolver of a link needs root, or an authorization of polkit. The client has neither,
+and the monitor, which could have it, must not parse D-Bus. So this is a process of its own. It is
+started with the identity of the user who runs `up`, and gets the names of the tunnel before the
+client drops its privileges. From then on the client can send no more than `Announce` and
+`Withdraw`, and all that these do is what stands in `methods.py`, for the capture TUN.
 
-It reads nothing of the client before it has made its connection to the bus and has given away
-everything else. What it keeps is its user, for that is whom the bus asks polkit about.
+It reads no further message before it has connected to the bus and confined itself. It keeps its
+user id, which is the one that the bus names to polkit.
 
-Nothing has to be undone after a crash: resolved and NetworkManager forget a link that goes. That
-it is reverted at the end is for the moment until then.
+Nothing has to be undone after a crash: resolved and NetworkManager forget a link that goes. At the
+end the settings are reverted for the moment until then.
 
-No service is started for it, and none is waited for longer than `PATIENCE_S`.
+No service is started for it, and it waits for none longer than `PATIENCE_S`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from shim.sandbox.stages import Profile, enter
 
 PATIENCE_S: Final = 3.0
 _LAST_PATIENCE_S: Final = 1.0
-"""To have it forgotten: the link goes anyway."""
+"""For the revert at the end: the link goes anyway."""
 
 SYSCALLS: Final = bus.SYSCALLS | {"recvmsg"}
 """Its link sends no descriptors, hence no sendmsg."""
@@ -65,7 +65,7 @@ def main(sock: socket.socket) -> int:
         _wait(client)
         system = Bus(time.monotonic() + PATIENCE_S)
     except (OSError, LinkClosedError, ViolationError):
-        return 0  # nobody to tell, or nobody who would know
+        return 0  # no client, or no bus
     index = socket.if_nametoindex(DEVICE)
     linux.close_all_but({0, 1, 2, client.fileno(), system.fileno()})
     enter(PROFILE, seccomp.assemble(SYSCALLS))
@@ -79,7 +79,7 @@ def main(sock: socket.socket) -> int:
 
 
 class Host:
-    """The services of this machine, and what they were told about one link."""
+    """systemd-resolved and NetworkManager, and whether one link is announced to them."""
 
     def __init__(self, system: Bus, index: int, suffixes: tuple[str, ...]) -> None:
         self._system = system
@@ -88,9 +88,9 @@ class Host:
         self._is_announced = False
 
     def announce(self) -> Told:
-        """Have names asked through the link, and the link left alone."""
+        """Have names resolved through the link, and the link left unmanaged."""
         self._system.give_until(time.monotonic() + PATIENCE_S)
-        # First, so that it does not undo what comes then.
+        # First, so that it does not override what is set then.
         manager = self._with(methods.NETWORK_MANAGER, self._leave_alone)
         self._is_announced = True
         resolved = self._with(methods.RESOLVED, self._set_up)
@@ -99,7 +99,7 @@ class Host:
         return Told(resolved, manager)
 
     def withdraw(self) -> Told:
-        """Have all that forgotten."""
+        """Have the settings of the link reverted, if there are any."""
         if not self._is_announced:
             return Told(ABSENT, ABSENT)
         self._is_announced = False
@@ -117,7 +117,7 @@ class Host:
             (device,) = self._system.call(methods.find_device())
         except CallError as error:
             if str(error) == methods.UNKNOWN_DEVICE:
-                return  # what it does not know it leaves alone
+                return  # it does not manage the link
             raise
         self._system.call(methods.leave_alone(str(device)))
 

@@ -1,1 +1,1 @@
-"""How a process of the shim gives away what it does not need: `stages.enter`, once, for good."""
+"""The confinement of a process of the shim: `stages.enter`, once, for good."""

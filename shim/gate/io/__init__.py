@@ -1,1 +1,1 @@
-"""The gate's descriptors: the event loop, the links, DNS over TCP and the tap."""
+"""The gate's I/O: event loop, packet path, executor of orders, links, DNS over TCP, tap."""

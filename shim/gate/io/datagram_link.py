@@ -1,7 +1,7 @@
 """The gate's end of the link for datagrams: lossy both ways (see `shim.protocol.datagrams`).
 
-It is there when the client has configured the gate, and the newest one counts. While it is full,
-what is to be sent is dropped at once, without a call per packet, until the client has read.
+It comes with `Configure`; a newer one replaces it. While it is full, messages are dropped at once,
+without a system call each, until the client has read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DatagramLink:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing can be sent now: there is no link, or nobody reads."""
+        """Whether nothing can be sent now: there is no link, or its reader is behind."""
         return self._is_full or self._link is None
 
     @property
@@ -69,12 +69,12 @@ class DatagramLink:
         return False
 
     def send_later(self, message: Message) -> None:
-        """Send a message when there is room: nobody would say it again."""
+        """Send a message as soon as there is room: it is not repeated."""
         self._late.append(message)
         self._send_late()
 
     def on_event(self) -> None:
-        """Take what has come. Raises ViolationError."""
+        """Receive what has come. Raises ViolationError."""
         link = self._link
         if link is None:
             return

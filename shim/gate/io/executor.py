@@ -124,7 +124,7 @@ class Executor:
 
 
 def _reset(connection: int) -> None:
-    # The type is said, not asked of the kernel; what is set is the same for both families.
+    # Given a type, the kernel is not asked for it; the option is the same for both families.
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection)
     with sock, contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -1,13 +1,13 @@
-"""Copies what passes the capture TUN for whoever captures. Costs nothing as long as nobody does.
+"""The packet tap: copies of what passes the capture TUN. It costs nothing while it is closed.
 
 Theory of operation
 -------------------
-There is at most one tap: a socket that the client has sent, and whose other end it has given to
-its user. A copy that finds no room is lost and counted, and the next one says so; the gate never
-waits. A reader that has gone is noticed by the next copy, and the tap is closed.
+There is at most one tap: a socket from the client, which has given the other end to its user. A
+copy that finds no room is lost and counted, and the next one carries the count; the gate never
+waits. That the reader has gone is noticed by the next copy, which closes the tap.
 
-Partial checksums and segments of up to 64 KiB are copied as they are: on this side of the device
-nobody has filled in or cut anything yet.
+Partial checksums and segments of up to 64 KiB are copied as they are: the kernel fills in and cuts
+on its side of the device.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _SOURCE: Final = {4: slice(12, 16), 6: slice(8, 24)}
 
 
 class Tap:
-    """The tap of a gate."""
+    """The tap of a gate; closed at first."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
         self._link: Link | None = None
         self._dropped = 0
         self.is_on = False
-        """Whether somebody wants copies."""
+        """Whether the tap is open."""
 
     def open(self, fd: int) -> None:
-        """Copy into this socket, and into no other one any more. Raises ViolationError."""
+        """Open the tap into this socket, in place of the one before. Raises ViolationError."""
         link = adopt(fd, TAP)
         self.close()
         self._link, self.is_on = link, True
@@ -47,14 +47,14 @@ class Tap:
         self._send(Tapped())
 
     def close(self) -> None:
-        """Copy nothing any more."""
+        """Close the tap; without one, do nothing."""
         self.is_on = False
         if self._link is not None:
             self._link.close()
             self._link = None
 
     def copy(self, framed: bytes | memoryview, *, is_outgoing: bool) -> None:
-        """Copy a packet behind a virtio header, which has been read or written just now."""
+        """Copy a packet, behind its virtio header, that has just been read or written."""
         packet = bytes(framed[VNET_HEADER_BYTES : VNET_HEADER_BYTES + SNAP_BYTES])
         length = len(framed) - VNET_HEADER_BYTES
         name = self._name_of(packet, is_outgoing=is_outgoing)
@@ -71,7 +71,7 @@ class Tap:
             return False
 
     def _name_of(self, packet: bytes, *, is_outgoing: bool) -> str:
-        """Return what the far end's virtual address stands for, empty if it is not one."""
+        """Return the name that the far end's virtual address stands for; else empty."""
         version = packet[0] >> 4 if packet else 0
         place = (_DESTINATION if is_outgoing else _SOURCE).get(version)
         if place is None or len(packet) < place.stop:

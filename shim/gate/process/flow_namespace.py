@@ -1,12 +1,12 @@
-"""The flow namespace: a network with one device, in which the kernel ends captured flows.
+"""The flow namespace: a network with one device, in which the kernel terminates captured flows.
 
 Theory of operation
 -------------------
-A child makes a user and a network namespace of its own, in which it may do everything and which
-leads nowhere: `lo` and the flow TUN are its only links. All TCP that comes in on the TUN is handed
-to one transparent dual-stack listener; the accepted socket's own address is where the application
-wanted to go. The child sends the two descriptors that matter to its parent and exits; they keep
-the namespace alive, and it dies with them.
+A child makes a user and a network namespace of its own, in which it has every capability and which
+is connected to nothing: `lo` and the flow TUN are its only links. All TCP that comes in on the TUN
+is diverted to one transparent dual-stack listener; the address of an accepted socket is the
+destination that the application wanted. The child sends two descriptors to its parent and exits;
+they keep the namespace alive, and it dies with them.
 
 Where user namespaces are closed, a privileged caller gets a plain network namespace. A service
 has an empty one already, in which it was started; there the child makes none.
@@ -56,14 +56,14 @@ _SYSCTLS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class FlowNetwork:
-    """What remains of the builder: the flow TUN and the transparent listener."""
+    """The descriptors that keep a flow namespace: its TUN and its transparent listener."""
 
     device: int
     listener: socket.socket
 
 
 def build(*, is_here: bool = False) -> FlowNetwork:
-    """Make a flow namespace, or one of that in which we are. Raises OSError with its errno."""
+    """Make a flow namespace; `is_here` sets up the current network instead. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
@@ -103,7 +103,7 @@ def _enter() -> None:
 
 
 def _set_up() -> tuple[int, socket.socket]:
-    # A large library, which the process that reads packets never needs.
+    # pyroute2 is large, and the process that reads packets never needs it.
     from shim.netlink.links import Interfaces, divert_tcp, families
 
     device = tun.create(FLOW_DEVICE)

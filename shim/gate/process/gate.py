@@ -1,4 +1,4 @@
-"""The gate as a process: a fork of the supervisor, which has given everything away already."""
+"""The gate as a process: a fork of the supervisor, which has no privilege any more."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from shim.sandbox import filters, seccomp
 SYSCALLS: Final = loop.SYSCALLS | link.SYSCALLS
 
 SLOTS: Final = 65536
-"""How many names can have an address at a time."""
+"""The most names that have an address at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Where the map of names is, and the key by which names find their places in it."""
+    """The memory file of the map of names, and the key of the hash that places names in it."""
 
     fd: int
     key: bytes
@@ -36,7 +36,7 @@ class Memory:
 def run(
     capture: int, flow: int, listener: socket.socket, client: Link, pool: Memory, generation: int
 ) -> NoReturn:
-    """Be the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
+    """Run the gate. Exits with 0 when the client has gone or broken a rule, else with 1."""
 
     def work() -> int:
         names = Names(_open_pool(pool), generation)

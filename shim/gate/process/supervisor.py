@@ -1,16 +1,16 @@
-"""Keeps a gate running: when one dies, the next gets the same descriptors.
+"""The gate supervisor: keeps a gate running; when one dies, the next gets the same descriptors.
 
 Theory of operation
 -------------------
-The supervisor holds what a gate needs and looks into none of it: both TUN devices, the listener of
-the flow namespace, the gate's end of the link to the client, the memory of the pool. A gate that
-was killed, or that a packet has crashed, loses what it knew, and nothing else: packets wait in the
-devices, connections in the listener, messages in the link, and flows are the kernel's.
+The supervisor holds the descriptors of a gate and reads none: both TUN devices, the listener of the
+flow namespace, the gate's end of the link to the client, the memory of the pool. A gate that is
+killed, or crashed by a packet, loses its tables and nothing else: packets wait in the devices,
+connections in the listener, messages in the link, and flows live in the kernel.
 
-A gate that ends by itself has no client any more, and the supervisor ends too. So it does when
-gates die again and again as soon as they are started, and when `link` ends, whose other end is held
-by whoever the network belongs to. The gate dies with the supervisor, by the kernel's hand
-(PR_SET_PDEATHSIG), and the devices with the last of the two.
+A gate that exits with 0 has no client any more, and the supervisor ends too. It also ends when
+gates die repeatedly as soon as they start, and when `link` ends, whose other end is held by the
+process that owns the network. The kernel kills the gate with the supervisor (PR_SET_PDEATHSIG), and
+the devices go with the last of the two.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ SYSCALLS: Final = frozenset({
     "pidfd_send_signal", "poll", "prctl", "rt_sigprocmask", "set_robust_list", "wait4",
 })
 # fmt: on
-"""To make gates, and what a gate does before it is under its own filter.
+"""Those that start gates, and those of a gate before it is under its own filter.
 
 fork(3) blocks signals in musl, and in glibc from 2.41.
 """
 
 PROFILE: Final = Profile(SYSCALLS | process.SYSCALLS, may_fork=True)
-"""It can do all that the gate can, which puts itself under a narrower filter."""
+"""All that the gate may do is allowed; the gate itself installs a narrower filter."""
 
 MACHINE_ID: Final = "/etc/machine-id"
 
@@ -72,7 +72,7 @@ class Restarts:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What every gate is given."""
+    """The descriptors that every gate gets."""
 
     capture: int
     flow: FlowNetwork
@@ -81,12 +81,12 @@ class Given:
 
     @property
     def fds(self) -> set[int]:
-        """All descriptors of it."""
+        """All of them, by number."""
         own = {self.capture, self.flow.device, self.pool.fd}
         return own | {self.flow.listener.fileno(), self.client.fileno()}
 
     def close(self) -> None:
-        """Close all of them, in a process that has only passed them on."""
+        """Close all of them, in a process that only passes them on."""
         self.flow.listener.close()
         self.client.close()
         for fd in (self.capture, self.flow.device, self.pool.fd):
@@ -101,23 +101,23 @@ def new_pool() -> Memory:
 
 
 def pool_key(machine_id: str) -> bytes:
-    """Return what others cannot know and stays the same here: applications cache addresses.
+    """Return a key that is secret, and stable on this machine: applications cache addresses.
 
-    The machine's id must not be told to anybody as it is (machine-id(5)). Without one the key
-    stays the same for as long as the supervisor lives.
+    It is derived from the machine's id, which must not be exposed as it is (machine-id(5)). Without
+    one the key is random, and stays the same for as long as the supervisor lives.
     """
     secret = b""
     with suppress(OSError), open(machine_id, "rb") as file:
         secret = file.read(64).strip()
-    if len(secret) != 32:  # as where it says that it is to be made yet
+    if len(secret) != 32:  # absent, or "uninitialized"
         secret = os.urandom(32)
     return hashlib.blake2b(b"overlay-vpn names", key=secret).digest()
 
 
 def run(given: Given, link: socket.socket, *, has_network: bool = True) -> NoReturn:
-    """Become the supervisor, give every privilege away, and keep a gate until `link` ends.
+    """Drop every privilege and keep a gate running until `link` ends.
 
-    Who `has_network` leaves it for an empty one; there is no other but the flow namespace.
+    With `has_network` the process first moves to an empty network namespace; without, it is in one.
     """
 
     def work() -> int:

@@ -1,15 +1,15 @@
-"""IPv6 answers for who is behind a link smaller than our device's. Pure.
+"""IPv6 fragmentation towards destinations behind a link with a small MTU (RFC 8201). Pure.
 
 Theory of operation
 -------------------
-Our device takes 64 KiB at once, and this machine hears it whole. Forwarded to a container, a packet
-that is larger than its link is lost: over IPv6 only the source takes a packet apart (RFC 8200 §5),
-so the kernel says "packet too big" to the far end, which for it is behind our device. We hear it,
-and from then on cut what goes to that address, to what every link carries; the first one is lost,
-as on any path (RFC 8201 §4). IPv4 packets are cut by the kernel that forwards them, and TCP
+The capture TUN takes packets of 64 KiB, and the host receives them whole. Forwarded to a container,
+a packet larger than its link is lost: over IPv6 only the source fragments (RFC 8200 §5), so the
+kernel sends "packet too big" to the far end, which for it is behind the capture TUN. From then on
+packets to that address are cut to the minimum MTU, which every link carries; the first one is lost,
+as on any path (RFC 8201 §4). IPv4 packets are fragmented by the kernel that forwards them, and TCP
 segments by its offload.
 
-Whoever forges such a message has packets cut that would have arrived whole: no more than that.
+A forged message has packets cut that would have arrived whole, and does no more.
 
 Bounds: `MAX_PATHS` addresses, the oldest is forgotten; each for `KNOWN_S`.
 """
@@ -25,7 +25,7 @@ from shim.gate.wire.tun import NO_OFFLOAD, VNET_HEADER_BYTES
 MIN_MTU: Final = 1280
 """RFC 8200 §5."""
 KNOWN_S: Final = 600.0
-"""RFC 8201 §4: it may be larger by then."""
+"""RFC 8201 §4: the path may have a larger MTU by then."""
 MAX_PATHS: Final = 1024
 
 _TOO_BIG: Final = 2
@@ -45,7 +45,7 @@ class PathMtuCache:
         self._ident = 0
 
     def on_icmp(self, message: Packet, now: float) -> bool:
-        """Take note of a "packet too big". Returns whether the message is one."""
+        """Remember the destination of a "packet too big". Returns whether the message is one."""
         body = message.raw[message.transport :]
         about = body[8:]
         if message.protocol != ICMPV6 or body[0] != _TOO_BIG or len(about) < _IP_BYTES:
@@ -62,7 +62,7 @@ class PathMtuCache:
         self._until = {one: until for one, until in self._until.items() if until > now}
 
     def cut(self, framed: bytes) -> list[bytes]:
-        """Return what goes to the device instead of a packet, each behind a virtio header."""
+        """Return the packet, or its fragments, each behind a virtio header."""
         if not self._until or len(framed) <= VNET_HEADER_BYTES + MIN_MTU:
             return [framed]
         raw = memoryview(framed)[VNET_HEADER_BYTES:]

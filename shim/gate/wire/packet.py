@@ -1,15 +1,15 @@
-"""Reads the headers of a captured packet, and writes the few packets the gate answers itself.
+"""The headers of captured packets, and the few packets that the gate answers itself. Pure.
 
 Theory of operation
 -------------------
-Two levels. `read()` turns hostile bytes into one legal value, or says in one word why it cannot;
-past it nobody indexes raw bytes. It looks at the IP header (RFC 791, RFC 8200) with a bounded walk
+Two levels. `read()` turns hostile bytes into one legal value or a DropReason; past it nobody
+indexes raw bytes. It looks at the IP header (RFC 791, RFC 8200) with a bounded walk
 of extension headers, and at the first octets of TCP, UDP and ICMP; never at a payload.
 The writers make whole packets with checksums filled in. They serve errors and DNS answers only:
-packets of flows are passed on verbatim by the loop in `shim.gate.io.loop`.
+packets of flows are forwarded verbatim (`shim.gate.io.forwarder`).
 
-Left out, on purpose: fragments (refused here, reassembled nowhere), options of any kind, and all
-of TCP beyond the first SYN, which is the kernel's business.
+Left out, on purpose: fragments (refused here; `reassembly` makes whole packets of them first),
+options of any kind, and all of TCP beyond the first SYN, which the kernel handles.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Packet:
 
     @property
     def is_echo_request(self) -> bool:
-        """Whether somebody pings (RFC 792, RFC 4443 §4.1)."""
+        """Whether this is an ICMP echo request (RFC 792, RFC 4443 §4.1)."""
         if len(self.source) == 4:
             return self.protocol == ICMP and self.raw[self.transport] == _ECHO_REQUEST
         return self.protocol == ICMPV6 and self.raw[self.transport] == _ECHO_REQUEST6
@@ -336,7 +336,7 @@ def max_payload(address: bytes) -> int:
 
 
 def has_valid_checksum(message: Packet) -> bool:
-    """Return whether TCP or ICMP has arrived as it was sent, or its sum is still to be made."""
+    """Whether the checksum of TCP or ICMP is right, or left for the device to fill in."""
     if message.offload[0] & _NEEDS_CHECKSUM:
         return True
     body = message.raw[message.transport :]
@@ -381,7 +381,7 @@ def _wrap(
 
 
 def _pseudo(source: bytes, destination: bytes, protocol: int, size: int) -> bytes:
-    """Return what a checksum covers beside the transport's own (RFC 8200 §8.1; RFC 768)."""
+    """Return the pseudo-header that a checksum covers (RFC 8200 §8.1; RFC 768)."""
     return source + destination + struct.pack("!II", size, protocol)
 
 

@@ -1,11 +1,11 @@
-"""Puts the fragments of a datagram together again. Pure.
+"""Reassembly of fragmented datagrams. Pure.
 
 Theory of operation
 -------------------
 RFC 791 §3.2 and RFC 8200 §4.5. Fragments with the same addresses, protocol and identification are
 kept until all octets are there; the packet that comes out looks as if it had never been taken
-apart: the header of the first fragment, with the whole length. Only what a datagram service
-carries is worth it (UDP, ICMP); everything else stays a fragment for `packet.read` to refuse.
+apart: the header of the first fragment, with the whole length. Only UDP and ICMP are reassembled;
+everything else is dropped as a fragment.
 
 A fragment that overlaps another one spoils its datagram (RFC 5722 §4): nothing of it is used, now
 or later. One that is there already, octet for octet, is a duplicate and ignored. A datagram that
@@ -53,7 +53,7 @@ class _Fragment:
 
 @dataclass(slots=True)
 class _Datagram:
-    """What has come of one. `end` is its length when that is known."""
+    """The fragments of one so far. `end` is its length, None until the last fragment has come."""
 
     since: float
     header: bytes | None = None

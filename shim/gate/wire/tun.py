@@ -1,8 +1,8 @@
-"""TUN devices with segmentation offload: one read is up to 64 KiB, and nobody sums a payload.
+"""TUN devices with segmentation offload: one read is up to 64 KiB, and no payload is summed.
 
 Every packet is preceded by a `virtio_net_hdr` of 10 bytes (virtio 1.2 §5.1.6, without
 `num_buffers`), which says where a checksum is still to be filled in and how to segment. Passed on
-verbatim to another TUN device it keeps its meaning, which is why the gate never looks into it.
+verbatim to another TUN device it keeps its meaning, so the gate need not interpret it.
 
 Source: linux/if_tun.h, Documentation/networking/tuntap.rst.
 """

@@ -1,8 +1,8 @@
-"""The bytes of UDP packets: what was sent, and a packet in which something arrives. Pure.
+"""UDP packets: checks of a captured one, and the writing of one for the capture TUN. Pure.
 
-A packet for the capture TUN is written whole, whatever its size: the kernel takes from a device
-what is larger than its MTU, so there is nothing to take apart. The checksum is left to the kernel
-like that of any local packet (virtio 1.2 §5.1.6.2, NEEDS_CSUM): nobody sums a payload.
+A packet for the capture TUN is written whole, whatever its size: the kernel accepts from a device
+packets larger than its MTU, so none is fragmented. The checksum is left to the kernel like that of
+any local packet (virtio 1.2 §5.1.6.2, NEEDS_CSUM): no payload is summed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_USUAL_BYTES: Final = 1500
 
 
 def has_good_checksum(packet: Packet) -> bool:
-    """Whether the payload is what was sent, as far as anybody says (RFC 768, RFC 8200 §8.1)."""
+    """Whether the checksum is right, or absent where it may be (RFC 768, RFC 8200 §8.1)."""
     if packet.offload[0] & _NEEDS_CSUM:
         return True
     length = int.from_bytes(packet.raw[packet.transport + 4 : packet.transport + 6])
@@ -32,11 +32,11 @@ def has_good_checksum(packet: Packet) -> bool:
 
 
 def may_fragment(packet: Packet) -> bool:
-    """Whether routers may take the packet apart.
+    """Whether routers may fragment the packet (RFC 791, DF).
 
-    The flag of a packet that no usual link carries whole says nothing: the sender's kernel sets
-    it on whatever fits the device, and ours takes 64 KiB. Elsewhere that kernel would have sent
-    fragments, without the flag.
+    On a packet larger than an Ethernet frame the flag means nothing: the sender's kernel sets it on
+    whatever fits the device, and the capture TUN takes 64 KiB. On another device that kernel would
+    have sent fragments, without the flag.
     """
     if len(packet.source) == 16:
         return False
