@@ -1,6 +1,7 @@
 """The channel's dialogue with a peer, message by message, over a connection of paper."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -115,299 +116,260 @@ class Desk:
             await asyncio.sleep(0)
 
 
-@pytest.fixture
-def play() -> Callable[[Callable[[], Any]], None]:
-    def run(dialogue: Callable[[], Any]) -> None:
+def played(dialogue: Callable[..., Any]) -> Callable[..., None]:
+    """A dialogue as a test, on an event loop of its own."""
+
+    @functools.wraps(dialogue)
+    def test(**arguments: Any) -> None:
         with Runner("asyncio") as runner:
-            runner.run(dialogue())
+            runner.run(dialogue(**arguments))
 
-    return run
-
-
-def test_confirmed_begins(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        assert desk.app.facts == ["made"]
-
-    play(dialogue)
+    return test
 
 
-def test_refused_raises_what_the_peer_said(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = Desk()
-        connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-        await desk.settle()
-        desk.channel.process_open_failure(OPEN_CONNECT_FAILED, "Connection refused", "")
-        with pytest.raises(ChannelOpenError) as refused:
-            await connecting
-        assert (refused.value.code, refused.value.reason) == (2, "Connection refused")
-        assert desk.app.facts == []
-        assert not desk.paper.is_registered
-
-    play(dialogue)
+@played
+async def test_confirmed_begins() -> None:
+    desk = await Desk().open()
+    assert desk.app.facts == ["made"]
 
 
-def test_given_up_then_confirmed_is_closed_at_once(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = Desk()
-        connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-        await desk.settle()
-        connecting.cancel()
-        await desk.settle()
-        desk.confirm()
-        assert desk.paper.names == ["open", "close"]
-        desk.hear_data(b"x")
-        desk.hear(MSG_CHANNEL_CLOSE)
-        await desk.settle()
-        assert desk.app.facts == []
-        assert not desk.paper.is_registered
-
-    play(dialogue)
+@played
+async def test_refused_raises_what_the_peer_said() -> None:
+    desk = Desk()
+    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
+    await desk.settle()
+    desk.channel.process_open_failure(OPEN_CONNECT_FAILED, "Connection refused", "")
+    with pytest.raises(ChannelOpenError) as refused:
+        await connecting
+    assert (refused.value.code, refused.value.reason) == (2, "Connection refused")
+    assert desk.app.facts == []
+    assert not desk.paper.is_registered
 
 
-def test_given_up_then_refused_is_forgotten(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = Desk()
-        connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-        await desk.settle()
-        connecting.cancel()
-        await desk.settle()
-        desk.channel.process_open_failure(OPEN_CONNECT_FAILED, "Connection refused", "")
-        assert not desk.paper.is_registered
+@played
+async def test_given_up_then_confirmed_is_closed_at_once() -> None:
+    desk = Desk()
+    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
+    await desk.settle()
+    connecting.cancel()
+    await desk.settle()
+    desk.confirm()
+    assert desk.paper.names == ["open", "close"]
+    desk.hear_data(b"x")
+    desk.hear(MSG_CHANNEL_CLOSE)
+    await desk.settle()
+    assert desk.app.facts == []
+    assert not desk.paper.is_registered
 
-    play(dialogue)
+
+@played
+async def test_given_up_then_refused_is_forgotten() -> None:
+    desk = Desk()
+    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
+    await desk.settle()
+    connecting.cancel()
+    await desk.settle()
+    desk.channel.process_open_failure(OPEN_CONNECT_FAILED, "Connection refused", "")
+    assert not desk.paper.is_registered
 
 
-def test_write_is_cut_into_packets_the_peer_takes(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(packet=4)
-        desk.channel.write(b"abcdefghij")
-        assert desk.paper.take() == [("data", b"abcd"), ("data", b"efgh"), ("data", b"ij")]
-
-    play(dialogue)
+@played
+async def test_write_is_cut_into_packets_the_peer_takes() -> None:
+    desk = await Desk().open(packet=4)
+    desk.channel.write(b"abcdefghij")
+    assert desk.paper.take() == [("data", b"abcd"), ("data", b"efgh"), ("data", b"ij")]
 
 
 @pytest.mark.parametrize("packet", [0, 1])
-def test_peer_of_tiny_packets_gets_them_in_turns(play: Callable, packet: int) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(packet=packet)
-        desk.channel.write(bytes(PACKETS_PER_TURN))
-        desk.channel.write(bytes(PACKETS_PER_TURN * 2))
-        desk.channel.write_eof()
-        assert len(desk.paper.take()) == PACKETS_PER_TURN * 2
-        await asyncio.sleep(0)
-        assert desk.paper.names == ["data"] * PACKETS_PER_TURN + ["eof"]
-        await desk.settle()
-        assert desk.paper.names == []
-
-    play(dialogue)
+@played
+async def test_peer_of_tiny_packets_gets_them_in_turns(packet: int) -> None:
+    desk = await Desk().open(packet=packet)
+    desk.channel.write(bytes(PACKETS_PER_TURN))
+    desk.channel.write(bytes(PACKETS_PER_TURN * 2))
+    desk.channel.write_eof()
+    assert len(desk.paper.take()) == PACKETS_PER_TURN * 2
+    await asyncio.sleep(0)
+    assert desk.paper.names == ["data"] * PACKETS_PER_TURN + ["eof"]
+    await desk.settle()
+    assert desk.paper.names == []
 
 
-def test_closed_between_turns_sends_nothing_more(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(packet=1)
-        desk.channel.write(bytes(PACKETS_PER_TURN + 1))
-        desk.channel.write_eof()
-        desk.hear(MSG_CHANNEL_CLOSE)
-        desk.paper.take()
-        await desk.settle()
-        assert desk.paper.names == []
-
-    play(dialogue)
+@played
+async def test_closed_between_turns_sends_nothing_more() -> None:
+    desk = await Desk().open(packet=1)
+    desk.channel.write(bytes(PACKETS_PER_TURN + 1))
+    desk.channel.write_eof()
+    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.paper.take()
+    await desk.settle()
+    assert desk.paper.names == []
 
 
-def test_write_beyond_the_window_waits_for_an_adjustment(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(window=4)
-        desk.channel.write(b"abcdef")
-        desk.channel.write_eof()
-        assert desk.paper.take() == [("data", b"abcd")]
-        assert desk.channel.get_write_buffer_size() == 2
-        desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(1))
-        desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(9))
-        assert desk.paper.take() == [("data", b"e"), ("data", b"f"), ("eof", None)]
-
-    play(dialogue)
+@played
+async def test_write_beyond_the_window_waits_for_an_adjustment() -> None:
+    desk = await Desk().open(window=4)
+    desk.channel.write(b"abcdef")
+    desk.channel.write_eof()
+    assert desk.paper.take() == [("data", b"abcd")]
+    assert desk.channel.get_write_buffer_size() == 2
+    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(1))
+    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(9))
+    assert desk.paper.take() == [("data", b"e"), ("data", b"f"), ("eof", None)]
 
 
-def test_close_with_data_waiting_sends_it_and_eof_first(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(window=0)
-        desk.channel.write(b"rest")
-        desk.channel.close()
-        assert desk.paper.take() == []
-        desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
-        assert desk.paper.take() == [("data", b"rest"), ("eof", None), ("close", None)]
-        await desk.settle()
-        assert desk.app.facts == ["made", "lost"]
-        assert desk.app.error is None
-        desk.hear(MSG_CHANNEL_CLOSE)
-        assert not desk.paper.is_registered
-
-    play(dialogue)
+@played
+async def test_close_with_data_waiting_sends_it_and_eof_first() -> None:
+    desk = await Desk().open(window=0)
+    desk.channel.write(b"rest")
+    desk.channel.close()
+    assert desk.paper.take() == []
+    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
+    assert desk.paper.take() == [("data", b"rest"), ("eof", None), ("close", None)]
+    await desk.settle()
+    assert desk.app.facts == ["made", "lost"]
+    assert desk.app.error is None
+    desk.hear(MSG_CHANNEL_CLOSE)
+    assert not desk.paper.is_registered
 
 
-def test_abort_sends_close_without_eof_and_drops_the_rest(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(window=0)
-        desk.channel.write(b"rest")
-        desk.channel.abort()
-        assert desk.paper.names == ["close"]
-        desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
-        desk.hear_data(b"too late")
-        desk.hear(MSG_CHANNEL_EOF)
-        desk.hear(MSG_CHANNEL_CLOSE)
-        await desk.settle()
-        assert desk.paper.names == []
-        assert desk.app.facts == ["made", "lost"]
-        assert desk.app.received == b""
-
-    play(dialogue)
+@played
+async def test_abort_sends_close_without_eof_and_drops_the_rest() -> None:
+    desk = await Desk().open(window=0)
+    desk.channel.write(b"rest")
+    desk.channel.abort()
+    assert desk.paper.names == ["close"]
+    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
+    desk.hear_data(b"too late")
+    desk.hear(MSG_CHANNEL_EOF)
+    desk.hear(MSG_CHANNEL_CLOSE)
+    await desk.settle()
+    assert desk.paper.names == []
+    assert desk.app.facts == ["made", "lost"]
+    assert desk.app.received == b""
 
 
-def test_eof_and_close_behind_unread_data_are_an_end(play: Callable) -> None:
+@played
+async def test_eof_and_close_behind_unread_data_are_an_end() -> None:
     """What asyncssh's own channel forgets."""
-
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        desk.channel.pause_reading()
-        desk.hear_data(b"unread")
-        desk.hear(MSG_CHANNEL_EOF)
-        desk.hear(MSG_CHANNEL_CLOSE)
-        assert desk.paper.names == ["close"]
-        assert not desk.paper.is_registered
-        await desk.settle()
-        assert desk.app.facts == ["made"]
-        desk.channel.resume_reading()
-        await desk.settle()
-        assert desk.app.received == b"unread"
-        assert desk.app.facts == ["made", "eof", "lost"]
-        assert desk.app.error is None
-
-    play(dialogue)
+    desk = await Desk().open()
+    desk.channel.pause_reading()
+    desk.hear_data(b"unread")
+    desk.hear(MSG_CHANNEL_EOF)
+    desk.hear(MSG_CHANNEL_CLOSE)
+    assert desk.paper.names == ["close"]
+    assert not desk.paper.is_registered
+    await desk.settle()
+    assert desk.app.facts == ["made"]
+    desk.channel.resume_reading()
+    await desk.settle()
+    assert desk.app.received == b"unread"
+    assert desk.app.facts == ["made", "eof", "lost"]
+    assert desk.app.error is None
 
 
-def test_close_without_eof_is_a_reset(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        desk.hear(MSG_CHANNEL_CLOSE)
-        await desk.settle()
-        assert desk.app.facts == ["made", "lost"]
-        assert isinstance(desk.app.error, ConnectionResetError)
-
-    play(dialogue)
+@played
+async def test_close_without_eof_is_a_reset() -> None:
+    desk = await Desk().open()
+    desk.hear(MSG_CHANNEL_CLOSE)
+    await desk.settle()
+    assert desk.app.facts == ["made", "lost"]
+    assert isinstance(desk.app.error, ConnectionResetError)
 
 
-def test_close_without_eof_of_a_foreign_server_is_an_end(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk(is_close_reset=False).open()
-        desk.channel.pause_reading()
-        desk.hear_data(b"all of it")
-        desk.hear(MSG_CHANNEL_CLOSE)
-        desk.channel.resume_reading()
-        await desk.settle()
-        assert desk.app.received == b"all of it"
-        assert desk.app.facts == ["made", "eof", "lost"]
-        assert desk.app.error is None
-
-    play(dialogue)
+@played
+async def test_close_without_eof_of_a_foreign_server_is_an_end() -> None:
+    desk = await Desk(is_close_reset=False).open()
+    desk.channel.pause_reading()
+    desk.hear_data(b"all of it")
+    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.channel.resume_reading()
+    await desk.settle()
+    assert desk.app.received == b"all of it"
+    assert desk.app.facts == ["made", "eof", "lost"]
+    assert desk.app.error is None
 
 
-def test_connection_lost_is_a_reset(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        desk.channel.process_connection_close(None)
-        await desk.settle()
-        assert isinstance(desk.app.error, ConnectionResetError)
-        desk.channel.write(b"to nobody")
-        assert desk.paper.names == []
-
-    play(dialogue)
+@played
+async def test_connection_lost_is_a_reset() -> None:
+    desk = await Desk().open()
+    desk.channel.process_connection_close(None)
+    await desk.settle()
+    assert isinstance(desk.app.error, ConnectionResetError)
+    desk.channel.write(b"to nobody")
+    assert desk.paper.names == []
 
 
-def test_connection_lost_while_opening_raises(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = Desk()
-        connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-        await desk.settle()
-        desk.channel.process_connection_close(None)
-        with pytest.raises(ChannelOpenError):
-            await connecting
-        assert desk.app.facts == []
-
-    play(dialogue)
+@played
+async def test_connection_lost_while_opening_raises() -> None:
+    desk = Desk()
+    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
+    await desk.settle()
+    desk.channel.process_connection_close(None)
+    with pytest.raises(ChannelOpenError):
+        await connecting
+    assert desk.app.facts == []
 
 
-def test_backlog_pauses_the_writer_until_it_is_small(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(window=0)
-        desk.channel.write(bytes(HIGH_BYTES))
-        assert desk.app.facts == ["made"]
-        desk.channel.write(b"x")
-        assert desk.app.facts == ["made", "pause"]
-        desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES // 2))
-        assert desk.app.facts == ["made", "pause"]
-        desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES))
-        assert desk.app.facts == ["made", "pause", "resume"]
-
-    play(dialogue)
+@played
+async def test_backlog_pauses_the_writer_until_it_is_small() -> None:
+    desk = await Desk().open(window=0)
+    desk.channel.write(bytes(HIGH_BYTES))
+    assert desk.app.facts == ["made"]
+    desk.channel.write(b"x")
+    assert desk.app.facts == ["made", "pause"]
+    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES // 2))
+    assert desk.app.facts == ["made", "pause"]
+    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES))
+    assert desk.app.facts == ["made", "pause", "resume"]
 
 
-def test_full_stream_pauses_the_writer_after_one_write(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        desk.paper.pressure.on_stream(is_full=True)
-        desk.channel.write(b"x")
-        assert desk.app.facts == ["made", "pause"]
-        desk.paper.pressure.on_stream(is_full=False)
-        await desk.settle()
-        assert desk.app.facts == ["made", "pause", "resume"]
-
-    play(dialogue)
+@played
+async def test_full_stream_pauses_the_writer_after_one_write() -> None:
+    desk = await Desk().open()
+    desk.paper.pressure.on_stream(is_full=True)
+    desk.channel.write(b"x")
+    assert desk.app.facts == ["made", "pause"]
+    desk.paper.pressure.on_stream(is_full=False)
+    await desk.settle()
+    assert desk.app.facts == ["made", "pause", "resume"]
 
 
-def test_full_stream_and_full_window_must_both_end(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open(window=0)
-        desk.channel.write(bytes(HIGH_BYTES + 1))
-        desk.paper.pressure.on_stream(is_full=True)
-        desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(1 << 20))
-        assert desk.app.facts == ["made", "pause"]
-        desk.paper.pressure.on_stream(is_full=False)
-        await desk.settle()
-        assert desk.app.facts == ["made", "pause", "resume"]
-
-    play(dialogue)
+@played
+async def test_full_stream_and_full_window_must_both_end() -> None:
+    desk = await Desk().open(window=0)
+    desk.channel.write(bytes(HIGH_BYTES + 1))
+    desk.paper.pressure.on_stream(is_full=True)
+    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(1 << 20))
+    assert desk.app.facts == ["made", "pause"]
+    desk.paper.pressure.on_stream(is_full=False)
+    await desk.settle()
+    assert desk.app.facts == ["made", "pause", "resume"]
 
 
-def test_closed_while_in_line_is_left_alone(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        desk.paper.pressure.on_stream(is_full=True)
-        desk.channel.write(b"x")
-        desk.hear(MSG_CHANNEL_CLOSE)
-        desk.paper.pressure.on_stream(is_full=False)
-        await desk.settle()
-        assert desk.app.facts == ["made", "pause", "lost"]
-
-    play(dialogue)
+@played
+async def test_closed_while_in_line_is_left_alone() -> None:
+    desk = await Desk().open()
+    desk.paper.pressure.on_stream(is_full=True)
+    desk.channel.write(b"x")
+    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.paper.pressure.on_stream(is_full=False)
+    await desk.settle()
+    assert desk.app.facts == ["made", "pause", "lost"]
 
 
-def test_consumed_data_is_credited_paused_data_is_not(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        desk.channel.pause_reading()
-        for _ in range(INITIAL_BYTES // MAX_PACKET_BYTES):
-            desk.hear_data(bytes(MAX_PACKET_BYTES))
-        assert desk.paper.names == []
-        with pytest.raises(ProtocolError):
-            desk.hear_data(b"x")
-        desk.channel.resume_reading()
-        await desk.settle()
-        adjustments = [INITIAL_BYTES // 2, INITIAL_BYTES // 2 + INITIAL_BYTES]
-        assert desk.paper.take() == [("adjust", each) for each in adjustments]
-
-    play(dialogue)
+@played
+async def test_consumed_data_is_credited_paused_data_is_not() -> None:
+    desk = await Desk().open()
+    desk.channel.pause_reading()
+    for _ in range(INITIAL_BYTES // MAX_PACKET_BYTES):
+        desk.hear_data(bytes(MAX_PACKET_BYTES))
+    assert desk.paper.names == []
+    with pytest.raises(ProtocolError):
+        desk.hear_data(b"x")
+    desk.channel.resume_reading()
+    await desk.settle()
+    adjustments = [INITIAL_BYTES // 2, INITIAL_BYTES // 2 + INITIAL_BYTES]
+    assert desk.paper.take() == [("adjust", each) for each in adjustments]
 
 
 @pytest.mark.parametrize(
@@ -419,102 +381,84 @@ def test_consumed_data_is_credited_paused_data_is_not(play: Callable) -> None:
         [(MSG_CHANNEL_OPEN,)],
     ],
 )
-def test_offence_ends_the_connection(play: Callable, messages: list[Any]) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        for message in messages[:-1]:
-            desk.hear(*message)
-        with pytest.raises(ProtocolError):
-            desk.hear(*messages[-1])
-
-    play(dialogue)
+@played
+async def test_offence_ends_the_connection(messages: list[Any]) -> None:
+    desk = await Desk().open()
+    for message in messages[:-1]:
+        desk.hear(*message)
+    with pytest.raises(ProtocolError):
+        desk.hear(*messages[-1])
 
 
-def test_message_before_confirmation_is_an_offence(play: Callable) -> None:
-    async def dialogue() -> None:
-        with pytest.raises(ProtocolError):
-            Desk().hear_data(b"x")
-
-    play(dialogue)
+@played
+async def test_message_before_confirmation_is_an_offence() -> None:
+    with pytest.raises(ProtocolError):
+        Desk().hear_data(b"x")
 
 
-def test_keepalive_of_sshd_is_answered(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = await Desk().open()
-        desk.hear(MSG_CHANNEL_REQUEST, String(b"keepalive@openssh.com"), Boolean(True))
-        assert desk.paper.names == ["failure"]
-        desk.hear(MSG_CHANNEL_REQUEST, String(b"eow@openssh.com"), Boolean(False))
-        assert desk.paper.names == []
-
-    play(dialogue)
+@played
+async def test_keepalive_of_sshd_is_answered() -> None:
+    desk = await Desk().open()
+    desk.hear(MSG_CHANNEL_REQUEST, String(b"keepalive@openssh.com"), Boolean(True))
+    assert desk.paper.names == ["failure"]
+    desk.hear(MSG_CHANNEL_REQUEST, String(b"eow@openssh.com"), Boolean(False))
+    assert desk.paper.names == []
 
 
-def test_asked_to_open_confirms_only_when_the_protocol_is_there(play: Callable) -> None:
-    async def dialogue() -> None:
-        desk = Desk()
-        app = Recorder()
-        connected = asyncio.get_running_loop().create_future()
-        desk.channel.process_open(PEER, 1000, 100, connected)
-        await desk.settle()
-        assert desk.paper.names == []
-        connected.set_result(app)
-        await desk.settle()
-        assert desk.paper.take() == [
-            ("confirmation", (PEER, NUMBER, INITIAL_BYTES, MAX_PACKET_BYTES))
-        ]
-        desk.hear_data(b"hello")
-        assert app.received == b"hello"
-
-    play(dialogue)
+@played
+async def test_asked_to_open_confirms_only_when_the_protocol_is_there() -> None:
+    desk = Desk()
+    app = Recorder()
+    connected = asyncio.get_running_loop().create_future()
+    desk.channel.process_open(PEER, 1000, 100, connected)
+    await desk.settle()
+    assert desk.paper.names == []
+    connected.set_result(app)
+    await desk.settle()
+    assert desk.paper.take() == [("confirmation", (PEER, NUMBER, INITIAL_BYTES, MAX_PACKET_BYTES))]
+    desk.hear_data(b"hello")
+    assert app.received == b"hello"
 
 
-def test_asked_to_open_refuses_with_the_reason(play: Callable) -> None:
-    async def dialogue() -> None:
-        async def refuse() -> Any:
-            raise ChannelOpenError(OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused")
+@played
+async def test_asked_to_open_refuses_with_the_reason() -> None:
+    async def refuse() -> Any:
+        raise ChannelOpenError(OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused")
 
-        desk = Desk()
-        desk.channel.process_open(PEER, 1000, 100, refuse())
-        await desk.settle()
-        refusal = (PEER, OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused", "en-US")
-        assert desk.paper.take() == [("refusal", refusal)]
-        assert not desk.paper.is_registered
-
-    play(dialogue)
+    desk = Desk()
+    desk.channel.process_open(PEER, 1000, 100, refuse())
+    await desk.settle()
+    refusal = (PEER, OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused", "en-US")
+    assert desk.paper.take() == [("refusal", refusal)]
+    assert not desk.paper.is_registered
 
 
-def test_asked_to_open_with_a_bug_refuses_and_reports_it(play: Callable) -> None:
-    async def dialogue() -> None:
-        reported: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: reported.append(context)
-        )
+@played
+async def test_asked_to_open_with_a_bug_refuses_and_reports_it() -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
 
-        async def fail() -> Any:
-            raise ZeroDivisionError
+    async def fail() -> Any:
+        raise ZeroDivisionError
 
-        desk = Desk()
-        desk.channel.process_open(PEER, 1000, 100, fail())
-        await desk.settle()
-        ((name, arguments),) = desk.paper.take()
-        assert (name, arguments[1]) == ("refusal", OPEN_RESOURCE_SHORTAGE)
-        assert isinstance(reported[0]["exception"], ZeroDivisionError)
-
-    play(dialogue)
+    desk = Desk()
+    desk.channel.process_open(PEER, 1000, 100, fail())
+    await desk.settle()
+    ((name, arguments),) = desk.paper.take()
+    assert (name, arguments[1]) == ("refusal", OPEN_RESOURCE_SHORTAGE)
+    assert isinstance(reported[0]["exception"], ZeroDivisionError)
 
 
 @pytest.mark.parametrize("end", ["connection", "abort"])
-def test_ended_while_answering_stops_the_dialing(play: Callable, end: str) -> None:
-    async def dialogue() -> None:
-        desk = Desk()
-        dialing = asyncio.get_running_loop().create_future()
-        desk.channel.process_open(PEER, 1000, 100, dialing)
-        await desk.settle()
-        if end == "abort":
-            desk.channel.abort()
-        desk.channel.process_connection_close(None)
-        await desk.settle()
-        assert dialing.cancelled()
-        assert desk.paper.names == []
-
-    play(dialogue)
+@played
+async def test_ended_while_answering_stops_the_dialing(end: str) -> None:
+    desk = Desk()
+    dialing = asyncio.get_running_loop().create_future()
+    desk.channel.process_open(PEER, 1000, 100, dialing)
+    await desk.settle()
+    if end == "abort":
+        desk.channel.abort()
+    desk.channel.process_connection_close(None)
+    await desk.settle()
+    assert dialing.cancelled()
+    assert desk.paper.names == []
