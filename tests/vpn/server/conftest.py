@@ -3,14 +3,8 @@
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "ssh"))
 
-from ssh_lab import Keys
+from ssh_lab import keys
 
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    """A user's key and the authorized_keys file of a server."""
-    return Keys(tmp_path)
+__all__ = ["keys"]

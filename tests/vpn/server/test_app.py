@@ -5,7 +5,17 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from ssh_lab import LOOPBACK, Keys, connect, destination, flow_to, login_with, our_server, trusting
+from ssh_lab import (
+    LOOPBACK,
+    Keys,
+    connect,
+    destination,
+    echo,
+    flow_to,
+    login_with,
+    our_server,
+    trusting,
+)
 from transport_lab import SEED
 
 from vpn.errors import TransportError
@@ -14,12 +24,6 @@ from vpn.server.app import Server
 from vpn.ssh.login.authorized_files import AuthorizedFiles
 from vpn.transport.base import Address, Listening
 from vpn.transport.tcp import TcpTransport
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
 
 
 def test_port_is_told_and_used_once(run: Callable, keys: Keys) -> None:

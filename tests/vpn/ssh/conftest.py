@@ -8,7 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ssh_lab import Keys, Sshd, started_sshd
+from ssh_lab import Keys, Sshd, keys, started_sshd
+
+__all__ = ["keys"]
 from transport_lab import Runner
 
 
@@ -17,12 +19,6 @@ def run_one() -> Iterator[Callable]:
     """Run a coroutine on asyncio's own event loop."""
     with Runner("asyncio") as runner:
         yield runner.run
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    """A user's key and the authorized_keys file of a server."""
-    return Keys(tmp_path)
 
 
 @pytest.fixture

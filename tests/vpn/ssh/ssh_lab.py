@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+import pytest
 from transport_lab import SEED, free_port
 
 from vpn.identity import Identity
@@ -35,6 +36,13 @@ LOOPBACK = "127.0.0.1"
 def user_name() -> str:
     """Who we are, whatever the environment says."""
     return pwd.getpwuid(os.geteuid()).pw_name
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A destination that sends back what it gets."""
+    while data := await reader.read(1 << 18):
+        writer.write(data)
+        await writer.drain()
 
 
 class Keys:
@@ -122,6 +130,12 @@ async def session_of(
             yield session
         finally:
             await session.close()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """A user's key and the authorized_keys file of a server."""
+    return Keys(tmp_path)
 
 
 @dataclass

@@ -6,15 +6,9 @@ from typing import Any
 import pytest
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS
-from ssh_lab import LOOPBACK, Keys, destination, flow_to, session_of, session_with_sshd
+from ssh_lab import LOOPBACK, Keys, destination, echo, flow_to, session_of, session_with_sshd
 
 from vpn.ssh.session.pressure import Pressure
-
-
-async def echo(reader: Any, writer: Any) -> None:
-    while data := await reader.read(1 << 18):
-        writer.write(data)
-        await writer.drain()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from ssh_lab import (
     Sshd,
     connect,
     destination,
+    echo,
     flow_to,
     login_with,
     our_server,
@@ -29,12 +30,6 @@ from vpn.transport.base import Address
 from vpn.transport.tcp import TcpTransport
 
 BULK = os.urandom(1 << 20) * 20
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 18):
-        writer.write(data)
-        await writer.drain()
 
 
 async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -17,6 +17,7 @@ from ssh_lab import (
     Keys,
     Sshd,
     destination,
+    echo,
     flow_to,
     session_of,
     session_with_sshd,
@@ -27,12 +28,6 @@ from vpn.transport.memory import MemoryTransport
 from vpn.transport.tcp import TcpTransport
 
 TRANSFER = os.urandom(1 << 20) * 10
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 18):
-        writer.write(data)
-        await writer.drain()
 
 
 async def done(pump: Any) -> Any:
