@@ -12,6 +12,7 @@ from vpn.cli.main import run
 from vpn.control import client as control
 from vpn.errors import NotPermittedError, OverlayError, VersionError
 
+Captured = pytest.CaptureFixture[str]
 SILENT = OverlayError("the client does not answer")
 
 
@@ -89,24 +90,23 @@ def test_without_an_owner_nobody_is_terminated(machine: Machine, owner: int | No
     assert machine.done == []
 
 
-def test_user_is_told_that_the_client_does_not_answer(
-    machine: Machine, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "uid", "status"),
+    [
+        (SILENT, 1000, 1),
+        (NotPermittedError("it is another user's"), 1000, 77),
+        (NotPermittedError("it is another user's"), 0, 77),
+    ],
+)
+def test_client_that_is_left_alone_is_a_failure_in_one_line(
+    machine: Machine, capsys: Captured, error: OverlayError, uid: int, status: int
 ) -> None:
-    machine.stopped, machine.owner, machine.uid = SILENT, 4711, 1000
-    assert run(["down"]) == 1
-    assert machine.done == []
-    assert capsys.readouterr().err == "overlay-vpn: the client does not answer\n"
+    machine.stopped, machine.owner, machine.uid = error, 4711, uid
+    assert run(["down"]) == status
+    assert (machine.done, capsys.readouterr().err) == ([], f"overlay-vpn: {error}\n")
 
 
-def test_another_users_tunnel_is_left_alone_also_by_root(machine: Machine) -> None:
-    machine.stopped, machine.owner = NotPermittedError("another user"), 4711
-    assert run(["down"]) == 77
-    assert machine.done == []
-
-
-def test_owner_of_another_user_is_left_alone(
-    machine: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_owner_of_another_user_is_left_alone(machine: Machine, capsys: Captured) -> None:
     machine.stopped, machine.owner, machine.uid = False, 4711, 1000
     machine.kill_error = PermissionError()
     assert run(["down"]) == 77

@@ -8,16 +8,9 @@ import sys
 
 import pytest
 
+from vpn import errors
 from vpn.cli import main
 from vpn.cli.main import run
-from vpn.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    NotPermittedError,
-    OverlayError,
-    TransportError,
-    UsageError,
-)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -32,16 +25,16 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (OverlayError("it failed"), 1),
-        (UsageError("it failed"), 2),
-        (NotPermittedError("it failed"), 77),
-        (ConfigurationError("it failed"), 78),
-        (TransportError("it failed"), 255),
-        (AuthenticationError("it failed"), 255),
+        (errors.OverlayError("it failed"), 1),
+        (errors.UsageError("it failed"), 2),
+        (errors.NotPermittedError("it failed"), 77),
+        (errors.ConfigurationError("it failed"), 78),
+        (errors.TransportError("it failed"), 255),
+        (errors.AuthenticationError("it failed"), 255),
     ],
 )
 def test_each_error_has_its_status(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture, error: OverlayError, status: int
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, error: errors.OverlayError, status: int
 ) -> None:
     fail_with(monkeypatch, error)
     assert run(["status"]) == status
@@ -52,7 +45,7 @@ def test_each_error_has_its_status(
 def test_failure_of_ours_is_apart_from_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture, words: list[str]
 ) -> None:
-    fail_with(monkeypatch, TransportError("it failed"))
+    fail_with(monkeypatch, errors.TransportError("it failed"))
     assert run(words) == 125
 
 

@@ -29,6 +29,7 @@ from vpn.control.messages import (
     Run,
     StateChanged,
     Status,
+    Subscribe,
 )
 from vpn.control.server import ControlServer
 from vpn.errors import OverlayError
@@ -224,6 +225,11 @@ class Bench(AbstractAsyncContextManager):
     def connect(self) -> Client:
         client = Client(self._path)
         self._stack.callback(client.link.close)
+        return client
+
+    async def subscriber(self) -> Client:
+        client = self.connect()
+        assert await client.ask(Subscribe()) == StateChanged("connected")
         return client
 
     async def ask(self, request: Message) -> Message:

@@ -33,6 +33,7 @@ from typing import Any, cast
 import dnslib
 import msgspec
 import pytest
+from dialogues import until
 from golden_scenarios import (
     ANSWERS,
     KERNELS,
@@ -531,10 +532,10 @@ class Gate:
             sent.append(_copied(MARKER))
         try:
             for message in sent:
-                await _until(partial(tap.send, message))
+                await until(partial(tap.send, message))
             if after == "interrupt":
                 # Once who reads has come to the marker, which it does not want; and is still there.
-                await _until(lambda: not any(fcntl.ioctl(tap.fileno(), termios.TIOCOUTQ, bytes(4))))
+                await until(lambda: not any(fcntl.ioctl(tap.fileno(), termios.TIOCOUTQ, bytes(4))))
                 tap.send(sent[-1])
                 signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
         except LinkClosedError:  # who reads has seen enough
@@ -543,14 +544,6 @@ class Gate:
             # What has been sent is still read.
             tap.close()
             self.core.captures.end()
-
-
-async def _until(is_done: Callable[[], bool]) -> None:
-    for _ in range(30_000):
-        if is_done():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("nobody reads")
 
 
 def _copied(packet: Packet) -> Copied:

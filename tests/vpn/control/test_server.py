@@ -356,8 +356,7 @@ async def test_subscriber_is_told_the_state_and_then_what_happens(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(messages, "TIMEOUT_S", 0.05)
-    client = bench.connect()
-    assert await client.ask(Subscribe()) == StateChanged("connected")
+    client = await bench.subscriber()
     await asyncio.sleep(0.1)
     happens = [StateChanged("reconnecting", "it fell silent"), Warned("no Landlock")]
     for event in happens:
@@ -373,8 +372,7 @@ async def test_subscriber_is_told_the_state_and_then_what_happens(
 
 @played
 async def test_subscription_ends_with_the_server(bench: Bench) -> None:
-    client = bench.connect()
-    assert await client.ask(Subscribe()) == StateChanged("connected")
+    client = await bench.subscriber()
     bench.instance.events.publish(StateChanged("closing"))
     await asyncio.wait_for(bench.control.finish(), 0.5)
     assert await client.receive() == StateChanged("closing")
@@ -386,8 +384,7 @@ async def test_subscriber_that_does_not_read_stops_nobody_and_is_hung_up_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(messages, "TIMEOUT_S", 0.1)
-    stalled = bench.connect()
-    assert await stalled.ask(Subscribe()) == StateChanged("connected")
+    await bench.subscriber()
     for _ in range(100):
         for _ in range(50):
             bench.instance.events.publish(Warned("x" * 4000))
