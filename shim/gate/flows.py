@@ -25,10 +25,9 @@ for each, before anything else happens. Flows that were only held are not among 
 comes again and is a new flow. Numbers begin with the generation of the gate, so that no two flows
 of any gates share one, and an answer to a gate before means nothing here.
 
-Bounds: `max_held` SYNs, `max_alike` of them to one address and port, and `max_flows` flows; beyond,
-a SYN is dropped, as if lost on the wire. So a flood of SYNs to one destination, whose flows are
-never accepted, leaves room for others. A flow to a virtual address keeps its name pinned until it
-is forgotten.
+Bounds: those of `Limits`; beyond, a SYN is dropped, as if lost on the wire. So a flood of SYNs to
+one destination, whose flows are never accepted, leaves room for others. A flow to a virtual address
+keeps its name pinned until it is forgotten.
 """
 
 from __future__ import annotations
@@ -80,6 +79,15 @@ class Flow:
     name: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most SYNs that wait, those of them to one address and port, and the most flows."""
+
+    held: int = 1024
+    alike: int = 256
+    flows: int = 32768
+
+
 class Flows:
     """All flows of a gate."""
 
@@ -89,16 +97,12 @@ class Flows:
         *,
         is_local: Callable[[Packet], bool],
         generation: int = 1,
-        max_held: int = 1024,
-        max_alike: int = 256,
-        max_flows: int = 32768,
+        limits: Limits | None = None,
     ) -> None:
         """`is_local` says of a SYN whether the gate itself serves the connection."""
         self._names = names
         self._is_local = is_local
-        self._max_held = max_held
-        self._max_alike = max_alike
-        self._max_flows = max_flows
+        self._limits = limits or Limits()
         self._by_key: dict[FlowKey, Flow] = {}
         self._by_number: dict[int, Flow] = {}
         self._waiting: dict[int, Flow] = {}
@@ -124,9 +128,9 @@ class Flows:
         if self._is_local(syn):
             return WriteFlow(syn.framed)
         if (
-            len(self._waiting) >= self._max_held
-            or self._alike[_place(syn.key)] >= self._max_alike
-            or len(self._by_number) >= self._max_flows
+            len(self._waiting) >= self._limits.held
+            or self._alike[_place(syn.key)] >= self._limits.alike
+            or len(self._by_number) >= self._limits.flows
         ):
             return Drop(DropReason.SYN_LIMIT)
         target = self._names.target(syn.destination)
@@ -146,7 +150,7 @@ class Flows:
         destination = destination_of(key)
         if number >= self._first or number in self._by_number or destination is None:
             return None
-        if len(self._by_number) >= self._max_flows:
+        if len(self._by_number) >= self._limits.flows:
             return None if is_accepted else Notify(Cancel(number))
         _, name = self._names.target(destination) or ("", None)
         flow = Flow(number, key, State.HANDED, now, None, name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from dataclasses import dataclass
 from typing import Final
 
 from shim.gate.io.dns_tcp import DnsStreams
@@ -24,44 +25,38 @@ _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
 """The start of an IPv4 address as IPv6 has it (RFC 4291 §2.5.5.2)."""
 
 
+@dataclass(slots=True)
 class Acceptor:
     """Watched by `poll`; `on_event` is to be called when it says so."""
 
-    def __init__(
-        self,
-        poll: select.epoll,
-        listener: socket.socket,
-        streams: DnsStreams,
-        executor: Executor,
-    ) -> None:
-        self._poll = poll
-        self._listener = listener
-        self._streams = streams
-        self._executor = executor
-        self._is_paused = False
+    poll: select.epoll
+    listener: socket.socket
+    streams: DnsStreams
+    executor: Executor
+    _is_paused: bool = False
 
     def on_event(self, now: float) -> None:
         """Accept a connection."""
         try:
-            sock, peer = self._listener.accept()
+            sock, peer = self.listener.accept()
         except OSError as error:
-            self._executor.dropped[DropReason.DESCRIPTORS] += 1
+            self.executor.dropped[DropReason.DESCRIPTORS] += 1
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._poll.modify(self._listener, 0)  # it stays readable
+                self.poll.modify(self.listener, 0)  # it stays readable
                 self._is_paused = True
             return
         own = sock.getsockname()
         if own[1] == DNS_PORT:
-            self._streams.add(sock, _packed(own[0]), now)
+            self.streams.add(sock, _packed(own[0]), now)
             return
         key = packet.flow_key(_packed(peer[0]), _packed(own[0]), peer[1], own[1])
-        router = self._executor.router
-        self._executor.execute((router.on_accepted(key, sock.detach()),))
+        router = self.executor.router
+        self.executor.execute((router.on_accepted(key, sock.detach()),))
 
     def resume(self) -> None:
         """Listen again, if there was no descriptor left."""
         if self._is_paused:
-            self._poll.modify(self._listener, select.EPOLLIN)
+            self.poll.modify(self.listener, select.EPOLLIN)
             self._is_paused = False
 
 

@@ -16,21 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from shim.gate import orders
 from shim.gate.io.datagram_link import DatagramLink
 from shim.gate.io.dns_tcp import DnsStreams
 from shim.gate.io.tap import Tap
-from shim.gate.orders import (
-    Drop,
-    Notify,
-    Order,
-    PassSocket,
-    ReplyStream,
-    ResetSocket,
-    SendClient,
-    SendDatagram,
-    WriteCapture,
-    WriteFlow,
-)
 from shim.gate.router import Router
 from shim.protocol.datagrams import Forget
 from shim.protocol.gate import Accepted, DropCount, Dropped, DropReason
@@ -57,33 +46,33 @@ class Executor:
     """Packets that were dropped since the client has heard of any."""
     _late: deque[Message] = field(default_factory=deque)
 
-    def execute(self, orders: Iterable[Order]) -> None:
+    def execute(self, wanted: Iterable[orders.Order]) -> None:
         """Carry out orders, one after the other. Raises LinkClosedError."""
-        for order in orders:
+        for order in wanted:
             self._execute(order)
 
-    def _execute(self, order: Order) -> None:
+    def _execute(self, order: orders.Order) -> None:
         match order:
-            case WriteCapture(framed):
+            case orders.WriteCapture(framed):
                 self._write_capture(framed)
-            case SendDatagram(message):
+            case orders.SendDatagram(message):
                 self.datagrams.send(message)
-            case WriteFlow(framed):
+            case orders.WriteFlow(framed):
                 self._write(self.flow, framed, DropReason.FLOW_DEVICE)
-            case SendClient(message):
+            case orders.SendClient(message):
                 self._send(message)
-            case PassSocket(connection, flow):
+            case orders.PassSocket(connection, flow):
                 self._pass_socket(connection, flow)
-            case ResetSocket(connection):
+            case orders.ResetSocket(connection):
                 _reset(connection)
-            case ReplyStream(stream, wire):
+            case orders.ReplyStream(stream, wire):
                 self.streams.reply(stream, wire)
-            case Notify(Forget() as message):
+            case orders.Notify(Forget() as message):
                 self.datagrams.send_later(message)
-            case Notify(message):
+            case orders.Notify(message):
                 if not self.client.send(message):
                     self._late.append(message)
-            case Drop(reason, packets):
+            case orders.Drop(reason, packets):
                 self.dropped[reason] += packets
 
     def send_late(self) -> None:

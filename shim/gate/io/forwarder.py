@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from shim.gate.io.datagram_link import DatagramLink
@@ -33,29 +34,21 @@ BURST: Final = 64
 LARGE_BYTES: Final = 16384
 
 
+@dataclass(slots=True)
 class Forwarder:
     """Both devices, by descriptor. `on_slow` gets what is not forwarded here."""
 
-    def __init__(
-        self,
-        capture: int,
-        flow: int,
-        datagrams: DatagramLink,
-        tap: Tap,
-        dropped: Counter[DropReason],
-        on_slow: Callable[[bytes], None],
-    ) -> None:
-        self._capture = capture
-        self._flow = flow
-        self._datagrams = datagrams
-        self._tap = tap
-        self._dropped = dropped
-        self._on_slow = on_slow
-        self._buffer = bytearray(tun.READ_BYTES)
+    capture: int
+    flow: int
+    datagrams: DatagramLink
+    tap: Tap
+    dropped: Counter[DropReason]
+    on_slow: Callable[[bytes], None]
+    _buffer: bytearray = field(default_factory=lambda: bytearray(tun.READ_BYTES))
 
     def on_capture(self) -> None:
         """Forward what applications have sent."""
-        capture, flow, buffer, tap = self._capture, self._flow, self._buffer, self._tap
+        capture, flow, buffer, tap = self.capture, self.flow, self._buffer, self.tap
         view = memoryview(buffer)
         for _ in range(BURST):
             try:
@@ -68,19 +61,19 @@ class Forwarder:
                 try:
                     os.write(flow, view[:size])
                 except OSError:
-                    self._dropped[DropReason.FLOW_DEVICE] += 1
-            elif self._datagrams.is_full and is_datagram(buffer, size):
+                    self.dropped[DropReason.FLOW_DEVICE] += 1
+            elif self.datagrams.is_full and is_datagram(buffer, size):
                 # Read on: the device's queue holds packets of others, too.
-                self._dropped[DropReason.DATAGRAM_LINK] += 1
+                self.dropped[DropReason.DATAGRAM_LINK] += 1
                 continue
             else:
-                self._on_slow(bytes(view[:size]))
+                self.on_slow(bytes(view[:size]))
             if size < LARGE_BYTES:
                 return
 
     def on_flow(self) -> None:
         """Forward what the kernel of the flow namespace has sent."""
-        capture, flow, buffer, tap = self._capture, self._flow, self._buffer, self._tap
+        capture, flow, buffer, tap = self.capture, self.flow, self._buffer, self.tap
         view = memoryview(buffer)
         for _ in range(BURST):
             try:
@@ -90,7 +83,7 @@ class Forwarder:
             try:
                 os.write(capture, view[:size])
             except OSError:
-                self._dropped[DropReason.CAPTURE_DEVICE] += 1
+                self.dropped[DropReason.CAPTURE_DEVICE] += 1
             else:
                 if tap.is_on:
                     tap.copy(view[:size], is_outgoing=False)

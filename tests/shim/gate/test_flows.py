@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from scapy.layers.inet import IP, TCP
 
-from shim.gate.flows import ACCEPT_TIMEOUT_S, HOLD_TIMEOUT_S, Flows
-from shim.gate.orders import (
-    Drop,
-    Notify,
-    Order,
-    PassSocket,
-    ResetSocket,
-    SendClient,
-    WriteFlow,
-    answer,
-)
+from shim.gate import orders
+from shim.gate.flows import ACCEPT_TIMEOUT_S, HOLD_TIMEOUT_S, Flows, Limits
 from shim.gate.targets import GATEWAYS
 from shim.gate.wire import packet
 from shim.gate.wire.packet import Packet, Unreachable
@@ -64,33 +55,33 @@ def syn(port: int = 40000, *, to: str = "203.0.113.7", dport: int = 443, seq: in
     return result
 
 
-def ask(flow: int, key: bytes, host: str, port: int) -> Order:
-    return SendClient(Open(flow, key, host, port))
+def ask(flow: int, key: bytes, host: str, port: int) -> orders.Order:
+    return orders.SendClient(Open(flow, key, host, port))
 
 
-def release(one: Packet) -> Order:
-    return WriteFlow(one.framed)
+def release(one: Packet) -> orders.Order:
+    return orders.WriteFlow(one.framed)
 
 
-def reset(one: Packet) -> Order:
-    return answer(packet.reset(one))
+def reset(one: Packet) -> orders.Order:
+    return orders.answer(packet.reset(one))
 
 
-def unreachable(one: Packet, code: Unreachable) -> Order:
-    return answer(packet.unreachable(one, code, GATEWAYS[4]))
+def unreachable(one: Packet, code: Unreachable) -> orders.Order:
+    return orders.answer(packet.unreachable(one, code, GATEWAYS[4]))
 
 
-def give_up(flow: int) -> Order:
-    return Notify(Cancel(flow))
+def give_up(flow: int) -> orders.Order:
+    return orders.Notify(Cancel(flow))
 
 
-def passed(flow: int) -> Order:
-    return PassSocket(CONNECTION, flow)
+def passed(flow: int) -> orders.Order:
+    return orders.PassSocket(CONNECTION, flow)
 
 
-def number_of(order: Order | None) -> int:
+def number_of(order: orders.Order | None) -> int:
     """Return the flow that the client is asked to open."""
-    assert isinstance(order, SendClient)
+    assert isinstance(order, orders.SendClient)
     assert isinstance(order.message, Open)
     return order.message.flow
 
@@ -106,7 +97,7 @@ def names() -> FakeNames:
 
 @pytest.fixture
 def flows(names: FakeNames) -> Flows:
-    return Flows(names, is_local=is_dns, max_held=4, max_flows=8)
+    return Flows(names, is_local=is_dns, limits=Limits(held=4, flows=8))
 
 
 def test_new_syn_is_held_and_the_client_asked(flows: Flows) -> None:
@@ -154,7 +145,7 @@ def test_held_refused_is_rejected_for_that_reason(flows: Flows, reason: Reason) 
     flows.on_syn(held, 0.0)
     assert flows.on_refused(1, reason, 0.5) == REJECTIONS[reason]
     assert (len(flows), flows.held) == (0, 0)
-    assert isinstance(flows.on_syn(held, 1.0), SendClient)
+    assert isinstance(flows.on_syn(held, 1.0), orders.SendClient)
 
 
 def test_released_retransmission_is_released_too(flows: Flows) -> None:
@@ -182,16 +173,16 @@ def test_connection_to_the_resolver_is_released_at_once(flows: Flows) -> None:
 
 
 def test_accept_that_nobody_asked_for_has_no_flow(flows: Flows) -> None:
-    assert flows.on_accepted(syn().key, CONNECTION) == ResetSocket(CONNECTION)
+    assert flows.on_accepted(syn().key, CONNECTION) == orders.ResetSocket(CONNECTION)
     flows.on_syn(syn(), 0.0)
-    assert flows.on_accepted(syn().key, CONNECTION) == ResetSocket(CONNECTION)
+    assert flows.on_accepted(syn().key, CONNECTION) == orders.ResetSocket(CONNECTION)
 
 
 def test_accepted_twice_has_no_flow_the_second_time(flows: Flows) -> None:
     flows.on_syn(syn(), 0.0)
     flows.on_opened(1, 0.1)
     assert flows.on_accepted(syn().key, CONNECTION) == passed(1)
-    assert flows.on_accepted(syn().key, CONNECTION) == ResetSocket(CONNECTION)
+    assert flows.on_accepted(syn().key, CONNECTION) == orders.ResetSocket(CONNECTION)
 
 
 def test_released_and_never_accepted_is_given_up(flows: Flows) -> None:
@@ -229,23 +220,23 @@ def test_refused_after_opened_changes_nothing(flows: Flows) -> None:
 
 def test_no_room_for_held_is_a_lost_syn_until_there_is_room(flows: Flows) -> None:
     for port in range(4):
-        assert isinstance(flows.on_syn(syn(1000 + port), 0.0), SendClient)
-    assert flows.on_syn(syn(2000), 0.0) == Drop(DropReason.SYN_LIMIT)
+        assert isinstance(flows.on_syn(syn(1000 + port), 0.0), orders.SendClient)
+    assert flows.on_syn(syn(2000), 0.0) == orders.Drop(DropReason.SYN_LIMIT)
     flows.on_refused(1, Reason.REFUSED, 0.1)
-    assert isinstance(flows.on_syn(syn(2000), 1.0), SendClient)
+    assert isinstance(flows.on_syn(syn(2000), 1.0), orders.SendClient)
 
 
 def test_flood_to_one_place_leaves_room_for_others(names: FakeNames) -> None:
-    flows = Flows(names, is_local=is_dns, max_alike=2)
+    flows = Flows(names, is_local=is_dns, limits=Limits(alike=2))
     for port in (1000, 1001):
-        assert isinstance(flows.on_syn(syn(port), 0.0), SendClient)
-    assert flows.on_syn(syn(1002), 0.0) == Drop(DropReason.SYN_LIMIT)
-    assert isinstance(flows.on_syn(syn(1002, dport=80), 0.0), SendClient)
-    assert isinstance(flows.on_syn(syn(1002, to="203.0.113.8"), 0.0), SendClient)
+        assert isinstance(flows.on_syn(syn(port), 0.0), orders.SendClient)
+    assert flows.on_syn(syn(1002), 0.0) == orders.Drop(DropReason.SYN_LIMIT)
+    assert isinstance(flows.on_syn(syn(1002, dport=80), 0.0), orders.SendClient)
+    assert isinstance(flows.on_syn(syn(1002, to="203.0.113.8"), 0.0), orders.SendClient)
     flows.on_opened(1, 0.1)
-    assert flows.on_syn(syn(1003), 0.1) == Drop(DropReason.SYN_LIMIT)
+    assert flows.on_syn(syn(1003), 0.1) == orders.Drop(DropReason.SYN_LIMIT)
     assert flows.on_accepted(syn(1000).key, CONNECTION) == passed(1)
-    assert isinstance(flows.on_syn(syn(1003), 0.2), SendClient)
+    assert isinstance(flows.on_syn(syn(1003), 0.2), orders.SendClient)
     flows.expire(1e9)
     assert not flows._alike
 
@@ -256,9 +247,9 @@ def test_no_room_for_flows_is_a_lost_syn(flows: Flows) -> None:
         order = flows.on_syn(held, 0.0)
         flows.on_opened(number_of(order), 0.0)
         flows.on_accepted(held.key, CONNECTION)
-    assert flows.on_syn(syn(2000), 0.0) == Drop(DropReason.SYN_LIMIT)
+    assert flows.on_syn(syn(2000), 0.0) == orders.Drop(DropReason.SYN_LIMIT)
     flows.on_closed(3, 0.1)
-    assert isinstance(flows.on_syn(syn(2000), 0.0), SendClient)
+    assert isinstance(flows.on_syn(syn(2000), 0.0), orders.SendClient)
 
 
 # After a gate that was killed.
@@ -266,7 +257,7 @@ def test_no_room_for_flows_is_a_lost_syn(flows: Flows) -> None:
 
 @pytest.fixture
 def second(names: FakeNames) -> Flows:
-    return Flows(names, is_local=is_dns, generation=2, max_held=4, max_flows=8)
+    return Flows(names, is_local=is_dns, generation=2, limits=Limits(held=4, flows=8))
 
 
 def test_numbers_of_generations_never_meet(flows: Flows, second: Flows) -> None:
@@ -359,7 +350,7 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.names = FakeNames()
-        self.flows = Flows(self.names, is_local=is_dns, max_held=3, max_flows=5)
+        self.flows = Flows(self.names, is_local=is_dns, limits=Limits(held=3, flows=5))
         self.now = 0.0
 
     numbers = st.integers(0, 12)
@@ -425,7 +416,7 @@ class Generations(RuleBasedStateMachine):
         self.generation += 1
         self.names = FakeNames()
         self.flows = Flows(
-            self.names, is_local=is_dns, generation=self.generation, max_held=3, max_flows=5
+            self.names, is_local=is_dns, generation=self.generation, limits=Limits(held=3, flows=5)
         )
 
     @rule()
@@ -441,7 +432,7 @@ class Generations(RuleBasedStateMachine):
     def application_connects(self, port: int, virtual: bool) -> None:
         sent = syn(port, to="198.18.0.77" if virtual else "203.0.113.7")
         order = self.flows.on_syn(sent, self.now)
-        if isinstance(order, SendClient):
+        if isinstance(order, orders.SendClient):
             number = number_of(order)
             assert number not in {*self.asked, *self.opened, *self.accepted, *self.void}
             assert isinstance(order.message, Open)
@@ -457,7 +448,7 @@ class Generations(RuleBasedStateMachine):
         if is_open:
             self.opened[number] = key
             order = self.flows.on_opened(number, self.now)
-            assert isinstance(order, WriteFlow)
+            assert isinstance(order, orders.WriteFlow)
             released = packet.read(order.framed)
             assert isinstance(released, Packet)
             assert released.key == key
@@ -483,7 +474,7 @@ class Generations(RuleBasedStateMachine):
             assert order == passed(newest)
             self.accepted[newest] = self.opened.pop(newest)
         else:
-            assert order == ResetSocket(CONNECTION)
+            assert order == orders.ResetSocket(CONNECTION)
 
     @rule(pick=st.integers(0, 9))
     def client_is_done(self, pick: int) -> None:
@@ -496,7 +487,7 @@ class Generations(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         for order in self.flows.expire(self.now):
-            assert isinstance(order, Notify)
+            assert isinstance(order, orders.Notify)
             assert isinstance(order.message, Cancel)
             number = order.message.flow
             assert self.asked.pop(number, None) or self.opened.pop(number, None)

@@ -13,50 +13,17 @@ from scapy.packet import Packet as Layers
 from scapy.packet import Raw
 
 from dns.pool import Pool, buffer_size
+from shim.gate import orders
 from shim.gate.associations import ONE_WAY_S
 from shim.gate.flows import HOLD_TIMEOUT_S
-from shim.gate.orders import (
-    Drop,
-    Notify,
-    Order,
-    PassSocket,
-    ReplyStream,
-    ResetSocket,
-    SendClient,
-    SendDatagram,
-    WriteCapture,
-    WriteFlow,
-)
 from shim.gate.resolver import WAIT_TIMEOUT_S, Names, Stream
 from shim.gate.router import Router
 from shim.gate.wire import packet
 from shim.gate.wire.fragmentation import KNOWN_S
 from shim.gate.wire.reassembly import TIMEOUT_S
 from shim.gate.wire.tun import NO_OFFLOAD
-from shim.protocol import DEVICE6, GATEWAY4, GATEWAY6, POOL4, POOL6
+from shim.protocol import DEVICE6, GATEWAY4, GATEWAY6, POOL4, POOL6, gate
 from shim.protocol.datagrams import Deliver, Forget, Ping, Pong, Send, Unanswered, Undeliverable
-from shim.protocol.gate import (
-    Accepted,
-    Adopt,
-    Cancel,
-    Closed,
-    Configure,
-    Configured,
-    DropReason,
-    Forward,
-    Forwarded,
-    Known,
-    LookedUp,
-    Lookup,
-    Open,
-    Opened,
-    Outcome,
-    PoolState,
-    PoolWanted,
-    Reason,
-    Refused,
-    first_number,
-)
 
 APP4, FAR4, FAR6 = "198.18.0.2", "203.0.113.7", "2001:db8::7"
 SLOTS, CONNECTION = 16, 77
@@ -100,19 +67,19 @@ def key() -> bytes:
     return read.key
 
 
-def one(orders: Iterable[Order]) -> Order:
-    (order,) = orders
+def one(given: Iterable[orders.Order]) -> orders.Order:
+    (order,) = given
     return order
 
 
-def packet_of(orders: Iterable[Order]) -> Layers:
-    order = one(orders)
-    assert isinstance(order, WriteCapture)
+def packet_of(given: Iterable[orders.Order]) -> Layers:
+    order = one(given)
+    assert isinstance(order, orders.WriteCapture)
     raw = order.framed[len(NO_OFFLOAD) :]
     return IPv6(raw) if raw[0] >> 4 == 6 else IP(raw)
 
 
-ASKED = SendClient(Open(1, key(), FAR4, 443))
+ASKED = orders.SendClient(gate.Open(1, key(), FAR4, 443))
 
 
 # TCP.
@@ -122,43 +89,45 @@ def test_syn_is_asked_of_the_client_and_released_when_the_far_end_has_connected(
     router: Router,
 ) -> None:
     assert one(router.on_packet(tcp(), 0.0)) == ASKED
-    assert one(router.on_message(Opened(1), 0.1)) == WriteFlow(tcp())
-    assert router.on_accepted(key(), CONNECTION) == PassSocket(CONNECTION, 1)
-    assert list(router.on_message(Closed((1,)), 1.0)) == []
-    assert one(router.on_packet(tcp(), 2.0)) == SendClient(Open(2, key(), FAR4, 443))
+    assert one(router.on_message(gate.Opened(1), 0.1)) == orders.WriteFlow(tcp())
+    assert router.on_accepted(key(), CONNECTION) == orders.PassSocket(CONNECTION, 1)
+    assert list(router.on_message(gate.Closed((1,)), 1.0)) == []
+    assert one(router.on_packet(tcp(), 2.0)) == orders.SendClient(gate.Open(2, key(), FAR4, 443))
 
 
 def test_syn_that_is_refused_is_reset(router: Router) -> None:
     router.on_packet(tcp(), 0.0)
-    assert packet_of(router.on_message(Refused(1, Reason.REFUSED), 0.1))[TCP].flags == "RA"
-    assert list(router.on_message(Refused(1, Reason.REFUSED), 0.2)) == []
+    assert (
+        packet_of(router.on_message(gate.Refused(1, gate.Reason.REFUSED), 0.1))[TCP].flags == "RA"
+    )
+    assert list(router.on_message(gate.Refused(1, gate.Reason.REFUSED), 0.2)) == []
 
 
 @pytest.mark.parametrize("flags", ["A", "SA", "R", "F", "PA", ""])
 def test_segment_that_begins_nothing_is_the_kernels_business(router: Router, flags: str) -> None:
-    assert one(router.on_packet(tcp(flags), 0.0)) == WriteFlow(tcp(flags))
+    assert one(router.on_packet(tcp(flags), 0.0)) == orders.WriteFlow(tcp(flags))
 
 
 @pytest.mark.parametrize("flags", ["SF", "SR", "SRF"])
 def test_syn_that_contradicts_itself_is_dropped(router: Router, flags: str) -> None:
-    assert one(router.on_packet(tcp(flags), 0.0)) == Drop(DropReason.FLAGS)
+    assert one(router.on_packet(tcp(flags), 0.0)) == orders.Drop(gate.DropReason.FLAGS)
 
 
 def test_syn_to_the_resolver_is_released_at_once(router: Router) -> None:
     sent = framed(ip() / TCP(sport=4000, dport=53, flags="S"))
-    assert one(router.on_packet(sent, 0.0)) == WriteFlow(sent)
+    assert one(router.on_packet(sent, 0.0)) == orders.WriteFlow(sent)
 
 
 def test_connection_that_nobody_asked_for_is_reset(router: Router) -> None:
-    assert router.on_accepted(key(), CONNECTION) == ResetSocket(CONNECTION)
+    assert router.on_accepted(key(), CONNECTION) == orders.ResetSocket(CONNECTION)
 
 
 def test_flows_of_a_gate_before_are_adopted(names: Names) -> None:
     router = Router(names, 2)
-    assert list(router.on_message(Adopt((Known(1, key(), False),)), 0.0)) == []
-    assert router.on_accepted(key(), CONNECTION) == PassSocket(CONNECTION, 1)
+    assert list(router.on_message(gate.Adopt((gate.Known(1, key(), False),)), 0.0)) == []
+    assert router.on_accepted(key(), CONNECTION) == orders.PassSocket(CONNECTION, 1)
     asked = one(router.on_packet(tcp(), 0.1))
-    assert asked == SendClient(Open(first_number(2), key(), FAR4, 443))
+    assert asked == orders.SendClient(gate.Open(gate.first_number(2), key(), FAR4, 443))
 
 
 # What is no packet for anybody.
@@ -167,22 +136,22 @@ def test_flows_of_a_gate_before_are_adopted(names: Names) -> None:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (NO_OFFLOAD, DropReason.SHORT),
-        (NO_OFFLOAD + b"\x10" * 40, DropReason.VERSION),
-        (udp(to="224.0.0.251"), DropReason.MULTICAST),
-        (udp(to="ff02::fb"), DropReason.MULTICAST),
-        (framed(ip() / TCP(sport=1, dport=2, chksum=1)), DropReason.CHECKSUM),
-        (framed(ip() / ICMP(type=8, chksum=1)), DropReason.CHECKSUM),
-        (framed(ip() / UDP(sport=1, dport=53, chksum=1) / b"x"), DropReason.CHECKSUM),
-        (framed(ip() / ICMP(type=13, ts_ori=0, ts_rx=0, ts_tx=0)), DropReason.ICMP),
-        (framed(ip() / ICMP(type=3, code=3) / bytes(28)), DropReason.ICMP),
-        (framed(ip(FAR6) / Raw(b"")), DropReason.NO_NEXT_HEADER),
+        (NO_OFFLOAD, gate.DropReason.SHORT),
+        (NO_OFFLOAD + b"\x10" * 40, gate.DropReason.VERSION),
+        (udp(to="224.0.0.251"), gate.DropReason.MULTICAST),
+        (udp(to="ff02::fb"), gate.DropReason.MULTICAST),
+        (framed(ip() / TCP(sport=1, dport=2, chksum=1)), gate.DropReason.CHECKSUM),
+        (framed(ip() / ICMP(type=8, chksum=1)), gate.DropReason.CHECKSUM),
+        (framed(ip() / UDP(sport=1, dport=53, chksum=1) / b"x"), gate.DropReason.CHECKSUM),
+        (framed(ip() / ICMP(type=13, ts_ori=0, ts_rx=0, ts_tx=0)), gate.DropReason.ICMP),
+        (framed(ip() / ICMP(type=3, code=3) / bytes(28)), gate.DropReason.ICMP),
+        (framed(ip(FAR6) / Raw(b"")), gate.DropReason.NO_NEXT_HEADER),
     ],
 )
 def test_packet_that_is_for_nobody_is_dropped_and_counted(
-    router: Router, sent: bytes, reason: DropReason
+    router: Router, sent: bytes, reason: gate.DropReason
 ) -> None:
-    assert one(router.on_packet(sent, 0.0)) == Drop(reason)
+    assert one(router.on_packet(sent, 0.0)) == orders.Drop(reason)
 
 
 def test_transport_that_is_not_forwarded_is_answered_by_the_gateway(router: Router) -> None:
@@ -201,22 +170,22 @@ def test_hop_limit_that_is_used_up_is_told_by_the_gateway(router: Router, make: 
     assert (error.src, error[ICMP].type) == (GATEWAY4, 11)
     error = packet_of(router.on_packet(make(hops=1, to=FAR6), 0.0))
     assert (error.src, ICMPv6TimeExceeded in error) == (GATEWAY6, True)
-    assert not isinstance(one(router.on_packet(make(hops=2), 0.0)), WriteCapture)
-    assert one(router.on_packet(tcp("A", hops=1, to=GATEWAY4), 0.0)) == WriteFlow(
+    assert not isinstance(one(router.on_packet(make(hops=2), 0.0)), orders.WriteCapture)
+    assert one(router.on_packet(tcp("A", hops=1, to=GATEWAY4), 0.0)) == orders.WriteFlow(
         tcp("A", hops=1, to=GATEWAY4)
     )
 
 
 def test_hop_limit_of_an_icmp_error_is_told_by_nobody(router: Router) -> None:
     sent = framed(ip(hops=1) / ICMP(type=3) / bytes(28))
-    assert one(router.on_packet(sent, 0.0)) == Drop(DropReason.ICMP)
+    assert one(router.on_packet(sent, 0.0)) == orders.Drop(gate.DropReason.ICMP)
 
 
 # UDP and ICMP.
 
 
 def test_datagram_is_sent_and_answered(router: Router) -> None:
-    assert one(router.on_packet(udp(), 0.0)) == SendDatagram(
+    assert one(router.on_packet(udp(), 0.0)) == orders.SendDatagram(
         Send(1, 4, FAR4, 7, 63, True, b"hello")
     )
     answer = packet_of(router.on_datagram(Deliver(1, FAR4, 7, b"hi"), 0.1))
@@ -229,27 +198,29 @@ def test_fragments_are_put_together_and_served(router: Router) -> None:
     first, last = fragment(ip() / UDP(sport=4000, dport=7) / Raw(bytes(2000)), fragsize=1200)
     assert list(router.on_packet(framed(first), 0.0)) == []
     order = one(router.on_packet(framed(last), 0.1))
-    assert isinstance(order, SendDatagram)
+    assert isinstance(order, orders.SendDatagram)
     assert isinstance(order.message, Send)
     assert order.message.payload == bytes(2000)
 
 
 def test_fragment_of_tcp_is_dropped(router: Router) -> None:
     first = fragment(ip() / TCP(sport=1, dport=2) / Raw(bytes(2000)), fragsize=1200)[0]
-    assert one(router.on_packet(framed(first), 0.0)) == Drop(DropReason.FRAGMENT)
+    assert one(router.on_packet(framed(first), 0.0)) == orders.Drop(gate.DropReason.FRAGMENT)
 
 
 def test_fragment_without_the_rest_is_counted_when_its_time_is_over(router: Router) -> None:
     first = fragment(ip() / UDP(sport=4000, dport=7) / Raw(bytes(2000)), fragsize=1200)[0]
     router.on_packet(framed(first), 0.0)
     assert list(router.expire(TIMEOUT_S)) == []
-    assert list(router.expire(TIMEOUT_S + 1)) == [Drop(DropReason.FRAGMENT, 1)]
+    assert list(router.expire(TIMEOUT_S + 1)) == [orders.Drop(gate.DropReason.FRAGMENT, 1)]
     assert list(router.expire(TIMEOUT_S + 2)) == []
 
 
 def test_ping_is_asked_of_the_client_and_answered(router: Router) -> None:
     sent = framed(ip(hops=9) / ICMP(type=8, id=7, seq=1) / b"who")
-    assert one(router.on_packet(sent, 0.0)) == SendDatagram(Ping(1, 4, FAR4, 8, True, 1, b"who"))
+    assert one(router.on_packet(sent, 0.0)) == orders.SendDatagram(
+        Ping(1, 4, FAR4, 8, True, 1, b"who")
+    )
     assert packet_of(router.on_datagram(Pong(1, 1, 60, FAR4, b"who"), 0.1))[ICMP].type == 0
     assert packet_of(router.on_datagram(Unanswered(1, 1, 11, 0, 0, FAR4), 0.1))[ICMP].type == 11
 
@@ -269,7 +240,7 @@ def test_packet_too_big_is_remembered_for_packets_to_there(router: Router) -> No
 
 
 def test_query_in_a_packet_is_answered_in_a_packet(router: Router, names: Names) -> None:
-    names.configure(Configure(False, ()))
+    names.configure(gate.Configure(False, ()))
     reply = packet_of(router.on_packet(udp(question(), 53, to=GATEWAY4), 0.0))
     assert (reply.src, reply.dst) == (GATEWAY4, APP4)
     assert (reply[UDP].sport, reply[UDP].dport) == (53, 4000)
@@ -277,26 +248,28 @@ def test_query_in_a_packet_is_answered_in_a_packet(router: Router, names: Names)
 
 
 def test_query_on_a_connection_is_answered_there(router: Router, names: Names) -> None:
-    names.configure(Configure(True, ()))
+    names.configure(gate.Configure(True, ()))
     asked = one(router.on_query(question(), Stream(SERVER, 5), 0.0))
-    assert asked == SendClient(Lookup(1, "www.example.com", 1))
-    reply = one(router.on_message(LookedUp(1, Outcome.NX_DOMAIN), 0.1))
-    assert isinstance(reply, ReplyStream)
+    assert asked == orders.SendClient(gate.Lookup(1, "www.example.com", 1))
+    reply = one(router.on_message(gate.LookedUp(1, gate.Outcome.NX_DOMAIN), 0.1))
+    assert isinstance(reply, orders.ReplyStream)
     assert reply.stream == 5
 
 
 def test_query_for_the_former_resolver_is_forwarded(router: Router, names: Names) -> None:
-    names.configure(Configure(False, ("corp.example",)))
+    names.configure(gate.Configure(False, ("corp.example",)))
     asked = one(router.on_query(question("home.arpa"), Stream(SERVER, 5), 0.0))
-    assert isinstance(asked, SendClient)
-    assert isinstance(asked.message, Forward)
+    assert isinstance(asked, orders.SendClient)
+    assert isinstance(asked.message, gate.Forward)
     assert (asked.message.server, asked.message.over_tcp) == (SERVER, True)
-    assert one(router.on_message(Forwarded(1, b"it said"), 0.1)) == ReplyStream(5, b"it said")
+    assert one(router.on_message(gate.Forwarded(1, b"it said"), 0.1)) == orders.ReplyStream(
+        5, b"it said"
+    )
 
 
 def test_pool_is_told_when_it_is_wanted(router: Router) -> None:
-    order = one(router.on_message(PoolWanted(9, ""), 0.0))
-    assert order == SendClient(PoolState(9, SLOTS, 0, 0, "", (), False))
+    order = one(router.on_message(gate.PoolWanted(9, ""), 0.0))
+    assert order == orders.SendClient(gate.PoolState(9, SLOTS, 0, 0, "", (), False))
 
 
 # A client that does not read.
@@ -304,56 +277,58 @@ def test_pool_is_told_when_it_is_wanted(router: Router) -> None:
 
 def test_open_that_was_not_sent_is_forgotten(router: Router) -> None:
     router.on_packet(tcp(), 0.0)
-    assert list(router.on_unsent(Open(1, key(), FAR4, 443), 0.0)) == [Drop(DropReason.CLIENT)]
-    assert one(router.on_packet(tcp(), 1.0)) == SendClient(Open(2, key(), FAR4, 443))
+    assert list(router.on_unsent(gate.Open(1, key(), FAR4, 443), 0.0)) == [
+        orders.Drop(gate.DropReason.CLIENT)
+    ]
+    assert one(router.on_packet(tcp(), 1.0)) == orders.SendClient(gate.Open(2, key(), FAR4, 443))
 
 
 def test_connection_that_was_not_passed_on_is_cancelled(router: Router) -> None:
     router.on_packet(tcp(), 0.0)
-    router.on_message(Opened(1), 0.0)
+    router.on_message(gate.Opened(1), 0.0)
     router.on_accepted(key(), CONNECTION)
-    orders = list(router.on_unsent(Accepted(1), 0.0))
-    assert orders == [Drop(DropReason.CLIENT), Notify(Cancel(1))]
-    assert router.on_accepted(key(), CONNECTION) == ResetSocket(CONNECTION)
+    given = list(router.on_unsent(gate.Accepted(1), 0.0))
+    assert given == [orders.Drop(gate.DropReason.CLIENT), orders.Notify(gate.Cancel(1))]
+    assert router.on_accepted(key(), CONNECTION) == orders.ResetSocket(CONNECTION)
 
 
 def test_question_that_was_not_sent_is_a_failure(router: Router, names: Names) -> None:
-    names.configure(Configure(True, ()))
+    names.configure(gate.Configure(True, ()))
     asked = one(router.on_query(question(), Stream(SERVER, 5), 0.0))
-    assert isinstance(asked, SendClient)
+    assert isinstance(asked, orders.SendClient)
     reply = one(router.on_unsent(asked.message, 0.0))
-    assert isinstance(reply, ReplyStream)
+    assert isinstance(reply, orders.ReplyStream)
     assert dnslib.DNSRecord.parse(reply.message).header.rcode == dnslib.RCODE.SERVFAIL
 
 
 def test_query_that_was_not_forwarded_is_left_to_be_asked_again(
     router: Router, names: Names
 ) -> None:
-    names.configure(Configure(False, ("corp.example",)))
+    names.configure(gate.Configure(False, ("corp.example",)))
     asked = one(router.on_query(question("home.arpa"), Stream(SERVER, 5), 0.0))
-    assert isinstance(asked, SendClient)
+    assert isinstance(asked, orders.SendClient)
     assert list(router.on_unsent(asked.message, 0.0)) == []
-    assert list(router.on_message(Forwarded(1, b"late"), 0.1)) == []
+    assert list(router.on_message(gate.Forwarded(1, b"late"), 0.1)) == []
 
 
 def test_what_nobody_waits_for_needs_nothing_when_it_was_not_sent(router: Router) -> None:
-    assert list(router.on_unsent(Configured(), 0.0)) == []
-    assert list(router.on_message(Configured(), 0.0)) == []
-    assert list(router.on_datagram(Configured(), 0.0)) == []
+    assert list(router.on_unsent(gate.Configured(), 0.0)) == []
+    assert list(router.on_message(gate.Configured(), 0.0)) == []
+    assert list(router.on_datagram(gate.Configured(), 0.0)) == []
 
 
 # Time.
 
 
 def test_everything_ends_in_its_time(router: Router, names: Names) -> None:
-    names.configure(Configure(True, ()))
+    names.configure(gate.Configure(True, ()))
     router.on_packet(tcp(), 0.0)
     list(router.on_packet(udp(), 0.0))
     router.on_packet(framed(ip() / ICMP(type=8, id=7, seq=1)), 0.0)
     router.on_query(question(), Stream(SERVER, 5), 0.0)
     (reply,) = router.expire(WAIT_TIMEOUT_S + 1)
-    assert isinstance(reply, ReplyStream)
-    assert list(router.expire(ONE_WAY_S + 1)) == [Notify(Forget(1))]
-    assert list(router.expire(HOLD_TIMEOUT_S + 1)) == [Notify(Cancel(1))]
+    assert isinstance(reply, orders.ReplyStream)
+    assert list(router.expire(ONE_WAY_S + 1)) == [orders.Notify(Forget(1))]
+    assert list(router.expire(HOLD_TIMEOUT_S + 1)) == [orders.Notify(gate.Cancel(1))]
     late = one(router.on_datagram(Pong(1, 1, 60, FAR4, b""), HOLD_TIMEOUT_S + 1))
-    assert late == Drop(DropReason.LATE_ECHO)
+    assert late == orders.Drop(gate.DropReason.LATE_ECHO)

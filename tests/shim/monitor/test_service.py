@@ -121,9 +121,8 @@ class Conversation:
 
 @pytest.fixture
 def conversation() -> Iterator[Conversation]:
-    one = Conversation()
-    yield one
-    one.close()
+    with closing(Conversation()) as one:
+        yield one
 
 
 def test_hello_is_welcomed(conversation: Conversation) -> None:

@@ -8,6 +8,7 @@ import select
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -105,9 +106,8 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    one = Bench()
-    yield one
-    one.close()
+    with closing(Bench()) as one:
+        yield one
 
 
 def mapped(end: tuple[str, int]) -> tuple[object, ...]:

@@ -6,23 +6,13 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import pytest
 
+from shim.gate import orders
 from shim.gate.io.executor import Executor
-from shim.gate.orders import (
-    Drop,
-    Notify,
-    Order,
-    PassSocket,
-    ReplyStream,
-    ResetSocket,
-    SendClient,
-    SendDatagram,
-    WriteCapture,
-    WriteFlow,
-)
 from shim.protocol.datagrams import Forget, Ping
 from shim.protocol.gate import (
     CLIENT_OF_GATE,
@@ -54,9 +44,9 @@ class Router:
     def cut(self, framed: bytes) -> list[bytes]:
         return framed.split(b"|")
 
-    def on_unsent(self, message: Message, now: float) -> Iterable[Order]:
+    def on_unsent(self, message: Message, now: float) -> Iterable[orders.Order]:
         self.unsent.append(message)
-        return (Drop(DropReason.CLIENT),)
+        return (orders.Drop(DropReason.CLIENT),)
 
 
 @dataclass
@@ -118,8 +108,8 @@ class Bench:
             Counter(),
         )
 
-    def do(self, *orders: Order) -> None:
-        self.executor.execute(orders)
+    def do(self, *given: orders.Order) -> None:
+        self.executor.execute(given)
 
     def heard(self) -> list[Message]:
         """Return all that the client has been told; descriptors are closed."""
@@ -134,7 +124,7 @@ class Bench:
         """Send to the client until it has no more room. Returns how often."""
         count = 0
         while not self.router.unsent:
-            self.do(SendClient(OPEN))
+            self.do(orders.SendClient(OPEN))
             count += 1
         self.router.unsent.clear()
         self.executor.dropped.clear()
@@ -147,9 +137,8 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    one = Bench()
-    yield one
-    one.close()
+    with closing(Bench()) as one:
+        yield one
 
 
 @pytest.fixture
@@ -172,14 +161,14 @@ def is_open(fd: int) -> bool:
 
 
 def test_packets_go_to_the_device_that_is_said(bench: Bench) -> None:
-    bench.do(WriteCapture(b"in"), WriteFlow(b"on"))
+    bench.do(orders.WriteCapture(b"in"), orders.WriteFlow(b"on"))
     assert bench.capture.recv(64) == b"in"
     assert bench.flow.recv(64) == b"on"
     assert not bench.executor.dropped
 
 
 def test_packet_for_a_short_path_is_cut_and_one_for_the_flow_device_is_not(bench: Bench) -> None:
-    bench.do(WriteCapture(b"one|two"), WriteFlow(b"one|two"))
+    bench.do(orders.WriteCapture(b"one|two"), orders.WriteFlow(b"one|two"))
     assert [bench.capture.recv(64) for _ in range(2)] == [b"one", b"two"]
     assert bench.flow.recv(64) == b"one|two"
 
@@ -188,40 +177,45 @@ def test_packet_that_a_device_does_not_take_is_counted_for_that_device(bench: Be
     bench.tap.is_on = True
     bench.capture.close()
     bench.flow.close()
-    bench.do(WriteCapture(b"in"), WriteFlow(b"on"), WriteFlow(b"on"))
+    bench.do(orders.WriteCapture(b"in"), orders.WriteFlow(b"on"), orders.WriteFlow(b"on"))
     assert bench.executor.dropped == {DropReason.CAPTURE_DEVICE: 1, DropReason.FLOW_DEVICE: 2}
     assert bench.tap.copied == []
 
 
 def test_tap_gets_what_applications_get(bench: Bench) -> None:
-    bench.do(WriteCapture(b"before"))
+    bench.do(orders.WriteCapture(b"before"))
     bench.tap.is_on = True
-    bench.do(WriteCapture(b"one|two"), WriteFlow(b"on"))
+    bench.do(orders.WriteCapture(b"one|two"), orders.WriteFlow(b"on"))
     assert bench.tap.copied == [b"one", b"two"]
 
 
 def test_messages_go_over_the_link_that_is_theirs(bench: Bench) -> None:
-    bench.do(SendClient(OPEN), SendDatagram(PING), Notify(Forget(3)), Notify(Cancel(4)))
+    bench.do(
+        orders.SendClient(OPEN),
+        orders.SendDatagram(PING),
+        orders.Notify(Forget(3)),
+        orders.Notify(Cancel(4)),
+    )
     assert bench.heard() == [OPEN, Cancel(4)]
     assert bench.datagrams.sent == [PING]
     assert bench.datagrams.late == [Forget(3)]
 
 
 def test_answer_goes_to_the_connection_of_its_number(bench: Bench) -> None:
-    bench.do(ReplyStream(5, b"answer"))
+    bench.do(orders.ReplyStream(5, b"answer"))
     assert bench.streams.replies == [(5, b"answer")]
 
 
 def test_message_that_the_client_does_not_take_is_told_to_its_decider(bench: Bench) -> None:
     bench.fill()
-    bench.do(SendClient(OPEN))
+    bench.do(orders.SendClient(OPEN))
     assert bench.router.unsent == [OPEN]
     assert bench.executor.dropped == {DropReason.CLIENT: 1}
 
 
 def test_client_that_did_not_read_is_notified_later_in_order(bench: Bench) -> None:
     filled = bench.fill()
-    bench.do(Notify(Cancel(1)), Notify(Cancel(2)))
+    bench.do(orders.Notify(Cancel(1)), orders.Notify(Cancel(2)))
     bench.executor.send_late()
     assert len(bench.heard()) == filled
     bench.executor.send_late()
@@ -232,14 +226,14 @@ def test_client_that_did_not_read_is_notified_later_in_order(bench: Bench) -> No
 def test_client_that_has_gone_is_the_end(bench: Bench) -> None:
     bench.client.close()
     with pytest.raises(LinkClosedError):
-        bench.do(SendClient(OPEN))
+        bench.do(orders.SendClient(OPEN))
 
 
 def test_connection_is_passed_to_the_client_and_closed_here(
     bench: Bench, accepted: tuple[socket.socket, int]
 ) -> None:
     app, connection = accepted
-    bench.do(PassSocket(connection, 7))
+    bench.do(orders.PassSocket(connection, 7))
     assert not is_open(connection)
     received = bench.client.receive()
     assert received is not None
@@ -255,7 +249,7 @@ def test_connection_that_the_client_does_not_take_is_reset(
 ) -> None:
     app, connection = accepted
     bench.fill()
-    bench.do(PassSocket(connection, 7))
+    bench.do(orders.PassSocket(connection, 7))
     assert bench.router.unsent == [Accepted(7)]
     assert not is_open(connection)
     with pytest.raises(ConnectionResetError):
@@ -266,7 +260,7 @@ def test_connection_that_nobody_asked_for_is_reset(
     bench: Bench, accepted: tuple[socket.socket, int]
 ) -> None:
     app, connection = accepted
-    bench.do(ResetSocket(connection))
+    bench.do(orders.ResetSocket(connection))
     assert not is_open(connection)
     with pytest.raises(ConnectionResetError):
         app.recv(64)
@@ -274,7 +268,11 @@ def test_connection_that_nobody_asked_for_is_reset(
 
 def test_drops_are_reported_once(bench: Bench) -> None:
     bench.executor.report()
-    bench.do(Drop(DropReason.SHORT), Drop(DropReason.FRAGMENT, 3), Drop(DropReason.SHORT))
+    bench.do(
+        orders.Drop(DropReason.SHORT),
+        orders.Drop(DropReason.FRAGMENT, 3),
+        orders.Drop(DropReason.SHORT),
+    )
     bench.executor.report()
     bench.executor.report()
     (told,) = bench.heard()
@@ -284,7 +282,7 @@ def test_drops_are_reported_once(bench: Bench) -> None:
 
 def test_drops_that_the_client_did_not_hear_of_are_kept(bench: Bench) -> None:
     bench.fill()
-    bench.do(Drop(DropReason.SHORT))
+    bench.do(orders.Drop(DropReason.SHORT))
     bench.executor.report()
     assert Dropped not in map(type, bench.heard())
     bench.executor.report()

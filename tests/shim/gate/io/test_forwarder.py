@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import pytest
@@ -66,9 +67,8 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    one = Bench()
-    yield one
-    one.close()
+    with closing(Bench()) as one:
+        yield one
 
 
 def packets(device: socket.socket) -> list[bytes]:
