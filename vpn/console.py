@@ -1,4 +1,4 @@
-"""How a line reaches the user or the log, some of it in others' words."""
+"""Messages to the user or the log: lines on standard error, untrusted words in them printable."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from vpn.text import printable
 
 
 def say(line: str) -> None:
-    """Say one line. What nobody can be told, as on a full disk, is lost."""
+    """Print a message on one line. An error of the write, as on a full disk, is ignored."""
     with suppress(OSError):
         print(f"overlay-vpn: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)

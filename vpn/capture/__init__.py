@@ -1,1 +1,1 @@
-"""What `capture` makes of packets: lines for people, a file for programs, a choice among them."""
+"""The output of `capture`: lines for people, files for programs, and the filter of packets."""

@@ -1,4 +1,4 @@
-"""Which packets a user wants to see: a few words, joined by `and`. Pure."""
+"""The filter of `capture`: terms joined by `and`. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vpn.capture.headers import ICMP, ICMPV6, TCP, UDP, Headers
 from vpn.errors import UsageError
 
 Term = Callable[[Headers, str], bool]
-"""Something that is true of a packet or not, given its headers and the name of its far end."""
+"""A predicate of a packet: of its headers and the name of its far end."""
 
 _DNS_PORT: Final = 53
 _PROTOCOLS: Final[dict[str, Term]] = {
@@ -26,12 +26,12 @@ _PROTOCOLS: Final[dict[str, Term]] = {
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A packet is wanted if all terms are true of it."""
+    """A conjunction of terms."""
 
     terms: tuple[Term, ...]
 
     def matches(self, headers: Headers | None, name: str) -> bool:
-        """Say whether a packet is wanted. What nobody can read is wanted if everything is."""
+        """Return whether all terms are true of a packet. One without headers matches no term."""
         if headers is None:
             return not self.terms
         return all(term(headers, name) for term in self.terms)

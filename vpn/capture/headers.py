@@ -1,4 +1,4 @@
-"""Reads of a captured packet what a line or a filter needs. Pure, and total: any bytes will do.
+"""The headers of a captured packet, for lines and filters. Pure, and total: any bytes will do.
 
 IP (RFC 791, RFC 8200) with a bounded walk of extension headers, and the first octets of TCP, UDP
 and ICMP. What is not there, in a fragment or a packet that was cut off, is left empty.

@@ -1,4 +1,4 @@
-"""Writes capture files: PCAP Next Generation (draft-ietf-opsawg-pcapng). Pure.
+"""The blocks of a capture file: PCAP Next Generation (draft-ietf-opsawg-pcapng). Pure.
 
 One section, one interface, and a block for each packet. A file is valid wherever it ends between
 two blocks. Sections below are those of the draft; everything is little-endian, which it allows.

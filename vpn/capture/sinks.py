@@ -1,4 +1,4 @@
-"""Where captured packets go: into a file, or onto the screen."""
+"""The sinks of captured packets: a capture file, or lines on the screen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vpn.text import printable
 
 
 class Sink(Protocol):
-    """Takes packets."""
+    """A sink of captured packets."""
 
     def write(self, packet: Copied, headers: Headers | None, dropped: int) -> None:
         """Take a packet; `dropped` were lost before it. Raises OSError, OverlayError."""
@@ -24,7 +24,7 @@ class Sink(Protocol):
 
 
 class Lines:
-    """A line of text for each packet."""
+    """Prints a line of text for each packet."""
 
     def write(self, packet: Copied, headers: Headers | None, dropped: int) -> None:
         """Print a packet. Raises OSError."""

@@ -1,1 +1,1 @@
-"""Which destinations are allowed, and the report of what was decided."""
+"""Rules about destinations, and the report of what they decided."""

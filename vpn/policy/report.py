@@ -1,4 +1,4 @@
-"""What a command contacted or was denied, as the JSON document of `--report`. Pure.
+"""The report of a run (`--report`): the hosts it contacted or was denied, as JSON. Pure.
 
 Theory of operation
 -------------------
@@ -32,7 +32,7 @@ MAX_ENDPOINTS: Final = 10_000
 
 
 class Outcome(StrEnum):
-    """What became of a flow."""
+    """The result of a flow."""
 
     OPENED = "opened"
     REFUSED = "refused"
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How much there was of something.
+    """Counts of lookups, flows and bytes.
 
     `flows` that have no outcome were given up by the application or not answered before the end.
     `bytes_up` went to the far end. `first` and `last` are the times of the first and last event.
@@ -72,7 +72,7 @@ class Contact(Counts, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """The report of one run. `overflow` is what the contacts do not hold, if that is anything."""
+    """The report of one run. `overflow` counts what has no contact; None if there is nothing."""
 
     schema: Literal[1]
     start: float

@@ -1,4 +1,4 @@
-"""Which destinations a command may reach: the rules of `--allow` and `--deny`. Pure.
+"""The rules of `--allow` and `--deny`: the destinations that a command may reach. Pure.
 
 Theory of operation
 -------------------
@@ -67,7 +67,7 @@ _Address = IPv4Address | IPv6Address
 
 
 class Action(StrEnum):
-    """What a rule does; the value is the name of its option."""
+    """The effect of a rule; the value is the name of its option."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -105,13 +105,13 @@ class Rule:
     ports: range | None
 
     def covers_port(self, port: int) -> bool:
-        """Say whether the rule is about this port."""
+        """Return whether the rule is about this port."""
         return self.ports is None or port in self.ports
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a destination, and why: the text of a rule, DEFAULT or NO_DESTINATION."""
+    """Whether a destination is allowed, and why: the text of a rule, DEFAULT or NO_DESTINATION."""
 
     allowed: bool
     rule_text: str
@@ -216,7 +216,7 @@ def _read(host: str) -> Labels | _Address | None:
 
 
 def _covers(rule: Rule, destination: Labels | _Address) -> bool:
-    """Say whether the rule is about this destination, on whatever port."""
+    """Return whether the rule is about this destination, on whatever port."""
     match rule.pattern:
         case Everything():
             return True

@@ -1,4 +1,4 @@
-"""Joins two duplex transports, so that what TCP does at one end happens at the other.
+"""A pump: two duplex transports joined, so that what TCP does at one end happens at the other.
 
 Theory of operation
 -------------------

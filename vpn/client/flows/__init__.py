@@ -1,1 +1,1 @@
-"""The flows of one tunnel: TCP, UDP and echo, each opened at the far end."""
+"""The flows of one tunnel: TCP, UDP and ICMP echo, each opened at the far end."""

@@ -1,10 +1,10 @@
-"""Pings of the gate become requests to our server, over one channel, and its answers come back.
+"""ICMP echo of a tunnel: the gate's pings, carried to the echo service over one channel, and back.
 
-The rules of the user are asked once for a query (the pinging of one host by one program); what they
-forbid never leaves. The channel is opened with the first ping, and again when it was lost. Why it
-cannot be opened is said at once: another server has no such service (prohibited), there is no
-session now (net unreachable). Nothing waits for a peer that does not read, and nothing is sent
-again: a ping that is late says so.
+A query, the pinging of one host by one program (RFC 5508), is admitted once (`admission`); what is
+forbidden never leaves. The channel is opened with the first ping, and again after it was lost. If
+it cannot be opened, the gate is told why at once: another server has no such service (prohibited),
+or there is no session now (net unreachable). What the session does not take now is lost, and
+nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vpn.protocol.services import ECHO
 
 MAX_QUERIES: Final = 1024
 MAX_WAITING: Final = 64
-"""Pings that wait for the channel to open."""
+"""Pings kept until the channel is open."""
 
 _NO_PORT: Final = 0
 _HOPS_OF_OUR_OWN: Final = 64
@@ -35,7 +35,7 @@ _HOPS_OF_OUR_OWN: Final = 64
 
 @dataclass(slots=True)
 class _Query:
-    """The pinging of one host. `has_result` says that the report has what became of it."""
+    """The pinging of one host. `has_result` says that its result is in the report."""
 
     admission: Admission
     family: int
@@ -43,12 +43,12 @@ class _Query:
 
     @property
     def host(self) -> str:
-        """The host, in the words of the gate."""
+        """The host as the gate names it."""
         return self.admission.destination.host
 
     @property
     def target(self) -> str:
-        """The host, as the server is asked for it."""
+        """The host as the server is asked for it: the address of a static name."""
         return self.admission.host
 
 
@@ -64,13 +64,13 @@ class Echo:
         self._waiting: list[Ping] = []
 
     def on_ping(self, ping: Ping) -> None:
-        """An application pings."""
+        """An application has sent an echo request."""
         query = self._query(ping)
         failure = query.admission.failure
         if failure is not None and query.admission.is_forbidden:
             self._refuse(ping, failure)
         elif query.admission.exit == "loopback":
-            # A name that stands for this machine: it is there, and so is the gate.
+            # The host stands for this machine, which is there.
             self._on_result(query, None)
             self._send(Pong(ping.query, ping.sequence, _HOPS_OF_OUR_OWN, ping.host, ping.payload))
         elif self._channel is not None:
@@ -81,14 +81,14 @@ class Echo:
                 self._opening = asyncio.create_task(self._open())
 
     def close(self) -> None:
-        """Ask for nothing any more."""
+        """Close the channel."""
         if self._opening is not None:
             self._opening.cancel()
         if self._channel is not None:
             self._channel.end()
 
     def _query(self, ping: Ping) -> _Query:
-        """Return what is known of a query; whether it is admitted is asked when it is new."""
+        """Return the query of a ping; a new one is admitted, or not."""
         query = self._queries.get(ping.query)
         if query is None or query.host != ping.host:
             admission = self._egress.admit(Destination("icmp", ping.host, _NO_PORT))
@@ -127,7 +127,7 @@ class Echo:
             self._send(Unanswered(ping.query, ping.sequence, *error, 0, ""))
 
     def _on_message(self, message: bytes) -> None:
-        """Take what the server says. Raises ValueError if that is no message."""
+        """Pass a message of the server on. Raises ValueError if it is none."""
         answer = echo.decode_answer(message)
         query = self._queries.get(answer.query)
         if query is None or query.admission.is_forbidden:
@@ -151,7 +151,7 @@ class Echo:
             self._egress.on_result(query.admission.destination, failure)
 
     def _on_channel_end(self) -> None:
-        """Be without a channel, until the next ping."""
+        """Have the next ping open another channel."""
         self._channel = None
 
 

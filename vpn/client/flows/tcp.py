@@ -1,10 +1,10 @@
-"""Flows of the gate become channels of the session.
+"""The TCP flows of a tunnel: for each of the gate's, a channel of the session.
 
 A flow is opened at the far end before its handshake is completed here, so what the application
 sees is what the far end saw. The socket comes later and is joined to the channel that waits.
 
-A gate that was killed is followed by one that knows nothing, and is told what there is. Openings
-that the one before had asked for are void: it took the packets that waited for them with it.
+A gate that replaces a killed one knows nothing, and is told which flows there are. Openings that
+the old one had asked for are void: the packets that waited for them are gone with it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ REASONS: Final = {
 
 
 class Opener(Protocol):
-    """Whatever opens channels."""
+    """A way to open channels."""
 
     async def open(self, host: str, port: int) -> Pump:
         """Return a pump whose far side is the channel. Raises OpenFailed."""
@@ -69,7 +69,7 @@ class Opener(Protocol):
 
 @dataclass(slots=True)
 class Counters:
-    """What has happened so far. `active` flows have a socket."""
+    """Counts since the tunnel was made. `active` flows have a socket."""
 
     active: int = 0
     opened: int = 0
@@ -82,7 +82,7 @@ class Counters:
 
 @dataclass(slots=True)
 class _Opening:
-    """A flow that the far end is asked for."""
+    """A flow that the far end has not opened yet."""
 
     asked: Open
     since: float
@@ -113,9 +113,9 @@ class Flows:
         self.counters = Counters()
 
     def on_open(self, message: Open) -> None:
-        """An application wants to connect. Refused if its socket could find no descriptor here.
+        """An application connects. Refused if there is no descriptor left for its socket.
 
-        A message whose descriptor has no room is a broken one, and would end the link (unix(7)).
+        A message whose descriptor finds no room is truncated, and would end the link (unix(7)).
         """
         if len(self._opening) + len(self._flows) >= self._most:
             self.counters.refused += 1
@@ -127,7 +127,7 @@ class Flows:
         task.add_done_callback(lambda _: self._opening.pop(message.flow, None))
 
     def on_cancel(self, message: Cancel) -> None:
-        """It has given up."""
+        """The application has given up."""
         opening = self._opening.get(message.flow)
         if opening is not None:
             opening.task.cancel()
@@ -136,8 +136,8 @@ class Flows:
             opened.pump.abort()
 
     def on_accepted(self, flow: int, fd: int) -> None:
-        """It is connected: `fd` is its socket."""
-        # Said, not asked of the kernel: the gate's listener is dual-stack TCP.
+        """The application is connected: `fd` is the socket that its connection ends at."""
+        # Given, not read from the kernel: the gate's listener is dual-stack TCP.
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
         opened = self._flows.get(flow)
         if opened is None:
@@ -154,7 +154,7 @@ class Flows:
 
     @property
     def sent_bytes(self) -> int:
-        """How much has gone into the session."""
+        """Bytes that have gone into the session."""
         live = (flow.pump for flow in self._flows.values())
         return self.counters.bytes_up + sum(pump.bytes_up - pump.unsent for pump in live)
 
@@ -187,7 +187,7 @@ class Flows:
             opened.pump.abort()
 
     def on_started(self) -> None:
-        """A gate has followed another: tell it which flows there are."""
+        """A gate has replaced another: tell it which flows there are."""
         for opening in list(self._opening.values()):
             opening.task.cancel()
         known = [
@@ -242,7 +242,7 @@ class Flows:
         self._on_closed(flow)
 
     def _on_closed(self, flow: int) -> None:
-        """Tell the gate soon: nobody waits for it, and many ends make one message."""
+        """Tell the gate a little later: it is not urgent, and many flows make one message."""
         if not self._closed:
             asyncio.get_running_loop().call_later(CLOSED_AFTER_S, self._send_closed)
         self._closed.append(flow)
@@ -267,7 +267,7 @@ def _state_of(flow: _Flow) -> FlowState:
 
 
 def source_of(key: bytes) -> tuple[str, int]:
-    """Return the source address and port that a key says; ("", 0) if it is none.
+    """Return the source address and port in a flow's key; ("", 0) if it is no key.
 
     A key is source and destination address and port in network order (`shim.protocol.gate`).
     """
@@ -277,7 +277,7 @@ def source_of(key: bytes) -> tuple[str, int]:
 
 
 def idle_ms(sock: socket.socket) -> int:
-    """Return how long a TCP socket has neither sent nor received data; the kernel knows."""
+    """Return how long a TCP socket has neither sent nor received data, by TCP_INFO (tcp(7))."""
     with suppress(OSError):  # it has just been closed
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
         sent_ms, received_ms = _LAST_DATA.unpack(info)

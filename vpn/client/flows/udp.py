@@ -1,4 +1,4 @@
-"""UDP of the gate becomes associations with our server, and its answers come back.
+"""The UDP associations of a tunnel: the gate's datagrams, carried to the UDP service and back.
 
 Theory of operation
 -------------------
@@ -6,17 +6,17 @@ An association begins with the first datagram that the gate has for it, as a cha
 of its family, and lasts until the gate says `Forget`, the session ends, or another gate follows.
 Nothing of it is carried over: the next datagram begins it anew, from another port of the far end.
 
-The rules of the user are asked once for each destination of an association; what they forbid never
-leaves, and is answered as a closed port is, so that applications go on to something that works. So
-is everything where the server has no such service, as any other sshd. Without a session the network
-is unreachable. What cannot be sent now is lost, as on any wire: only while the channel opens do
-datagrams wait, up to `MAX_WAITING_BYTES`.
+Each destination of an association is admitted once (`admission`). What is forbidden never leaves,
+and is answered as a closed port is, so that applications try something else. So is everything if
+the server has no UDP service, as any other sshd; that, and whether there is a session, is found out
+by opening the channel. Without a session the network is unreachable. What cannot be sent now is
+lost, as on any wire: only while the channel opens do datagrams wait, up to `MAX_WAITING_BYTES`.
 
-What carries the messages of an association is not its business; a `MessageChannel` does. What
-the server says is passed on to the gate, which takes answers only from whom it may.
+A `MessageChannel` carries the messages of an association. Answers of the server are passed on to
+the gate, which accepts those that the application may get.
 
 Bounds: `MAX_ASSOCIATIONS`, as at the gate; `MAX_DESTINATIONS` each, of which the oldest is
-forgotten, and judged again.
+forgotten, and admitted anew if it comes again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _AS_CLOSED_PORT: Final = (Failure.POLICY, Failure.UNSUPPORTED)
 
 
 class Egress(Protocol):
-    """What associations need of the way out."""
+    """The part of `egress.Egress` that associations use."""
 
     def admit(self, destination: Destination) -> Admission:
         """Return what becomes of datagrams to a destination."""
@@ -69,11 +69,11 @@ class Egress(Protocol):
 
 @dataclass(slots=True)
 class _Peer:
-    """Whom an application sends to, and what has gone there and come from there."""
+    """A destination of an association, with the bytes sent to it and received from it."""
 
     admission: Admission
     has_result: bool
-    """Whether the report has what became of it."""
+    """Whether its result is in the report."""
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -106,7 +106,7 @@ class Associations:
         association.send(message)
 
     def on_forget(self, message: Forget) -> None:
-        """It is done with an association."""
+        """The application's socket is closed, or idle for too long."""
         association = self._associations.get(message.association)
         if association is not None:
             association.close()
@@ -116,15 +116,13 @@ class Associations:
         for association in list(self._associations.values()):
             association.close()
 
-    # For associations.
-
     @property
     def egress(self) -> Egress:
-        """The way out."""
+        """Where associations are admitted and opened."""
         return self._egress
 
     def tell(self, message: Message) -> None:
-        """Tell the gate."""
+        """Send a message to the gate, or lose it."""
         self._send(message)
 
     def forget(self, number: int) -> None:
@@ -133,7 +131,7 @@ class Associations:
 
 
 class Association:
-    """One local socket, and what carries its messages."""
+    """The association of one local socket, with its channel."""
 
     def __init__(self, number: int, family: Literal[4, 6], all_of_them: Associations) -> None:
         self._number = number
@@ -141,7 +139,7 @@ class Association:
         self._all = all_of_them
         self._peers: dict[tuple[str, int], _Peer] = {}
         self._origins: dict[tuple[str, int], tuple[str, int]] = {}
-        """Whom the application meant, by where that is, for those that are elsewhere."""
+        """The destinations of the application, by where their datagrams go if that is elsewhere."""
         self._waiting: list[tuple[_Peer, udp.Send]] = []
         self._waiting_bytes = 0
         self._channel: MessageChannel | None = None
@@ -153,7 +151,7 @@ class Association:
         return self._channel is not None
 
     def send(self, message: Send) -> None:
-        """Send a datagram, let it wait, or say why not."""
+        """Send a datagram, keep it until the channel is open, or tell the gate of its refusal."""
         peer = self._peer(message.host, message.port)
         admission = peer.admission
         if admission.is_forbidden:
@@ -171,7 +169,7 @@ class Association:
         self._waiting.append((peer, sent))
 
     def on_message(self, message: bytes) -> None:
-        """Take what the server says. Raises ValueError if that is no message."""
+        """Pass a message of the server on. Raises ValueError if it is none."""
         answer = udp.decode_answer(message)
         where = (answer.host, answer.port)
         host, port = self._origins.get(where, where)
@@ -187,7 +185,7 @@ class Association:
         )
 
     def close(self) -> None:
-        """End it; harmless when ended."""
+        """Close the association; harmless when closed."""
         self._opening.cancel()
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -233,7 +231,7 @@ class Association:
         self._on_result(peer, None)
 
     def _peer(self, host: str, port: int) -> _Peer:
-        """Return what is known of a peer; whether it is admitted is asked when it is new."""
+        """Return a destination of the association; a new one is admitted, or not."""
         peer = self._peers.get((host, port))
         if peer is not None:
             return peer
@@ -254,7 +252,7 @@ class Association:
         self._report_bytes(peer)
 
     def _say(self, peer: _Peer, failure: Failure | None) -> None:
-        """Tell the application why its datagram went nowhere."""
+        """Report a failure to the application, as the ICMP error of it."""
         self._on_result(peer, failure)
         if failure is None:
             return

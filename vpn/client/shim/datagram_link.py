@@ -18,7 +18,7 @@ _BURST: Final = 64
 
 
 class DatagramLink:
-    """A link to the gate of the moment, made anew for each gate."""
+    """The link to the current gate, made anew for each gate."""
 
     def __init__(
         self, on_message: Callable[[Message], None], on_violation: Callable[[], None]
