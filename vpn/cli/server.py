@@ -1,4 +1,4 @@
-"""`overlay-vpn server`: serve clients until told to end."""
+"""`overlay-vpn server`: serve clients until a signal ends it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What users write: targets, routes, forwards, settings and profiles."""
+"""The configuration that users write: targets, routes, forwards and settings."""

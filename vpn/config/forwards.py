@@ -1,4 +1,4 @@
-"""What a user writes to make ports and names of one side known to the other. Pure."""
+"""The arguments of `--publish` and `--host`, and destinations, as users write them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpn.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A port of the command that is reachable on this machine."""
+    """A port of the command that is reachable at an address and port of this machine."""
 
     address: str
     port: int
@@ -58,7 +58,7 @@ def parse_host(text: str) -> tuple[str, tuple[str, int]]:
 
 
 def address_of(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the address that a host is, None if it is a name."""
+    """Return a host as an address, None if it is a name."""
     try:
         return ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where things of the user are, unless told otherwise (XDG Base Directory Specification)."""
+"""The default paths of a user's files (XDG Base Directory Specification)."""
 
 from __future__ import annotations
 

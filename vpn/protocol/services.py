@@ -1,4 +1,4 @@
-"""The reserved destinations by which a client asks our own server for services.
+"""The reserved destinations: names and ports behind which a server of ours has its services.
 
 They are ordinary `direct-tcpip` destinations, so no new channel type is needed and another sshd
 simply refuses them; `.internal` is reserved for private use and never resolves.

@@ -1,1 +1,1 @@
-"""The server: channels become connections of this machine."""
+"""The server: opens connections of this machine for the channels of its clients."""

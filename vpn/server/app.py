@@ -1,4 +1,4 @@
-"""The composition root of a server: one listener, one identity, one way out."""
+"""The composition root of a server: a listener, the SSH sessions, the dialer and the services."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ class Server:
 
     @property
     def address(self) -> Address:
-        """Where it listens; the port is the real one."""
+        """The address it listens on; the port is the bound one."""
         return self._listener.address
 
     @property
     def flow_count(self) -> int:
-        """How many flows are open, or being opened."""
+        """The number of flows that are open, or being opened."""
         return self._acceptor.flow_count
 
     async def close(self, drain_s: float = 0.0) -> None:
-        """Let nobody in, wait up to `drain_s` for the flows to end, then end everything."""
+        """Accept no more, wait up to `drain_s` for the flows to end, then end everything."""
         await self._acceptor.close(drain_s)
         await self._listener.close()
         self._close_services()

@@ -1,4 +1,4 @@
-"""Connects to a destination for a client, and says honestly why it could not.
+"""The dialer of the server: resolves a destination, connects, and reports the failure if it cannot.
 
 The addresses of a name are tried as RFC 8305 says: families take turns, the next attempt starts
 250 ms after the one before or when that one fails. Of several errors the one that says most
@@ -91,7 +91,7 @@ class Dialer:
         return found
 
     def close(self) -> None:
-        """Start no more look-ups; those that run end by themselves."""
+        """Start no more look-ups; those that run end on their own."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,9 +1,9 @@
-"""What a server needs of the machine and would otherwise miss only when a client asks for it.
+"""The check before a server starts that files and modules are there which it uses only later.
 
 In a root of its own (systemd.exec(5), RootDirectory=) each of these is a bind that is easily
-forgotten, and a server without it runs and is wrong in silence. Not here. Neither the CA
-certificates of the machine nor its user database is used. A library is missed by the loader and by
-`import`, which are loud, but for those modules without which the standard library makes do.
+forgotten, and a server without it would start and give wrong answers. Neither the CA certificates
+of the machine nor its user database is used. The loader and `import` report a library that is
+missing, except for the modules that the standard library can do without.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SSH over one duplex stream: client session, server session, failures on the wire.
+"""SSH over one duplex stream: sessions of both sides, host keys, logins, failures on the wire.
 
 asyncssh looks for two optional libraries when it is imported, and the standard library's way to
 look is to run ldconfig, the C compiler and the linker (ctypes.util). Programs of ours run no

@@ -1,4 +1,4 @@
-"""How both sides name their software in the version exchange (RFC 4253, section 4.2)."""
+"""The software version that both sides send first (RFC 4253, section 4.2)."""
 
 from __future__ import annotations
 

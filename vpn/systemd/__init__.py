@@ -1,1 +1,1 @@
-"""The systemd units: rendered for this installation, installed, and held against what they need."""
+"""The systemd units: rendered for this installation, installed, and checked."""

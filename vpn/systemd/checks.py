@@ -1,4 +1,4 @@
-"""What is wrong with the installed units, drop-ins included: one line for each thing."""
+"""The checks of the installed units, drop-ins included: one line for each problem."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SPECIAL: Final = {
 
 
 def problems(place: Place, kind: str) -> list[str]:
-    """Return what keeps a service from starting, or from doing its work.
+    """Return the problems that keep a service from starting or from working.
 
-    Raises ConfigurationError if a unit cannot be read, OverlayError if nothing can be said.
+    Raises ConfigurationError if a unit cannot be read, OverlayError if they cannot be checked.
     """
     found: list[str] = []
     for name in UNITS[kind]:
@@ -44,7 +44,7 @@ def problems(place: Place, kind: str) -> list[str]:
 
 
 def of_interpreter(name: str, unit: Unit) -> Iterator[str]:
-    """A unit may belong to another installation, or to one that is gone."""
+    """Yield a problem if the unit runs another interpreter, or one that is gone."""
     python = unit.interpreter
     if python in (None, closure.interpreter()):
         return
@@ -55,7 +55,7 @@ def of_interpreter(name: str, unit: Unit) -> Iterator[str]:
 
 
 def of_root(name: str, unit: Unit, needs: list[closure.Need]) -> Iterator[str]:
-    """Each thing that has to be bound, with what needs it."""
+    """Yield each path that has to be bound, with what needs it."""
     binds, told = unit.binds, set()
     for need in needs:
         path = closure.missing(need.path, binds)
@@ -68,7 +68,7 @@ def of_root(name: str, unit: Unit, needs: list[closure.Need]) -> Iterator[str]:
 
 
 def of_credentials(name: str, unit: Unit, place: Place) -> Iterator[str]:
-    """Each file that systemd has to read before the start."""
+    """Yield each credential that systemd cannot read before the start."""
     for path in unit.credentials:
         with suppress(PermissionError):  # it is not ours to read, but systemd's
             if not place.of(Path(path)).exists():
@@ -76,7 +76,7 @@ def of_credentials(name: str, unit: Unit, place: Place) -> Iterator[str]:
 
 
 def of_resolvers(name: str, unit: Unit, resolvers: Iterable[str]) -> Iterator[str]:
-    """Each resolver that a unit with an address list may not ask."""
+    """Yield each resolver that IPAddressAllow= of a unit leaves out."""
     for resolver in _denied(unit, resolvers):
         yield (
             f"the resolver {resolver} may not be asked by {name}: add "
@@ -85,7 +85,7 @@ def of_resolvers(name: str, unit: Unit, resolvers: Iterable[str]) -> Iterator[st
 
 
 def of_server(name: str, unit: Unit, addresses: Iterable[str]) -> Iterator[str]:
-    """Each address of the server that a unit with an address list may not reach."""
+    """Yield each address of the server that IPAddressAllow= of a unit leaves out."""
     for address in _denied(unit, addresses):
         yield (
             f"the server {address} may not be reached by {name}: add "

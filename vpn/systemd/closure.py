@@ -1,4 +1,4 @@
-"""What the server of this installation needs in its root, and what of it is not there.
+"""The files that a server of this installation needs in its root, and those that are missing.
 
 Theory of operation
 -------------------
@@ -34,7 +34,7 @@ _MAX_LINKS: Final = 40  # path_resolution(7)
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A path that must be there, and what for."""
+    """A path that must be in the root, and what needs it."""
 
     path: str
     reason: str

@@ -1,4 +1,4 @@
-"""Puts the units in place, and takes them away: only what is ours, and never what was changed.
+"""The installer of the units: writes and removes our files, never one that a user has changed.
 
 The first line of an installed file holds the checksum of the rest. A file without it, or with
 another one, is an administrator's: it is left as it is, and that is said. A directory of drop-ins

@@ -1,4 +1,4 @@
-"""Tells a service manager how we are: sd_notify(3), without its library.
+"""Notifications to the service manager: sd_notify(3), without its library.
 
 A message is `NAME=value` lines in one datagram to the socket that `NOTIFY_SOCKET` names; a name
 that starts with `@` is in the abstract namespace (unix(7)). Nobody is told where there is no
@@ -20,14 +20,14 @@ _ALIVE: Final = "WATCHDOG=1"
 
 
 def status(text: str) -> str:
-    """Return the line that says in words how we are; a message knows no other line end."""
+    """Return the STATUS= line of a text; a message has no other line end."""
     return f"STATUS={' '.join(text.split())}"
 
 
 def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
-    """Return how often a sign of life is due: half of what is waited for (sd_watchdog_enabled(3)).
+    """Return the interval of WATCHDOG=1, half the time-out (sd_watchdog_enabled(3)).
 
-    None if nobody waits for one, or for one of another process.
+    None if the manager expects none, or expects it of another process.
     """
     try:
         waits_us = int(environment.get("WATCHDOG_USEC", ""))
@@ -38,7 +38,7 @@ def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
 
 
 class Notifier:
-    """The way to the service manager of this process, if it has one."""
+    """The notification socket of the service manager, if there is one."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         path = environment.get("NOTIFY_SOCKET", "")
@@ -56,7 +56,7 @@ class Notifier:
             sock.sendto("\n".join(lines).encode(), self._address)
 
     def keep_alive(self) -> None:
-        """Send signs of life for as long as the running event loop turns."""
+        """Send WATCHDOG=1 for as long as the event loop runs."""
         if self._alive_every_s is not None:
             self.send(_ALIVE)
             asyncio.get_running_loop().call_later(self._alive_every_s, self.keep_alive)

@@ -1,4 +1,4 @@
-"""`python -I -B -m vpn.systemd.probe`: what a server loads, as one JSON document.
+"""`python -I -B -m vpn.systemd.probe`: the modules and libraries of a server as JSON.
 
 A server and a session with it are run in this process, over memory, and then the kernel and the
 interpreter are asked what that took (proc(5), maps). Nothing is guessed from names of packages.
@@ -24,7 +24,7 @@ _MODULES: Final = (
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """Where modules are looked for, where they were found, and all shared objects."""
+    """The search path of modules, their files, and all shared objects."""
 
     path: tuple[str, ...]
     modules: tuple[str, ...]

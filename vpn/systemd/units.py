@@ -1,4 +1,4 @@
-"""The units that are shipped, and what a unit file says: text in, values out (systemd.syntax(7)).
+"""The units that are shipped, and the settings of a unit file (systemd.syntax(7)). Pure parsing.
 
 The shipped files are complete for an installation in /opt/overlay-vpn, with all of /usr in the
 root of the server. For another installation they are rendered: its interpreter takes the place of
@@ -62,7 +62,7 @@ def is_home(path: str) -> bool:
 
 
 class Unit:
-    """What a unit file and its drop-ins say, in the order in which they apply."""
+    """The settings of a unit file and its drop-ins, in the order in which they apply."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._values: dict[str, list[str]] = {}
@@ -79,7 +79,7 @@ class Unit:
             self._values.pop(key, None)  # of a list: what stood before does not count
 
     def values(self, key: str) -> list[str]:
-        """Return what a setting was set to, each time."""
+        """Return all values of a setting, in order."""
         return self._values.get(key, [])
 
     def words(self, key: str) -> list[str]:
@@ -94,7 +94,7 @@ class Unit:
 
     @property
     def has_root(self) -> bool:
-        """Whether it runs in a root of its own."""
+        """Whether it has RootDirectory=."""
         return "RootDirectory" in self._values
 
     @property

@@ -1,4 +1,4 @@
-"""The error queue of a socket: ICMP errors about what it has sent, and who reports them.
+"""The error queue of a socket: ICMP errors about what it has sent, with their senders.
 
 Errors of routers come by it, with the address that the packet was for and the start of its payload
 (ip(7), IP_RECVERR; ipv6(7), IPV6_RECVERR). So do errors of this machine: a packet that is too big

@@ -1,4 +1,4 @@
-"""The reserved destinations, `*.overlay-vpn.internal`: a table of names and who answers there."""
+"""The table of services: a handler for each reserved destination, `*.overlay-vpn.internal`."""
 
 from __future__ import annotations
 

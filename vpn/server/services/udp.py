@@ -132,7 +132,7 @@ class _Name:
 
 
 class Association:
-    """A socket here, for one of a client's applications; whatever carries its messages."""
+    """A socket of this machine for one local socket of a client's application."""
 
     def __init__(
         self,
@@ -153,10 +153,10 @@ class Association:
         self._loop = asyncio.get_running_loop()
         self.last = self._loop.time()
         self.on_expired: Callable[[], None] = self.close
-        """Called when it has been idle for too long; to close it is left to whoever carries it."""
+        """Called when it has been idle for too long, to end the channel with it."""
 
     def expire(self) -> None:
-        """End for lack of use."""
+        """End it because it is idle."""
         self.on_expired()
 
     def on_message(self, message: bytes) -> None:
@@ -181,11 +181,11 @@ class Association:
             self._send(sent, str(address))
 
     def pause(self) -> None:
-        """Leave what comes in the socket: the client does not take it."""
+        """Leave datagrams in the socket: the channel to the client is full."""
         self._service.watch(self._sock, is_read=False)
 
     def resume(self) -> None:
-        """Pass it on again."""
+        """Read datagrams again."""
         if not self._is_closed:
             self._service.watch(self._sock, is_read=True)
 
@@ -201,7 +201,7 @@ class Association:
         self._sock.close()
 
     def on_ready(self, events: int) -> None:
-        """Pass on what the socket has."""
+        """Send what the socket has to the client. `events` are those of epoll(7)."""
         if events & select.EPOLLERR:
             self._on_errors()
         for _ in range(_BURST if events & select.EPOLLIN else 0):
@@ -244,7 +244,7 @@ class Association:
         return False
 
     async def _resolve(self, host: str, name: _Name) -> None:
-        """Find the address of a name. One that has none is asked for again next time."""
+        """Find the address of a name, and send what waits for it. A failure is not remembered."""
         failure = Failure.NXDOMAIN
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):

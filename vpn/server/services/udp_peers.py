@@ -1,4 +1,4 @@
-"""Which name an address stands for in an association: the one it was last sent to under. Pure.
+"""The names of addresses in an association: each has the one it was last sent to under. Pure.
 
 An application that has sent to a name expects the answer from it, on whatever port (TFTP answers
 from another one, RFC 1350 §4). Where two names have one address, the port decides if it can.
@@ -15,7 +15,7 @@ MAX_PEERS: Final = 1024
 
 
 class Peers:
-    """The names in use in one association."""
+    """The names of the addresses of one association."""
 
     def __init__(self) -> None:
         self._names: dict[str | tuple[str, int], str] = {}

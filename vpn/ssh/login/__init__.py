@@ -1,1 +1,1 @@
-"""How a client proves who it is, and what its key allows: keys, authorized_keys, grants."""
+"""The login of a client: its keys, authorized_keys, and the grant of each key."""

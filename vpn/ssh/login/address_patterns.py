@@ -1,4 +1,4 @@
-"""Where a client comes from: the patterns of `from=` in authorized_keys (ssh_config(5), PATTERNS).
+"""The address patterns of `from=` in authorized_keys (sshd(8); ssh_config(5), PATTERNS). Pure.
 
 Addresses, CIDR networks and wildcards; a pattern with `!` that matches refuses, whatever else
 matches. Host names never match: there are no reverse look-ups.

@@ -1,4 +1,4 @@
-"""Reads authorized_keys files for each login, so that a key taken out is out."""
+"""The authorized_keys files of a server, read for each login: a removed key is refused at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Stamp = tuple[int, int, int, int]
 
 
 class Authorized(Protocol):
-    """Whoever knows which keys may log in."""
+    """A source of authorized keys."""
 
     def read(self) -> AuthorizedKeys:
         """Return the lines as they are now."""

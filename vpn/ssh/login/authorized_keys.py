@@ -1,4 +1,4 @@
-"""Who may log in, and what for: authorized_keys of sshd(8), read as sshd reads it.
+"""The authorized keys of a server and their grants, in the meaning of sshd(8).
 
 Theory of operation
 -------------------
@@ -27,7 +27,7 @@ from vpn.ssh.login.grant import EVERYTHING, Grant
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line: a key or, with `is_authority`, whoever it signs for."""
+    """One line: a key or, with `is_authority`, the authority of certificates."""
 
     key_data: bytes
     grant: Grant = EVERYTHING

@@ -1,4 +1,4 @@
-"""Reads the lines of authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"). Pure.
+"""The parser of authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"). Pure.
 
 A line is an optional list of options, a key type, the key in base64 and a comment. A line with
 anything that is not understood is refused as a whole, with a reason, and grants nothing.

@@ -1,4 +1,4 @@
-"""What a login may do, as authorized_keys grants it. Pure."""
+"""The grant of a login: the destinations that authorized_keys lets it open. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ANY_HOST = "*"
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a login may do. `permit_open` None means any destination; a port None, any port."""
+    """The rights of a login. `permit_open` None means any destination; a port None, any port."""
 
     may_forward: bool = True
     permit_open: frozenset[tuple[str, int | None]] | None = None

@@ -1,4 +1,4 @@
-"""The keys a user logs in with: the agent's, then those in files."""
+"""The keys of both sides of a login: a user's, in files, and the host key of an identity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_FILES = tuple(Path("~/.ssh") / name for name in ("id_ed25519", "id_ecdsa
 
 @dataclass(frozen=True, slots=True)
 class KeyFiles:
-    """What was found in files: usable keys (with their certificates), and how many not."""
+    """The usable keys of some files, with their certificates, and how many were encrypted."""
 
     pairs: tuple[SSHKeyPair, ...]
     encrypted: int = 0
@@ -36,7 +36,7 @@ def of_identity(identity: Identity) -> SSHKey:
 
 
 def of_key(key: SSHKey) -> KeyFiles:
-    """Return a key that is in memory only."""
+    """Return one key that is in no file."""
     return KeyFiles(tuple(load_keypairs(key)))
 
 

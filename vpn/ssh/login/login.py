@@ -1,4 +1,4 @@
-"""A login of a client at the server: what it was granted, and what the services hold for it."""
+"""A client that has logged in at the server: its grant, and the resources it holds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from vpn.protocol.services import ECHO, UDP, UDP_IN_DATAGRAMS
 from vpn.ssh.login.grant import Grant, comparable
 
 _JUDGES = frozenset({ECHO, *UDP.values(), *UDP_IN_DATAGRAMS.values()})
-"""Those that compare each destination they are asked for with the grant of the login."""
+"""The services that compare each destination with the grant of the login themselves."""
 
 
 @dataclass(eq=False, slots=True)
 class Login:
-    """A login, to the services that it asks for.
+    """A login. `held` counts what each service holds for it, by the name of the service.
 
-    `held` counts what each of them keeps for it, by the service's name: all channels share a limit.
+    So all channels of a login share one limit.
     """
 
     grant: Grant

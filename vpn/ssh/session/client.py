@@ -1,4 +1,4 @@
-"""The client's SSH session: log in over any transport, then open flows.
+"""The client's end of an SSH session: login over any transport, then flows.
 
 Nothing is asked and nothing is read but what `Credentials` says: no ssh_config, no password, no
 prompt. SSH opens no socket; only the agent's is opened here.
@@ -23,6 +23,7 @@ from asyncssh.misc import (
     PermissionDenied,
 )
 from asyncssh.public_key import SSHKey, SSHKeyPair
+from typing_extensions import override
 
 from vpn.errors import AuthenticationError, ConfigurationError, OverlayError, TransportError
 from vpn.ssh import algorithms
@@ -40,7 +41,7 @@ from vpn.transport.pump import Pump
 KEEPALIVE_S = 5.0
 # Two probes unanswered after 5 and 10 s, dead at 15 s.
 KEEPALIVE_PROBES = 2
-# The same in a hurry: dead at 6 s.
+# The same after `hurry`: dead at 6 s.
 HURRY_S = 2.0
 
 
@@ -59,7 +60,7 @@ class Credentials:
     timeout_s: float = 15.0
 
     def after(self, session: Session) -> Credentials:
-        """Return how to log in again: a key that was accepted as new is the only one from now."""
+        """Return the credentials of the next login: a host key accepted as new is the only one."""
         return replace(self, host_keys=self.host_keys.after(session.host_key))
 
 
@@ -114,7 +115,7 @@ def _keys_of(login: Credentials) -> keys.KeyFiles:
 
 
 class Session:
-    """A session in which flows are opened. `closed` has the reason as its result, one line."""
+    """A session that has logged in. The result of `closed` is the reason why it ended, one line."""
 
     def __init__(self, connection: _Connection, owner: _Callbacks) -> None:
         self._connection = connection
@@ -138,7 +139,7 @@ class Session:
     async def open_stream(
         self, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Have the server connect to a destination or service that we talk to ourselves.
+        """Have the server connect to a destination or service, and return the streams of the flow.
 
         Raises OpenFailed.
         """
@@ -150,15 +151,15 @@ class Session:
 
     @property
     def has_datagrams(self) -> bool:
-        """Whether there are datagrams beside the stream, between the same ends."""
+        """Whether the connection carries datagrams next to its stream."""
         return self._connection.datagrams is not None
 
     async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
-        """Have a protocol of ours talk to a destination or service. Raises OpenFailed."""
+        """Open a flow to a destination or service that drives `protocol`. Raises OpenFailed."""
         await self._open(host, port, protocol)
 
     def hurry(self) -> None:
-        """Ask the server for a sign of life soon; the session ends without one."""
+        """Probe the server every `HURRY_S` for a while; the session ends without an answer."""
         if not self._is_in_hurry:
             self._is_in_hurry = True
             self._connection.set_keepalive(HURRY_S, KEEPALIVE_PROBES)
@@ -187,7 +188,7 @@ class Session:
 
 
 class _Connection(FlowConnection, SSHClientConnection):
-    """asyncssh's client connection, which leaves the host key to our policy."""
+    """asyncssh's client connection, with `HostKeys` to judge the host key."""
 
     host_keys: HostKeys
     host_key: SSHKey
@@ -198,7 +199,7 @@ class _Connection(FlowConnection, SSHClientConnection):
         self.stream_lost = asyncio.Event()
 
     def on_stream_lost(self, _: object) -> None:
-        """Note that the last words have left, or never will."""
+        """Note that the stream has ended, with everything that was written to it."""
         self.stream_lost.set()
 
     def validate_server_host_key(self, key_data: bytes) -> SSHKey:
@@ -213,7 +214,7 @@ class _Connection(FlowConnection, SSHClientConnection):
 
 
 class _Callbacks(asyncssh.SSHClient):
-    """What asyncssh asks and tells: keys to log in with, and the end."""
+    """asyncssh's callbacks for one connection: the keys to log in with, and its end."""
 
     def __init__(self, login: Credentials, files: keys.KeyFiles) -> None:
         self._login = login
@@ -243,18 +244,18 @@ class _Callbacks(asyncssh.SSHClient):
         except ValueError:  # not there, or not an agent: the files may do
             return ()
 
+    @override
     def auth_completed(self) -> None:
-        """Leave the agent alone from now on."""
         self._close_agent()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell why the session ended."""
         self._close_agent()
         if not self.closed.done():
             self.closed.set_result(_reason(exc, self._is_closing))
 
     def on_closing(self) -> None:
-        """Note that we end the session ourselves."""
+        """Note that this side ends the session."""
         self._is_closing = True
 
     def _close_agent(self) -> None:
@@ -271,7 +272,7 @@ def _options(owner: _Callbacks, address: Address, login: Credentials) -> SSHClie
             host=address.host,
             port=address.port,
             username=login.user,
-            known_hosts=([], [], []),  # nothing: `_Connection` decides
+            known_hosts=([], [], []),  # none: `_Connection` decides
             server_host_key_algs=login.host_keys.algorithms(),
             **algorithms.OPTIONS,
             encryption_algs=algorithms.CLIENT_CIPHERS,

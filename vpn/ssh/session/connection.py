@@ -1,4 +1,4 @@
-"""asyncssh's connections with what a tunnel needs changed on both sides.
+"""An SSH connection of asyncssh, changed on both sides for what a tunnel needs.
 
 This file, `vpn.ssh.session.client` and `vpn.ssh.session.server` are the only ones that subclass
 asyncssh's connections; each override replaces a method without a leading underscore. Checked
@@ -37,7 +37,7 @@ class FlowConnection(SSHConnection):
 
     @property
     def datagrams(self) -> Multiplexer | None:
-        """The datagrams beside the stream, if it has any. They are lost until asked for."""
+        """The datagrams of the stream, None if it has none. They are lost until this is read."""
         below = self.get_extra_info("datagrams")
         if self._datagrams is None and below is not None:
             self._datagrams = Multiplexer(below)

@@ -1,4 +1,4 @@
-"""The datagrams of a connection, told apart by the channel that they belong to.
+"""The datagrams of a connection, each of one of its channels.
 
 Theory of operation
 -------------------

@@ -1,4 +1,4 @@
-"""The server's SSH sessions: log in with a key, then open flows, and nothing else.
+"""The server's end of SSH sessions: login by key, then flows, and nothing else.
 
 Theory of operation
 -------------------
@@ -40,6 +40,7 @@ from asyncssh.public_key import (
     SSHOpenSSHCertificate,
     decode_ssh_certificate,
 )
+from typing_extensions import override
 
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.ssh import algorithms
@@ -58,9 +59,9 @@ from vpn.ssh.version import VERSION
 logger = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT_S = 10.0
-GRANT = "grant"  # the key option which carries what a login may do
+GRANT = "grant"  # the key option that carries the grant of a login
 MAX_ATTEMPTS = 10  # keys a client may offer; each costs one signature at most
-GOODBYE_S = 0.5  # for the disconnect messages to leave
+GOODBYE_S = 0.5  # for SSH_MSG_DISCONNECT to be sent
 KEEPALIVE_S = 15.0
 KEEPALIVE_PROBES = 3
 
@@ -69,7 +70,7 @@ OpenFlow = Callable[[Login, str, int], Awaitable[asyncio.Protocol]]
 
 
 class SshAcceptor:
-    """Accepts SSH sessions with one host key, one set of authorized keys, one way out."""
+    """Accepts SSH sessions, with one host key and one set of authorized keys."""
 
     def __init__(self, host_key: SSHKey, authorized: Authorized, open_flow: OpenFlow) -> None:
         self._authorized = authorized
@@ -109,7 +110,7 @@ class SshAcceptor:
         return sum(session.flow_count for session in self._sessions)
 
     async def close(self, drain_s: float) -> None:
-        """Let nobody in, wait up to `drain_s` for the flows to end, then end all sessions."""
+        """Accept no more, wait up to `drain_s` for the flows to end, then end all sessions."""
         self._is_draining = True
         await self._wait_for(lambda: not self.flow_count, drain_s)
         for session in list(self._sessions):
@@ -130,13 +131,13 @@ class SshAcceptor:
         self._changed.set()
 
     def on_arrival(self, connection: _Connection) -> None:
-        """Note that a client has connected; turn out the oldest if there are too many."""
+        """Note that a client has connected; beyond the limit, close the oldest without a login."""
         evicted = self._admission.enter(connection)
         if evicted is not None:
             evicted.abort()
 
     def authorized_keys(self) -> AuthorizedKeys:
-        """Return who may log in now."""
+        """Return the authorized keys as they are now."""
         return self._authorized.read()
 
     def on_login(self, connection: _Connection) -> None:
@@ -187,7 +188,7 @@ class _Connection(FlowConnection, SSHServerConnection):
     async def validate_public_key(
         self, username: str, key_data: bytes, msg: bytes, signature: bytes
     ) -> bool:
-        """Return whether a key may log in, and has signed if it was asked to."""
+        """Return whether a key may log in, and its signature, if there is one, is valid."""
         if msg and not is_accepted(signature):
             return False
         try:
@@ -212,7 +213,7 @@ class _Connection(FlowConnection, SSHServerConnection):
 
 
 class _Callbacks(asyncssh.SSHServer):
-    """What asyncssh asks and tells about one connection."""
+    """asyncssh's callbacks for one connection."""
 
     _connection: _Connection
     _source: tuple[Any, ...]
@@ -222,8 +223,8 @@ class _Callbacks(asyncssh.SSHServer):
         self._is_logged_in = False
         self._login: Login | None = None
 
+    @override
     def connection_made(self, conn: SSHServerConnection) -> None:
-        """Start on the doorstep."""
         self._connection = cast(_Connection, conn)
         self._source = conn.get_extra_info("peername") or ("unknown", 0)
         self._acceptor.on_arrival(self._connection)
@@ -235,13 +236,13 @@ class _Callbacks(asyncssh.SSHServer):
             logger.warning("authentication failed from %s port %d", *self._source[:2])
 
     def begin_auth(self, username: str) -> bool:
-        """Read who may log in, now, and ask for a proof."""
+        """Read the authorized keys anew, and require a login."""
         keys = self._acceptor.authorized_keys()
         self._connection.set_authorized_keys(_Lines(keys, username))
         return True
 
+    @override
     def auth_completed(self) -> None:
-        """Come in."""
         self._is_logged_in = True
         self._acceptor.on_login(self._connection)
 
@@ -283,7 +284,7 @@ class _Callbacks(asyncssh.SSHServer):
 
 
 class _Lines(SSHAuthorizedKeys):
-    """Our authorized keys in the place where asyncssh looks for its own."""
+    """The authorized keys of a login, in the form in which asyncssh asks for them."""
 
     def __init__(self, keys: AuthorizedKeys, user: str) -> None:
         super().__init__()
@@ -318,10 +319,10 @@ class _Lines(SSHAuthorizedKeys):
 
 
 class _Closed(asyncio.Protocol):
-    """For streams that come while the server stops."""
+    """The protocol of a stream that is accepted while the server stops: it is closed."""
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Turn it away."""
         transport.close()
 
 

@@ -1,1 +1,1 @@
-"""Which host keys a client trusts: known_hosts, pins and host certificates."""
+"""The host keys that a client accepts: known_hosts, pins and host certificates."""

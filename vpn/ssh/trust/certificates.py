@@ -1,4 +1,4 @@
-"""What asyncssh does not check about OpenSSH certificates (PROTOCOL.certkeys)."""
+"""The checks of OpenSSH certificates that asyncssh leaves out (PROTOCOL.certkeys)."""
 
 from __future__ import annotations
 

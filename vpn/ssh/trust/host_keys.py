@@ -1,4 +1,4 @@
-"""Who the server is: the decision which keys speak for a host, and the refusals for people.
+"""The policy for the host keys of a server: which are accepted, and the refusals for people.
 
 Theory of operation
 -------------------
@@ -49,7 +49,7 @@ _HOST_KEYS = [name for name in SIGNATURES if not name.startswith("sk-")]
 
 @dataclass(frozen=True)
 class KnownKeys:
-    """What the known_hosts files say about one server."""
+    """The keys that the known_hosts files have for one server."""
 
     for_port: tuple[SSHKey, ...] = ()
     """Keys of `[host]:port`; on the standard port, of the host."""
@@ -111,7 +111,7 @@ class HostKeys:
         return key
 
     def is_new(self, key: SSHKey) -> bool:
-        """Return whether an accepted key is to be remembered, because nothing spoke for it yet."""
+        """Return whether an accepted key is to be added to known_hosts: no file had it before."""
         return (
             self.accept_new
             and self.pin is None

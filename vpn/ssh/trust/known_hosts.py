@@ -1,4 +1,4 @@
-"""The known_hosts files: what they say about one server, and the line for a new one."""
+"""The known_hosts files: the keys that they have for a server, and the line for a new one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MEANING_SOMETHING = frozenset(" ,*?!|#@\t\r\n")  # in the first field of a line
 
 
 def name_of(address: Address) -> str:
-    """Return how known_hosts writes a server. Raises ConfigurationError."""
+    """Return the name of a server in known_hosts. Raises ConfigurationError."""
     host = address.host.lower()
     if not host or _MEANING_SOMETHING & set(host):
         raise ConfigurationError(f"{address.host!r} cannot be a host name")
@@ -30,7 +30,7 @@ def name_of(address: Address) -> str:
 
 
 def find(texts: Iterable[str], address: Address) -> KnownKeys:
-    """Return what the contents of known_hosts files say about a server.
+    """Return the keys that the contents of known_hosts files have for a server.
 
     Lines that mean nothing are passed over, as ssh(1) does; a broken one must not hide the rest.
     """
