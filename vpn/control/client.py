@@ -1,4 +1,4 @@
-"""What the command line asks of a running tunnel: that of this network namespace, or of a run.
+"""The requests of the command line to a running tunnel, and the errors that they end in.
 
 A `run_id` of None means the tunnel of this network namespace.
 """
@@ -63,7 +63,7 @@ def stop(timeout_s: float = 30.0) -> bool:
     except TimeoutError:
         raise OverlayError(f"the client does not answer; end process {owner()} as root") from None
     except (LinkClosedError, ViolationError):
-        pass  # it is going down, or somebody has to see to it who is told below
+        pass  # it is going down already; what is left of it shows below
     wait_until_gone(timeout_s)
     return True
 
@@ -89,7 +89,7 @@ def is_there() -> bool:
 
 
 def is_blocked() -> bool:
-    """Whether nothing runs here, and the kill switch of what ran last holds."""
+    """Whether nothing runs here, and the kill switch of the instance that ran last holds."""
     try:
         with open(f"{state_directory()}/{JOURNAL}", "rb") as file:
             return b'"guard"' in file.read() and owner() is None
@@ -114,7 +114,7 @@ def owner() -> int | None:
 
 
 def wait_until_gone(timeout_s: float) -> None:
-    """Wait until the last trace is gone. Raises OverlayError when nobody is left to remove it."""
+    """Wait until every change is undone. Raises OverlayError if no process is left to undo them."""
     deadline = time.monotonic() + timeout_s
     while os.path.exists(state_directory()):
         if is_blocked() or time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What the control server is told to control: protocols, so that it knows no composition root."""
+"""The protocols of what the control server controls, so that it knows no composition root."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from vpn.control.messages import (
 
 
 class Explainer(Protocol):
-    """What says how names are answered, and what becomes of packets."""
+    """The explanation of a tunnel: how it answers names, and what it does with packets."""
 
     async def dns_status(self) -> DnsStatus:
         """Return how names are answered."""
         ...
 
     def resolution(self, name: str, rtype: int) -> Resolution:
-        """Return how a query is answered. Raises ValueError if `name` is none."""
+        """Return how a query is answered. Raises ValueError if `name` is not a name."""
         ...
 
     async def destination(self, host: str, port: int) -> DestinationStatus:
-        """Return what becomes of a packet. Raises ValueError if `host` is none."""
+        """Return what becomes of a packet. Raises ValueError if `host` is no host."""
         ...
 
 
 class PacketTap(Protocol):
-    """What has packets copied to one reader at a time."""
+    """The capture of a tunnel, for one reader at a time."""
 
     def begin(self) -> socket.socket | None:
-        """Return where the packets come from; None if there is a capture already."""
+        """Start a capture and return the socket of its reader; None if there is one already."""
         ...
 
     async def wait(self) -> None:
@@ -51,13 +51,17 @@ class PacketTap(Protocol):
 
 
 class Tunnel(Protocol):
-    """A tunnel that is up: it has flows and packets. `explainer` is None while it is set up."""
+    """A tunnel with flows and packets."""
 
     @property
-    def captures(self) -> PacketTap: ...  # noqa: D102
+    def captures(self) -> PacketTap:
+        """The capture."""
+        ...
 
     @property
-    def explainer(self) -> Explainer | None: ...  # noqa: D102
+    def explainer(self) -> Explainer | None:
+        """The explanation; None until the gate is configured."""
+        ...
 
     def list_flows(self) -> list[FlowStatus]:
         """Return all flows, oldest first."""
@@ -69,7 +73,7 @@ class Tunnel(Protocol):
 
 
 class Instance(Protocol):
-    """What is running: `up` or `run`. What one of them does not offer, it refuses."""
+    """A running `up` or `run`. A request that does not apply to it raises RefusedError."""
 
     events: Events
 

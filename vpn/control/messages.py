@@ -66,18 +66,18 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pid: int = 0
     uptime_s: int = 0
     attempts: int = 0
-    """How often a session has been tried for since the last one was lost."""
+    """Attempts at a session since the last one was lost."""
     retry_in_s: int = 0
-    """Until the next try; 0 while one is running."""
+    """Until the next attempt; 0 while one is under way."""
     last_error: str = ""
-    """Why there is no session any more, or yet."""
+    """Why there is no session; empty while there is one."""
     flows_active: int = 0
     flows_opened: int = 0
     flows_refused: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     dropped: dict[str, int] = {}
-    """Packets of this machine that were dropped, by reason (`shim.protocol.gate.DropReason`)."""
+    """Dropped packets by reason (`shim.protocol.gate.DropReason`)."""
     kill_switch: bool = False
     lan: bool = True
     paused_s: int = 0
@@ -86,7 +86,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 DOWN: Final = Status(state="down")
 BLOCKED: Final = Status(state="blocked", kill_switch=True)
-"""Nobody runs, and the kill switch of who ran last holds."""
+"""Nothing runs, and the kill switch of the instance that ran last holds."""
 
 
 FlowState = Literal["opening", "open", "half-closed-local", "half-closed-remote", "closing"]
@@ -101,8 +101,8 @@ Obstacle = Literal["rule", "reserved", "loopback", "session", "service"]
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One flow. Sizes are bytes, times whole seconds.
 
-    `destination` is the name that the application has connected to, an address if there is none.
-    `exit` is where it leaves: at the server, or at the loopback device of this machine.
+    `destination` is the name that the application has connected to, or an address if it has used
+    one. `exit` is where the flow leaves the tunnel: at the server, or at this machine's loopback.
     """
 
     id: str
@@ -127,22 +127,23 @@ class FlowList(msgspec.Struct, frozen=True):
 
 
 Way = Literal["virtual", "static", "far", "cached", "forwarded", "special", "outside", "refused"]
-"""`dns.disposition.Path`, and two more: names are not captured, or a rule forbids it."""
+"""`dns.disposition.Path`; `outside` if names are not captured, `refused` if a rule forbids it."""
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a question about a name is answered now.
+    """How a query for a name is answered now.
 
-    `asked` is who is asked at the far end: `server` for a resolver of the server, an address, or
-    nobody. `age_s` and `left_s` are of an answer that is cached, `rule` is of one that is refused.
+    `asked` is the resolver at the far end: `server` for the server's own, an address, or empty for
+    none. `age_s` and `left_s` are the age and the remaining TTL of a cached answer; `rule` is what
+    refuses the query.
     """
 
     way: Way
     asked: str = ""
     is_virtual: bool = False
-    """Whether an address in the answer is one of the pool."""
+    """Whether the addresses in the answer are virtual."""
     is_away: bool = False
-    """Whether it has to be asked, and there is no session."""
+    """Whether the far end has to be queried and there is no session."""
     age_s: int = 0
     left_s: int = 0
     rule: str = ""
@@ -150,27 +151,27 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What becomes of a packet to a host and port in the tunnel, and what is known of the host.
+    """What the tunnel does with a packet to a host and port, and what it knows of the host.
 
-    `name` is the host itself, or that which a virtual address stands for. `place` is where it goes
-    at the far end, if the user has said so (`--host`); its port is 0 for the same one.
+    `name` is the host itself, or the name of a virtual address. `place` is the address that
+    `--host` gives it at the far end, if any; `place_port` is 0 for the port of the packet.
     """
 
     name: str = ""
     way: Resolution | None = None
-    """Of a name."""
+    """How a query for the name is answered; None for an address."""
     outcome: str = ""
-    """Of a name: what is known of its addresses (`dns.upstream.Outcome`, in lower case)."""
+    """Of a name: the outcome of queries for its addresses (`dns.upstream.Outcome`, lower case)."""
     addresses: tuple[str, ...] = ()
-    """Of a name: those of the pool that it has or would have, of the families that it has."""
+    """Of a name: its virtual addresses, or those that it would get, of the families it has."""
     is_assigned: bool = False
     is_pool: bool = False
-    """Whether the host is an address of the pool."""
+    """Whether the host is a virtual address."""
     obstacle: Obstacle | None = None
     """What keeps a flow to it from being opened; without a port, ping."""
     rule: str = ""
     rule_number: int = 0
-    """From 1; 0 is the default of all rules."""
+    """Counted from 1; 0 is the default rule."""
     exit: Exit = "server"
     place: str = ""
     place_port: int = 0
@@ -186,7 +187,7 @@ class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The virtual addresses of each family."""
+    """The use of the pool of virtual addresses, of each family."""
 
     slots: int
     used: int
@@ -199,22 +200,22 @@ class DnsStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     schema: int = SCHEMA
     mode: Literal["virtual", "remote"]
     asked: str
-    """Who is asked at the far end, as in `Resolution`."""
+    """The resolver at the far end, as in `Resolution`."""
     is_connected: bool
     is_captured: bool
-    """Whether port 53 of every resolver is."""
+    """Whether port 53 of every resolver is captured."""
     suffixes: tuple[str, ...]
-    """Whose names are the tunnel's; none for all names."""
+    """The suffixes of names that the tunnel answers; empty for all names."""
     hosts: dict[str, str]
-    """The user's addresses of names, with their ports if they have one."""
+    """The addresses of `--host` by name, with their ports if they have one."""
     search: tuple[str, ...]
-    """Search domains that the command of a run was given."""
+    """The search domains of the command of a run."""
     pool: Pool | None
     """None if the gate does not answer."""
     cache_answers: int
     cache_hits: int
     resolved: str
-    """What systemd-resolved has made of it (`shim.protocol.resolved.Outcome`)."""
+    """The result of configuring systemd-resolved (`shim.protocol.resolved.Outcome`)."""
     paused_s: int
     warnings: tuple[str, ...]
 
@@ -320,7 +321,7 @@ class Refusal(StrEnum):
     NOT_PERMITTED = "not-permitted"
     NOT_UP = "not-up"
     NOT_OFFERED = "not-offered"
-    """By a tunnel of this kind: `run` has no status, and `up` no namespaces."""
+    """It does not apply to this kind of tunnel: `run` has no status, `up` no namespaces."""
     MALFORMED = "malformed"
     NO_FLOW = "no-flow"
     BUSY = "busy"

@@ -1,7 +1,7 @@
-"""The runs of a user: one socket each, in a directory that nobody else can look into.
+"""The runs of a user: one control socket each, in a directory that only this user can access.
 
-The socket is the entry: a run that answers on it is there, one that does not has been killed and
-is removed. What a run says of itself is never kept in a file that could be stale.
+The socket is the record: a run that listens on it exists, one that does not was killed, and its
+socket is removed. No file describes a run, as it could be stale.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TIMEOUT_S: Final = 5.0
 
 
 def directory() -> Path:
-    """Return the directory, made if need be. Raises ConfigurationError if it is not ours alone."""
+    """Return the directory, created if needed. Raises ConfigurationError if it is not private."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     path = Path(base, "overlay-vpn") if base else Path(f"/tmp/overlay-vpn-{os.getuid()}")
     try:
@@ -59,7 +59,7 @@ def listen(run_id: str) -> tuple[socket.socket, Path]:
 
 
 def all_runs() -> list[Run]:
-    """Return the runs that are there, oldest first; remove what those that were killed left."""
+    """Return the runs that answer, oldest first; remove the sockets of those that were killed."""
     found = []
     for path in directory().glob("*.run"):
         try:
@@ -69,7 +69,7 @@ def all_runs() -> list[Run]:
             with suppress(FileNotFoundError):
                 path.unlink()
         except (OSError, LinkClosedError, ViolationError, RefusedError, VersionError):
-            continue  # it does not say what it is, and is not listed
+            continue  # it cannot be described
     return sorted(found, key=lambda run: run.started)
 
 
@@ -84,7 +84,7 @@ def namespaces(run_id: str) -> tuple[int, int, int]:
 
 
 def enter_network(run_id: str) -> None:
-    """Enter the network of a run, for good, and nothing else of it. Raises OverlayError."""
+    """Enter the user and network namespace of a run for good. Raises OverlayError."""
     user, mount, network = namespaces(run_id)
     os.close(mount)
     try:

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Self
 
@@ -280,8 +280,9 @@ def saying(path: str, *packets: bytes) -> Iterator[None]:
             sock.settimeout(10)
             for _ in range(2):
                 sock.recv(4096)
-            for packet in packets:
-                sock.send(packet)
+            with suppress(BrokenPipeError):  # whoever has heard enough hangs up
+                for packet in packets:
+                    sock.send(packet)
 
     with listener_at(path) as listener:
         thread = threading.Thread(target=act, args=(listener,))
