@@ -23,31 +23,14 @@ from shim.gate.resolver import Names
 from shim.gate.wire import packet
 from shim.gate.wire.tun import NO_OFFLOAD
 from shim.protocol import DEVICE6, GATEWAY4, GATEWAY6, POOL4, POOL6, datagrams
+from shim.protocol import gate as messages
 from shim.protocol.datagrams import Ping, Pong, Send, Unanswered
-from shim.protocol.gate import (
-    CLIENT_OF_GATE,
-    GATE,
-    Accepted,
-    Adopt,
-    Cancel,
-    Configure,
-    Configured,
-    Copy,
-    DropCount,
-    Dropped,
-    DropReason,
-    Known,
-    Open,
-    Opened,
-    Started,
-    first_number,
-)
 from shim.protocol.handover import pair
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 from shim.protocol.tap import TAP, Copied, Tapped
 
 SLOTS = 16
-SETTINGS = Configure(False, ())
+SETTINGS = messages.Configure(False, ())
 
 
 class Bench:
@@ -56,7 +39,7 @@ class Bench:
     def __init__(self, generation: int) -> None:
         self.capture, capture = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.flow, flow = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.client, gate = pair(CLIENT_OF_GATE, GATE)
+        self.client, gate = pair(messages.CLIENT_OF_GATE, messages.GATE)
         self.links: list[Link] = []
         self.listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
         for held in (capture, flow, self.listener):
@@ -142,17 +125,17 @@ def segment6(flags: str = "A", hop_limit: int = 64) -> bytes:
 
 
 def test_first_gate_says_so_and_serves_at_once(first: Bench) -> None:
-    assert first.hear() == (Started(1), [])
+    assert first.hear() == (messages.Started(1), [])
     first.capture.send(segment())
     assert first.passes(segment())
 
 
 def test_next_gate_serves_when_it_has_heard_of_the_flows(second: Bench) -> None:
-    assert second.hear() == (Started(2), [])
+    assert second.hear() == (messages.Started(2), [])
     second.capture.send(segment())
     assert not second.passes(segment(), within_s=0.3)
     second.configure()
-    assert second.hear() == (Configured(), [])
+    assert second.hear() == (messages.Configured(), [])
     assert second.passes(segment())
 
 
@@ -179,12 +162,12 @@ def test_connection_in_the_listener_is_handed_over_by_the_next_gate(second: Benc
     app = socket.create_connection(second.listener.getsockname()[:2])
     host = ip_address("::1").packed
     key = packet.flow_key(host, host, app.getsockname()[1], app.getpeername()[1])
-    second.client.send(Adopt((Known(7, key, False),)))
+    second.client.send(messages.Adopt((messages.Known(7, key, False),)))
     second.configure()
-    assert second.hear() == (Started(2), [])
-    assert second.hear() == (Configured(), [])
+    assert second.hear() == (messages.Started(2), [])
+    assert second.hear() == (messages.Configured(), [])
     message, (fd,) = second.hear()
-    assert message == Accepted(7)
+    assert message == messages.Accepted(7)
     with socket.socket(fileno=fd) as accepted:
         accepted.sendall(b"through")
         assert app.recv(64) == b"through"
@@ -193,22 +176,22 @@ def test_connection_in_the_listener_is_handed_over_by_the_next_gate(second: Benc
 
 def test_link_for_datagrams_that_ends_is_the_end_of_datagrams_only(first: Bench) -> None:
     first.configure().close()
-    assert [first.hear()[0] for _ in range(2)] == [Started(1), Configured()]
+    assert [first.hear()[0] for _ in range(2)] == [messages.Started(1), messages.Configured()]
     first.capture.send(segment())
     assert first.passes(segment())
 
 
 def test_link_for_datagrams_that_breaks_a_rule_is_the_end_of_the_gate(first: Bench) -> None:
-    assert first.hear() == (Started(1), [])
+    assert first.hear() == (messages.Started(1), [])
     # What a client receives, not what it sends.
     first.configure().send(datagrams.Forget(1))
-    assert first.hear() == (Configured(), [])
+    assert first.hear() == (messages.Configured(), [])
     with pytest.raises(LinkClosedError):
         first.hear()
 
 
 def test_configure_with_something_that_is_no_link_is_the_end_of_the_gate(first: Bench) -> None:
-    assert first.hear() == (Started(1), [])
+    assert first.hear() == (messages.Started(1), [])
     first.client.send(SETTINGS, (first.listener.fileno(),))
     with pytest.raises(LinkClosedError):
         first.hear()
@@ -217,9 +200,9 @@ def test_configure_with_something_that_is_no_link_is_the_end_of_the_gate(first: 
 def test_syn_that_comes_early_is_asked_about_afterwards(second: Bench) -> None:
     second.capture.send(segment("S"))
     second.configure()
-    assert [second.hear()[0] for _ in range(2)] == [Started(2), Configured()]
+    assert [second.hear()[0] for _ in range(2)] == [messages.Started(2), messages.Configured()]
     asked, _ = second.hear()
-    assert isinstance(asked, Open)
+    assert isinstance(asked, messages.Open)
     assert (asked.host, asked.port) == ("203.0.113.7", 443)
 
 
@@ -227,7 +210,7 @@ def test_syn_that_comes_early_is_asked_about_afterwards(second: Bench) -> None:
 def test_segment_with_one_hop_left_gets_no_further_than_the_gateway(
     first: Bench, flags: str
 ) -> None:
-    assert first.hear() == (Started(1), [])
+    assert first.hear() == (messages.Started(1), [])
     for sent, gateway, kind in (
         (segment(flags, hop_limit=1), GATEWAY4, ICMP),
         (segment6(flags, hop_limit=1), GATEWAY6, ICMPv6TimeExceeded),
@@ -296,7 +279,7 @@ def test_next_gate_asks_for_a_ping_anew_and_knows_nothing_of_the_one_before(seco
     second.capture.send(ping(2))
     asked = hear(link)
     assert isinstance(asked, Ping)
-    assert asked.query == first_number(2)
+    assert asked.query == messages.first_number(2)
     link.send(Pong(asked.query, 2, 60, "203.0.113.7", b"who"))
     assert second.answer()[ICMP].seq == 2
 
@@ -323,10 +306,10 @@ def test_icmp_that_is_no_ping_is_answered_by_nothing(first: Bench, quiet: ScapyP
 
 
 def test_tap_gets_what_passes_in_both_directions_and_what_the_gate_answers(first: Bench) -> None:
-    assert first.hear() == (Started(1), [])
+    assert first.hear() == (messages.Started(1), [])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        first.client.send(Copy(), (theirs.fileno(),))
+        first.client.send(messages.Copy(), (theirs.fileno(),))
     reader = Link(ours, TAP)
 
     def tapped() -> Message:
@@ -369,7 +352,7 @@ def test_datagrams_that_the_client_does_not_read_are_lost_and_nothing_else(
 
     far, gateway = ("2001:db8::7", GATEWAY6) if is_v6 else ("203.0.113.7", GATEWAY4)
     link = first.configure()
-    assert [first.hear()[0] for _ in range(2)] == [Started(1), Configured()]
+    assert [first.hear()[0] for _ in range(2)] == [messages.Started(1), messages.Configured()]
     for _ in range(FLOOD):
         first.capture.send(sent(b"flood", far, 7000))
     first.capture.send(segment())
@@ -383,8 +366,8 @@ def test_datagrams_that_the_client_does_not_read_are_lost_and_nothing_else(
     lost = 0
     while kept + lost < FLOOD:
         told = first.hear()[0]
-        assert isinstance(told, Dropped)
-        assert {count.reason for count in told.counts} == {DropReason.DATAGRAM_LINK}
+        assert isinstance(told, messages.Dropped)
+        assert {count.reason for count in told.counts} == {messages.DropReason.DATAGRAM_LINK}
         lost += sum(count.packets for count in told.counts)
     assert (kept + lost, kept < FLOOD / 2) == (FLOOD, True)
     # Now that it has read, others come through.
@@ -395,35 +378,37 @@ def test_datagrams_that_the_client_does_not_read_are_lost_and_nothing_else(
 
 
 def test_client_hears_once_how_many_packets_were_dropped_and_why(first: Bench) -> None:
-    assert first.hear() == (Started(1), [])
+    assert first.hear() == (messages.Started(1), [])
     for raw in (b"\x45", b"\x45" * 5, b"\0" * 40):
         first.capture.send(NO_OFFLOAD + raw)
-    told: dict[DropReason, int] = {}
-    while told != {DropReason.SHORT: 2, DropReason.VERSION: 1}:
+    told: dict[messages.DropReason, int] = {}
+    while told != {messages.DropReason.SHORT: 2, messages.DropReason.VERSION: 1}:
         message, _ = first.hear()
-        assert isinstance(message, Dropped)
+        assert isinstance(message, messages.Dropped)
         for one in message.counts:
             told[one.reason] = told.get(one.reason, 0) + one.packets
 
 
 def test_client_that_was_busy_hears_of_every_flow_that_was_given_up(first: Bench) -> None:
     """Else it would keep them open for ever, and the far end with it."""
-    assert first.hear() == (Started(1), [])
-    late = range(first_number(1), first_number(1) + 1000)
+    assert first.hear() == (messages.Started(1), [])
+    late = range(messages.first_number(1), messages.first_number(1) + 1000)
     for flow in late:
-        while not first.client.send(Opened(flow)):
+        while not first.client.send(messages.Opened(flow)):
             time.sleep(0.001)
     heard: list[Message] = []
     while len(heard) < len(late):
         message, _ = first.hear()
-        if not isinstance(message, Dropped):
+        if not isinstance(message, messages.Dropped):
             heard.append(message)
-    assert sorted(heard, key=str) == sorted(map(Cancel, late), key=str)
+    assert sorted(heard, key=str) == sorted(map(messages.Cancel, late), key=str)
 
 
 def test_every_reason_there_is_fits_into_one_message() -> None:
-    most = Dropped(tuple(DropCount(reason, 2**63) for reason in DropReason))
-    ours, theirs = pair(CLIENT_OF_GATE, GATE)
+    most = messages.Dropped(
+        tuple(messages.DropCount(reason, 2**63) for reason in messages.DropReason)
+    )
+    ours, theirs = pair(messages.CLIENT_OF_GATE, messages.GATE)
     assert theirs.send(most)
     assert ours.receive() == (most, [])
     ours.close()
