@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from dns.exchange import Ask, Done, Exchange, Order
 
@@ -53,7 +53,7 @@ async def run(exchange: Exchange, open_socket: OpenSocket, port: int = PORT) -> 
             except OSError as failed:
                 error, order = failed, exchange.on_error(loop.time())
             else:
-                if not octets and exchange.over_tcp:
+                if not octets:
                     error = ConnectionEndedError()
                 order = exchange.on_octets(octets, loop.time())
     finally:
@@ -79,9 +79,19 @@ class _Turn:
         if self._sock is None:
             kind = socket.SOCK_STREAM if ask.over_tcp else socket.SOCK_DGRAM
             found = socket.getaddrinfo(ask.server, self._port, type=kind, flags=_NUMERIC)[0]
-            self._sock = await self._open_socket(found[0], kind)
-            await self._loop.sock_connect(self._sock, found[4])
+            self._sock = await self._connected(found[0], kind, found[4])
         await self._loop.sock_sendall(self._sock, ask.octets)
+
+    async def _connected(
+        self, family: socket.AddressFamily, kind: socket.SocketKind, where: tuple[Any, ...]
+    ) -> socket.socket:
+        sock = await self._open_socket(family, kind)
+        try:
+            await self._loop.sock_connect(sock, where)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     async def receive(self) -> bytes:
         """Return a datagram, or the next octets of the stream."""

@@ -24,6 +24,7 @@ from dns.upstream import (
     Answer,
     Outcome,
     build_query,
+    is_answer,
     read_answer,
     write_answer,
 )
@@ -56,6 +57,13 @@ def test_question_asked_as_any_resolver_asks(ask: Ask) -> None:
 def test_question_about_no_name_refused(name: str) -> None:
     with pytest.raises(ValueError):
         build_query(7, name, A)
+
+
+def test_error_without_question_is_an_answer_of_a_server_that_could_not_read_it() -> None:
+    query = build_query(7, "app.example", A)
+    assert is_answer(struct.pack("!6H", 7, 0x8181, 0, 0, 0, 0), query)
+    assert not is_answer(struct.pack("!6H", 7, 0x8182, 0, 0, 0, 0), query)
+    assert not is_answer(struct.pack("!6H", 7, 0x8181, 2, 0, 0, 0) + QUESTION, query)
 
 
 def test_answer_with_record_is_found() -> None:

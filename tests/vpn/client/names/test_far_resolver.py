@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from dialogues import dialogue
 
 from dns import framing
 from dns import response as answer
@@ -54,31 +55,27 @@ async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         writer.close()
 
 
-def test_questions_at_once_have_their_own_answers() -> None:
-    async def dialogue() -> None:
-        async with resolver_at(answer_all) as resolver:
-            asked = [f"{'n' if n % 2 else 'x'}{n}.example.com" for n in range(200)]
-            found = await asyncio.gather(*(resolver.ask(name, 1) for name in asked))
-            assert [each.outcome for each in found] == [
-                Outcome.NX_DOMAIN if n % 2 else Outcome.NO_DATA for n in range(200)
-            ]
-
-    asyncio.run(dialogue())
+@dialogue(lambda: resolver_at(answer_all))
+async def test_questions_at_once_have_their_own_answers(resolver: FarResolver) -> None:
+    asked = [f"{'n' if n % 2 else 'x'}{n}.example.com" for n in range(200)]
+    found = await asyncio.gather(*(resolver.ask(name, 1) for name in asked))
+    assert [each.outcome for each in found] == [
+        Outcome.NX_DOMAIN if n % 2 else Outcome.NO_DATA for n in range(200)
+    ]
 
 
-def test_resolver_that_closes_after_each_answer_is_asked_again() -> None:
-    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        query = await read_query(reader)
-        writer.write(framing.frame(answer.nx_domain(query)))
-        writer.close()
+async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    query = await read_query(reader)
+    writer.write(framing.frame(answer.nx_domain(query)))
+    writer.close()
 
-    async def dialogue() -> None:
-        async with resolver_at(answer_one) as resolver:
-            asked = [resolver.ask(f"n{n}.example.com", 1) for n in range(5)]
-            found = await asyncio.gather(*asked)
-            assert {each.outcome for each in found} == {Outcome.NX_DOMAIN}
 
-    asyncio.run(dialogue())
+@dialogue(lambda: resolver_at(answer_one))
+async def test_resolver_that_closes_after_each_answer_is_asked_again(
+    resolver: FarResolver,
+) -> None:
+    found = await asyncio.gather(*(resolver.ask(f"n{n}.example.com", 1) for n in range(5)))
+    assert {each.outcome for each in found} == {Outcome.NX_DOMAIN}
 
 
 @pytest.mark.parametrize("is_ours", [False, True])
@@ -124,32 +121,39 @@ def test_resolver_that_answers_in_turn_keeps_nobody_waiting_for_long(
     asyncio.run(dialogue())
 
 
-def test_resolver_that_never_answers_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def babbling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    query = await read_query(reader)
+    writer.write(framing.frame(query.id.to_bytes(2) + b"nonsense"))
+    await silent(reader, writer)
+
+
+@dialogue(lambda: resolver_at(silent))
+async def test_resolver_that_never_answers_has_failed(
+    resolver: FarResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async def dialogue() -> None:
-        async with resolver_at(silent) as resolver:
-            assert (await resolver.ask("www.example.com", 1)).outcome is Outcome.FAILED
-
-    asyncio.run(dialogue())
+    assert (await resolver.ask("www.example.com", 1)).outcome is Outcome.FAILED
 
 
-def test_resolver_that_talks_nonsense_has_failed() -> None:
-    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        query = await read_query(reader)
-        writer.write(framing.frame(query.id.to_bytes(2) + b"nonsense"))
-        await reader.read()
-        writer.close()
+@dialogue(lambda: resolver_at(babbling))
+async def test_resolver_that_talks_nonsense_has_failed_at_once(resolver: FarResolver) -> None:
+    async with asyncio.timeout(5):
+        assert (await resolver.ask("www.example.com", 1)).outcome is Outcome.FAILED
 
-    async def dialogue() -> None:
-        async with resolver_at(babble) as resolver:
-            assert (await resolver.ask("www.example.com", 1)).outcome is Outcome.FAILED
 
-    asyncio.run(dialogue())
+@dialogue(lambda: resolver_at(silent))
+async def test_closed_while_waiting_there_is_no_answer(resolver: FarResolver) -> None:
+    asking = asyncio.create_task(resolver.ask("www.example.com", 1))
+    await asyncio.sleep(0.05)
+    resolver.close()
+    async with asyncio.timeout(5):
+        await asyncio.wait([asking])
+    assert asking.cancelled()
 
 
 def test_resolver_that_cannot_be_reached_has_failed() -> None:
@@ -254,12 +258,17 @@ def test_answer_is_kept_until_the_session_ends() -> None:
     asyncio.run(dialogue())
 
 
-def test_search_domains_are_asked_for_and_judged() -> None:
-    async def dialogue() -> None:
-        async with resolver_at(Counting()) as resolver:
-            assert await resolver.search_domains() == ("corp.example",)
+@dialogue(lambda: resolver_at(Counting()))
+async def test_search_domains_are_asked_for_and_judged(resolver: FarResolver) -> None:
+    assert await resolver.search_domains() == ("corp.example",)
 
-    asyncio.run(dialogue())
+
+@dialogue(lambda: resolver_at(silent))
+async def test_search_domains_that_take_too_long_are_none(
+    resolver: FarResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SEARCH_TIMEOUT_S", 0.05)
+    assert await resolver.search_domains() == ()
 
 
 def test_search_domains_are_asked_of_nobody_else() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
+from dialogues import dialogue
 from dns_lab import Behaviour, Servers, address, answer, ending, good, long, lying, silent
 
 from dns.upstream import build_query
@@ -57,40 +58,33 @@ def test_query_goes_out_as_it_came_and_so_does_its_answer(
         pytest.param(question(server=b"\1\2\3"), id="no address"),
     ],
 )
-def test_what_cannot_be_asked_has_no_answer(run: Callable, unanswerable: Forward) -> None:
-    async def dialogue() -> None:
-        assert await Forwarder(PlainSockets()).ask(unanswerable) == b""
+@dialogue(lambda: Servers(good), run="run")
+async def test_what_cannot_be_asked_has_no_answer(servers: Servers, unanswerable: Forward) -> None:
+    assert await Forwarder(PlainSockets(), servers.port).ask(unanswerable) == b""
+    assert servers.servers[0].asked == []
 
-    run(dialogue())
 
-
-def test_silent_resolver_is_given_up(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+@dialogue(lambda: Servers(silent), run="run")
+async def test_silent_resolver_is_given_up(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
-
-    async def dialogue() -> None:
-        async with Servers(silent) as servers:
-            assert await Forwarder(PlainSockets(), servers.port).ask(question()) == b""
-
-    run(dialogue())
+    assert await Forwarder(PlainSockets(), servers.port).ask(question()) == b""
 
 
-def test_queries_at_once_are_bounded_and_room_comes_back(
-    run: Callable, monkeypatch: pytest.MonkeyPatch
+@dialogue(lambda: Servers(silent), run="run")
+async def test_queries_at_once_are_bounded_and_room_comes_back(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_AT_ONCE", 2)
-
-    async def dialogue() -> None:
-        async with Servers(silent) as servers:
-            (server,) = servers.servers
-            forwarder = Forwarder(PlainSockets(), servers.port)
-            waiting = [asyncio.create_task(forwarder.ask(question())) for _ in range(2)]
-            await server.until_asked(2)
-            assert await forwarder.ask(question()) == b""
-            assert len(server.asked) == 2
-            for each in waiting:
-                each.cancel()
-            await asyncio.wait(waiting)
-            server.behaviour = good
-            assert await forwarder.ask(question()) == ANSWER
-
-    run(dialogue())
+    (server,) = servers.servers
+    forwarder = Forwarder(PlainSockets(), servers.port)
+    waiting = [asyncio.create_task(forwarder.ask(question())) for _ in range(2)]
+    await server.until_asked(2)
+    assert await forwarder.ask(question()) == b""
+    assert len(server.asked) == 2
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+    server.behaviour = good
+    assert await forwarder.ask(question()) == ANSWER
