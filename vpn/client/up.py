@@ -30,10 +30,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from shim import protocol
 from shim.protocol.common import Missing
@@ -83,6 +83,8 @@ _SHOWN: Final[Mapping[State, messages.State]] = {
 
 Told = states.Say | states.TellReady | states.TellStopping
 """Orders to tell somebody something."""
+
+T = TypeVar("T")
 
 
 class Starter(Protocol):
@@ -283,14 +285,19 @@ class Client(Instance):
         """Make the first session. Raises OverlayError, also if stopped meanwhile."""
         from vpn.client.session.renewing import Uplink
 
-        connecting = asyncio.ensure_future(self._connector.connect())
+        session = await self._unless_closing(self._connector.connect())
+        return Uplink(session, self._connector.connect, self._state, self._on)
+
+    async def _unless_closing(self, step: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a step. Raises OverlayError if stopped before it was done."""
+        doing = asyncio.create_task(step)
         closing = asyncio.create_task(self._is_closing.wait())
-        await asyncio.wait({connecting, closing}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({doing, closing}, return_when=asyncio.FIRST_COMPLETED)
         closing.cancel()
-        if not connecting.done():
-            connecting.cancel()
+        if not doing.done():
+            doing.cancel()
             raise OverlayError("stopped")
-        return Uplink(connecting.result(), self._connector.connect, self._state, self._on)
+        return doing.result()
 
     def _open_tunnel(self, gate: Link, uplink: Uplink) -> Tunnel:
         from vpn.client.tunnel import open_tunnel
@@ -302,7 +309,7 @@ class Client(Instance):
         asks = self._asks_far_end or bool(self._settings.hosts)
         configure = Configure(asks, self._settings.captured_names or ())
         tunnel.explain(uplink, configure, self._context)
-        await tunnel.configure(configure)
+        await self._unless_closing(tunnel.configure(configure))
 
     async def _capture(self) -> None:
         settings = self._settings
