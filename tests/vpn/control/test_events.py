@@ -59,6 +59,17 @@ async def test_subscriber_that_waits_is_woken_and_others_are_not_its_business(be
 
 
 @played
+async def test_subscriber_that_has_read_everything_waits_again(bench: Bench) -> None:
+    subscription = bench.events.subscribe()
+    for text in ("one", "two"):
+        waiting = asyncio.create_task(subscription.next())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        bench.events.publish(Warned(text))
+        assert await waiting == Warned(text)
+
+
+@played
 async def test_oldest_events_make_room_and_are_counted(bench: Bench) -> None:
     subscription = bench.events.subscribe()
     for number in range(MAX_QUEUED + 3):
