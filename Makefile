@@ -23,6 +23,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/mypy netns-tests/lab
 	$(BIN)/pytest -q tests/test_floors.py
+	tools/check-layers
 	tools/check-docs
 	tools/check-units $(UNITS)
 
