@@ -189,6 +189,7 @@ def test_reset_does_not_wait_for_the_reader(scene: Scene) -> None:
     scene.stream.pause_reading()
     scene.stream.on_bytes(b"unread")
     scene.stream.on_end(RESET)
+    assert not scene.stream._inbound
     assert scene.turn() == ([("lost", RESET)], [])
     scene.stream.resume_reading()
     assert scene.turn() == ([], [])

@@ -8,7 +8,6 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
 
 from vpn.transport.certificate import ed25519_key_of
-from vpn.transport.quic import aioquic_engine
 from vpn.transport.quic.aioquic_engine import (
     STREAM_ID,
     AioquicConnection,
@@ -87,10 +86,8 @@ class Wire:
 
 
 @pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    for module in ("config", "aioquic_engine"):
-        monkeypatch.setattr(f"vpn.transport.quic.{module}.WINDOW_BYTES", WINDOW)
-    monkeypatch.setattr(aioquic_engine, "CREDIT_STEP_BYTES", WINDOW // 4)
+def wire(small_window: int) -> Wire:
+    assert small_window == WINDOW
     wire = Wire()
     wire.settle()
     assert wire.client._handshake_complete

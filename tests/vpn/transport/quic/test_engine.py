@@ -18,7 +18,7 @@ from transport_lab import SEED, Relay, blackhole, free_port, until
 
 from vpn.transport.base import Address, Listener, Listening
 from vpn.transport.quic.aioquic_engine import AioquicEngine
-from vpn.transport.quic.config import MAX_WAITING_DATAGRAMS, WINDOW_BYTES, Liveness
+from vpn.transport.quic.config import MAX_WAITING_DATAGRAMS, Liveness
 from vpn.transport.quic.engine import (
     ABORTED,
     NO_ERROR,
@@ -213,18 +213,20 @@ def test_bytes_and_end_arrive_in_order_and_are_acknowledged(
     run(dialogue())
 
 
-def test_unread_bytes_stop_the_sender_until_they_are_consumed(run: Run, engine: Engine) -> None:
+def test_unread_bytes_stop_the_sender_until_they_are_consumed(
+    run: Run, engine: Engine, small_window: int
+) -> None:
     async def dialogue() -> None:
         async with attached(engine) as line:
             line.server.is_eager = False
             connection = line.client.connection
-            connection.write(bytes(WINDOW_BYTES + 100_000))
-            await until(lambda: len(line.server.received) == WINDOW_BYTES)
+            connection.write(bytes(small_window + 100_000))
+            await until(lambda: len(line.server.received) == small_window)
             assert connection.unsent_bytes == 100_000
             await asyncio.sleep(QUIET_S)
-            assert len(line.server.received) == WINDOW_BYTES
-            line.server.connection.consume(WINDOW_BYTES)
-            await until(lambda: len(line.server.received) == WINDOW_BYTES + 100_000)
+            assert len(line.server.received) == small_window
+            line.server.connection.consume(small_window)
+            await until(lambda: len(line.server.received) == small_window + 100_000)
             assert connection.unsent_bytes == 0
 
     run(dialogue())
@@ -264,6 +266,8 @@ def test_quiet_connection_lives_on(run: Run, engine: Engine) -> None:
         async with attached(engine) as line:
             await asyncio.sleep(1.25 * STEADY.dead_after_s)
             assert line.client.termination is line.server.termination is None
+            line.client.connection.write(b"still here")
+            await until(lambda: line.server.received == b"still here")
 
     run(dialogue())
 

@@ -1,7 +1,8 @@
 """The datagrams beside a stream; every transport's rules are in test_conformance.py."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -126,40 +127,32 @@ def test_datagram_before_the_stream_is_lost(run: Run) -> None:
     run(dialogue())
 
 
-def test_server_without_datagrams_means_none_on_both_ends(run: Run) -> None:
-    async def dialogue() -> None:
-        async with listening(QuicTransport()) as (listener, accepted):
+@asynccontextmanager
+async def pair_without_datagrams(*, at_server: bool) -> AsyncIterator[tuple[Recorder, Recorder]]:
+    """A client and a server of which one takes no datagrams."""
+    async with listening(QuicTransport()) as (listener, accepted):
+        if at_server:
             configuration_of(listener).max_datagram_frame_size = None
-            client = Recorder()
-            await QuicTransport().connect(dialing(listener.address), lambda: client)
-            server = await accepted.get()
-            for end in (client, server):
-                assert end.transport.get_extra_info("datagrams") is None
-            client.transport.abort()
-
-    run(dialogue())
+        client = Recorder()
+        to = dialing(listener.address, datagrams=None if at_server else False)
+        await QuicTransport().connect(to, lambda: client)
+        yield client, await accepted.get()
+        client.transport.abort()
 
 
-def test_client_that_wants_no_datagrams_has_none(run: Run) -> None:
+@pytest.mark.parametrize("at_server", [True, False])
+def test_one_end_without_datagrams_means_none_on_both(run: Run, at_server: bool) -> None:
     async def dialogue() -> None:
-        async with listening(QuicTransport()) as (listener, accepted):
-            client = Recorder()
-            to = dialing(listener.address, datagrams=False)
-            await QuicTransport().connect(to, lambda: client)
-            for end in (client, await accepted.get()):
+        async with pair_without_datagrams(at_server=at_server) as ends:
+            for end in ends:
                 assert end.transport.get_extra_info("datagrams") is None
-            client.transport.abort()
 
     run(dialogue())
 
 
 def test_datagram_that_was_not_negotiated_ends_the_connection(run: Run) -> None:
     async def dialogue() -> None:
-        async with listening(QuicTransport()) as (listener, accepted):
-            configuration_of(listener).max_datagram_frame_size = None
-            client = Recorder()
-            await QuicTransport().connect(dialing(listener.address), lambda: client)
-            server = await accepted.get()
+        async with pair_without_datagrams(at_server=True) as (client, server):
             connection_of(client).send_datagram(b"uninvited")
             await server.until_fact("lost")
             assert "Unexpected DATAGRAM frame" in str(server.error)

@@ -1,6 +1,8 @@
-"""QUIC beyond what every transport promises: hostile networks, and the identity of the server."""
+"""QUIC beyond what every transport promises: liveness, harmful networks and peers, identity."""
 
+import asyncio
 import datetime
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +12,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from quic_lab import (
+    QUICK,
     configuration_of,
+    connection_of,
     digest,
+    handshaken,
+    machine_of,
     noise,
+    quic,
 )
 from transport_lab import (
     Recorder,
     Relay,
+    blackhole,
     dialing,
     listening,
     relayed_pair,
@@ -26,10 +34,161 @@ from transport_lab import (
 from vpn.errors import AuthenticationError, TransportError
 from vpn.transport.base import Address
 from vpn.transport.certificate import self_signed
-from vpn.transport.quic.config import ALPN
-from vpn.transport.quic.transport import QuicTransport
+from vpn.transport.quic import udp_connection
+from vpn.transport.quic.aioquic_engine import AioquicConnection
+from vpn.transport.quic.config import ALPN, Liveness
+from vpn.transport.quic.transport import QuicTransport, open_stream
 
 Run = Callable[[Any], Any]
+
+
+# Liveness.
+
+
+def test_silence_ends_both_sides_with_a_timeout(run: Run) -> None:
+    async def dialogue() -> None:
+        async with relayed_pair(quic(QUICK)) as (pair, relay):
+            pair.client.transport.write(b"alive")
+            await pair.server.until_bytes(5)
+            relay.harm = blackhole
+            began = time.monotonic()
+            for end in pair.ends:
+                await end.until_fact("lost")
+                assert isinstance(end.error, TimeoutError)
+            assert QUICK.dead_after_s / 2 < time.monotonic() - began < 10
+
+    run(dialogue())
+
+
+def test_one_silent_direction_is_enough_to_be_dead(run: Run) -> None:
+    async def dialogue() -> None:
+        async with relayed_pair(quic(QUICK)) as (pair, relay):
+            relay.harm = lambda data, is_upward: [data] if is_upward else []
+            for end in pair.ends:
+                await end.until_fact("lost")
+            assert isinstance(pair.client.error, TimeoutError)
+            # Nobody answers the server's pings; or the client's last packet said so before.
+            assert isinstance(pair.server.error, TimeoutError | ConnectionResetError)
+
+    run(dialogue())
+
+
+def test_close_that_was_lost_is_told_again(run: Run) -> None:
+    async def dialogue() -> None:
+        liveness = Liveness(ping_interval_s=0.01, dead_after_s=20)
+        async with relayed_pair(quic(liveness)) as (pair, relay):
+            lost: list[bytes] = []
+
+            def lose_one(data: bytes, is_upward: bool) -> list[bytes]:
+                if is_upward or lost:
+                    return [data]
+                lost.append(data)
+                return []
+
+            relay.harm = lose_one
+            pair.server.transport.abort()
+            await asyncio.wait_for(pair.client.until_fact("lost"), 10)
+            assert isinstance(pair.client.error, ConnectionResetError)
+            assert lost
+
+    run(dialogue())
+
+
+# Keys.
+
+
+def test_keys_are_updated_and_the_stream_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp_connection, "KEY_UPDATE_PACKETS", 200)
+    updates: list[AioquicConnection] = []
+    real_update = AioquicConnection.request_key_update
+
+    def request_key_update(engine: AioquicConnection) -> None:
+        updates.append(engine)
+        real_update(engine)
+
+    monkeypatch.setattr(AioquicConnection, "request_key_update", request_key_update)
+
+    async def dialogue() -> None:
+        data = noise(7, 1 << 20)
+        async with relayed_pair(QuicTransport()) as (pair, _):
+            pair.client.transport.write(data)
+            await pair.server.until_bytes(len(data))
+            assert digest(pair.server.received) == digest(data)
+            assert len(updates) >= 3
+
+    run(dialogue())
+
+
+# Hostile peers.
+
+
+def test_second_stream_ends_the_connection(run: Run) -> None:
+    async def dialogue() -> None:
+        async with listening(QuicTransport()) as (listener, accepted):
+            client = await handshaken(listener.address)
+            recorder = Recorder()
+            open_stream(client, recorder)
+            server = await accepted.get()
+            machine = machine_of(client)
+            machine._remote_max_streams_bidi = 2  # a client that does not keep to the limit
+            machine.send_stream_data(4, b"more")
+            connection_of(recorder).transmit()
+            await server.until_fact("lost")
+            assert isinstance(server.error, ConnectionResetError)
+            await recorder.until_fact("lost")
+
+    run(dialogue())
+
+
+@pytest.mark.usefixtures("small_window")
+def test_peer_that_overruns_its_credit_is_cut_off(run: Run) -> None:
+    async def dialogue() -> None:
+        async with relayed_pair(QuicTransport()) as (pair, _):
+            pair.server.transport.pause_reading()
+            stream = pair.client.transport
+            machine = machine_of(connection_of(pair.client))
+            assert machine._stream is not None
+            machine._stream.max_stream_data_remote = machine._remote_max_data = 1 << 40
+            while "lost" not in pair.server.facts:
+                if not pair.client.is_writing_paused:
+                    stream.write(bytes(1 << 16))
+                await asyncio.sleep(0)
+            assert "Over stream data limit" in str(pair.server.error)
+
+    run(dialogue())
+
+
+def test_failing_library_ends_its_connection_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dialogue() -> None:
+        loop = asyncio.get_running_loop()
+        told: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: told.append(context))
+        transport = QuicTransport()
+        async with listening(transport) as (listener, accepted):
+            clients, servers = [], []
+            for _ in range(2):
+                clients.append(Recorder())
+                await transport.connect(dialing(listener.address), lambda: clients[-1])
+                servers.append(await accepted.get())
+            machine = machine_of(connection_of(servers[0]))
+
+            def receive_datagram(*arguments: object) -> None:
+                raise AssertionError("a bug")
+
+            monkeypatch.setattr(machine, "receive_datagram", receive_datagram)
+            clients[0].transport.write(b"trigger")
+            for end in (clients[0], servers[0]):
+                await end.until_fact("lost")
+                assert isinstance(end.error, ConnectionResetError)
+            assert "the QUIC engine failed" in str(servers[0].error)
+            assert len(told) == 1
+            clients[1].transport.write(b"unharmed")
+            await servers[1].until_bytes(8)
+            clients[1].transport.abort()
+
+    run(dialogue())
 
 
 # The network.
@@ -49,6 +208,7 @@ def test_loss_doubles_corruption_and_disorder_do_no_harm(run: Run, seed: int) ->
                 await end.until_fact("eof")
             assert digest(pair.server.received) == digest(up)
             assert digest(pair.client.received) == digest(down)
+            assert all(connection_of(end).path.lost_packets > 0 for end in pair.ends)
             relay.harm = lambda data, is_upward: [data]
 
     run(dialogue())
@@ -59,11 +219,15 @@ def test_client_that_changes_its_address_is_followed(run: Run) -> None:
         async with relayed_pair(QuicTransport()) as (pair, relay):
             pair.client.transport.write(b"from here")
             await pair.server.until_bytes(9)
+            before = connection_of(pair.server).path
             await relay.rebind()
             pair.client.transport.write(b", and from there")
             await pair.server.until_bytes(25)
             pair.server.transport.write(b"answer")
             await pair.client.until_bytes(6)
+            path = connection_of(pair.server).path
+            assert path.local == before.local
+            assert path.peer != before.peer
 
     run(dialogue())
 
