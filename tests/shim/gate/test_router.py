@@ -147,7 +147,7 @@ def test_flows_of_a_gate_before_are_adopted(names: Names) -> None:
         (framed(ip() / ICMP(type=3, code=3) / bytes(28)), gate.DropReason.ICMP),
         (framed(ip(FAR6) / Raw(b"")), gate.DropReason.NO_NEXT_HEADER),
     ],
-    ids=lambda one: one.value if isinstance(one, DropReason) else "packet",
+    ids=lambda one: one.value if isinstance(one, gate.DropReason) else "packet",
 )
 def test_packet_that_is_for_nobody_is_dropped_and_counted(
     router: Router, sent: bytes, reason: gate.DropReason
