@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from ssh_lab import (
@@ -22,8 +22,20 @@ from vpn.errors import TransportError
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.server.app import Server
 from vpn.ssh.login.authorized_files import AuthorizedFiles
+from vpn.ssh.session.client import Session
 from vpn.transport.base import Address, Listening
 from vpn.transport.tcp import TcpTransport
+
+
+@contextlib.asynccontextmanager
+async def a_flow(
+    keys: Keys,
+) -> AsyncIterator[tuple[Server, Session, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A server, a session with it, and the ends of a flow to a destination that echoes."""
+    async with our_server(keys, TcpTransport()) as (server, used), destination(echo) as port:
+        session = await connect(used, server.address, login_with(keys, trusting(server.address)))
+        reader, writer, _ = await flow_to(session, port)
+        yield server, session, reader, writer
 
 
 def test_port_is_told_and_used_once(run: Callable, keys: Keys) -> None:
@@ -40,17 +52,16 @@ def test_port_is_told_and_used_once(run: Callable, keys: Keys) -> None:
 
 def test_draining_lets_flows_end_and_nobody_in(run: Callable, keys: Keys) -> None:
     async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, used), destination(echo) as port:
-            login = login_with(keys, trusting(server.address))
-            session = await connect(used, server.address, login)
-            reader, writer, _ = await flow_to(session, port)
+        async with a_flow(keys) as (server, session, reader, writer):
             closing = asyncio.create_task(server.close(drain_s=60.0))
             await asyncio.sleep(0.05)
             with pytest.raises(OpenFailed) as failed:
-                await session.open(LOOPBACK, port)
+                await session.open(LOOPBACK, 9)
             assert failed.value.failure is Failure.UNAVAILABLE
             with pytest.raises(TransportError):
-                await connect(used, server.address, login)
+                await connect(
+                    TcpTransport(), server.address, login_with(keys, trusting(server.address))
+                )
             writer.write(b"still open")
             assert await reader.readexactly(10) == b"still open"
             writer.close()
@@ -63,10 +74,7 @@ def test_draining_lets_flows_end_and_nobody_in(run: Callable, keys: Keys) -> Non
 
 def test_drain_time_over_resets_what_is_left(run: Callable, keys: Keys) -> None:
     async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, used), destination(echo) as port:
-            login = login_with(keys, trusting(server.address))
-            session = await connect(used, server.address, login)
-            reader, writer, _ = await flow_to(session, port)
+        async with a_flow(keys) as (server, session, reader, writer):
             await server.close(drain_s=0.1)
             with pytest.raises(ConnectionResetError):
                 await reader.read()

@@ -1,6 +1,7 @@
 """A recording protocol, pairs of connected streams, and a UDP relay that misbehaves on order."""
 
 import asyncio
+import functools
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -47,6 +48,17 @@ class Runner:
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(asyncio.wait_for(coroutine, TIMEOUT_S))
+
+
+def played(dialogue: Callable[..., Any]) -> Callable[..., None]:
+    """A dialogue as a test, on an event loop of asyncio's of its own."""
+
+    @functools.wraps(dialogue)
+    def test(**arguments: Any) -> None:
+        with Runner("asyncio") as runner:
+            runner.run(dialogue(**arguments))
+
+    return test
 
 
 async def until(is_true: Callable[[], bool]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 import uvloop
 from message_end import MessageEnd
+from transport_lab import played
 
 from vpn.protocol import icmp, udp
 from vpn.protocol.failure import Failure, OpenFailed
@@ -102,81 +103,72 @@ def test_datagrams_go_both_ways_whole(run: Run, family: Literal[4, 6]) -> None:
     run(dialogue())
 
 
-def test_all_destinations_see_one_port_and_whoever_sends_to_it_is_heard() -> None:
-    async def dialogue() -> None:
-        bench, one, other, stranger = Bench(), Far(), Far(), Far()
-        bench.send(LOOPBACK[4], one.port)
-        bench.send(LOOPBACK[4], other.port)
-        (_, source), (_, same) = await one.receive(), await other.receive()
-        assert source == same
-        stranger.sock.sendto(b"unasked", source)
-        assert await bench.hear() == Deliver(LOOPBACK[4], stranger.port, b"unasked")
-        bench.service.close()
-        for far in (one, other, stranger):
-            far.sock.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_all_destinations_see_one_port_and_whoever_sends_to_it_is_heard() -> None:
+    bench, one, other, stranger = Bench(), Far(), Far(), Far()
+    bench.send(LOOPBACK[4], one.port)
+    bench.send(LOOPBACK[4], other.port)
+    (_, source), (_, same) = await one.receive(), await other.receive()
+    assert source == same
+    stranger.sock.sendto(b"unasked", source)
+    assert await bench.hear() == Deliver(LOOPBACK[4], stranger.port, b"unasked")
+    bench.service.close()
+    for far in (one, other, stranger):
+        far.sock.close()
 
 
 @FAMILIES
-def test_name_is_resolved_and_answers_as_the_name(family: Literal[4, 6]) -> None:
-    async def dialogue() -> None:
-        bench, far = Bench(family), Far(family)
-        for _ in range(2):
-            bench.send("www.example.com", far.port)
-            _, source = await far.receive()
-            far.sock.sendto(b"back", source)
-            assert await bench.hear() == Deliver("www.example.com", far.port, b"back")
-        bench.service.close()
-        far.sock.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_name_is_resolved_and_answers_as_the_name(family: Literal[4, 6]) -> None:
+    bench, far = Bench(family), Far(family)
+    for _ in range(2):
+        bench.send("www.example.com", far.port)
+        _, source = await far.receive()
+        far.sock.sendto(b"back", source)
+        assert await bench.hear() == Deliver("www.example.com", far.port, b"back")
+    bench.service.close()
+    far.sock.close()
 
 
-def test_name_that_does_not_exist_is_an_unreachable_host() -> None:
-    async def dialogue() -> None:
-        bench = Bench()
-        for _ in range(2):
-            bench.send("nobody.example.com", 7)
-            assert await bench.hear() == Undeliverable("nobody.example.com", 7, 3, 1, 0, "")
-        bench.service.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_name_that_does_not_exist_is_an_unreachable_host() -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.send("nobody.example.com", 7)
+        assert await bench.hear() == Undeliverable("nobody.example.com", 7, 3, 1, 0, "")
+    bench.service.close()
 
 
-def test_datagrams_for_a_name_that_is_not_resolved_wait_and_are_bounded() -> None:
-    async def dialogue() -> None:
-        bench, far, known = Bench(), Far(), asyncio.Event()
+@played
+async def test_datagrams_for_a_name_that_is_not_resolved_wait_and_are_bounded() -> None:
+    bench, far, known = Bench(), Far(), asyncio.Event()
 
-        async def resolve_later(host: str, port: int, family: socket.AddressFamily) -> Any:
-            await known.wait()
-            return await resolve(host, port, family)
+    async def resolve_later(host: str, port: int, family: socket.AddressFamily) -> Any:
+        await known.wait()
+        return await resolve(host, port, family)
 
-        bench.service.resolve = resolve_later
-        for number in range(module.MAX_WAITING + 5):
-            bench.send("www.example.com", far.port, bytes([number]))
-        known.set()
-        waited = [(await far.receive())[0] for _ in range(module.MAX_WAITING)]
-        assert waited == [bytes([number]) for number in range(module.MAX_WAITING)]
-        bench.send("www.example.com", far.port, b"next")
-        assert (await far.receive())[0] == b"next"
-        bench.service.close()
-        far.sock.close()
-
-    asyncio.run(dialogue())
+    bench.service.resolve = resolve_later
+    for number in range(module.MAX_WAITING + 5):
+        bench.send("www.example.com", far.port, bytes([number]))
+    known.set()
+    waited = [(await far.receive())[0] for _ in range(module.MAX_WAITING)]
+    assert waited == [bytes([number]) for number in range(module.MAX_WAITING)]
+    bench.send("www.example.com", far.port, b"next")
+    assert (await far.receive())[0] == b"next"
+    bench.service.close()
+    far.sock.close()
 
 
-def test_association_ends_while_a_name_is_resolved() -> None:
-    async def dialogue() -> None:
-        bench = Bench()
-        bench.send("silent.example.com", 7)
-        bench.association.close()
-        await asyncio.sleep(0)
-        assert bench.said == []
-        assert len(asyncio.all_tasks()) == 1
-        bench.service.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_association_ends_while_a_name_is_resolved() -> None:
+    bench, tasks = Bench(), asyncio.all_tasks()
+    bench.send("silent.example.com", 7)
+    assert asyncio.all_tasks() != tasks
+    bench.association.close()
+    await asyncio.sleep(0)
+    assert bench.said == []
+    assert asyncio.all_tasks() == tasks
+    bench.service.close()
 
 
 @LOOPS
@@ -197,18 +189,16 @@ def test_closed_port_is_told_again_and_again_by_the_destination(
     run(dialogue())
 
 
-def test_error_about_one_destination_does_not_keep_another_from_being_sent_to() -> None:
-    async def dialogue() -> None:
-        bench, far, gone = Bench(), Far(), Far()
-        gone.sock.close()
-        for _ in range(3):
-            bench.send(LOOPBACK[4], gone.port)
-            bench.send(LOOPBACK[4], far.port)
-            await far.receive()
-        bench.service.close()
-        far.sock.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_error_about_one_destination_does_not_keep_another_from_being_sent_to() -> None:
+    bench, far, gone = Bench(), Far(), Far()
+    gone.sock.close()
+    for _ in range(3):
+        bench.send(LOOPBACK[4], gone.port)
+        bench.send(LOOPBACK[4], far.port)
+        await far.receive()
+    bench.service.close()
+    far.sock.close()
 
 
 @pytest.mark.parametrize(
@@ -220,98 +210,86 @@ def test_error_about_one_destination_does_not_keep_another_from_being_sent_to() 
         ("fe80::1%eth0", 53),
     ],
 )
-def test_what_must_not_be_sent_to_is_a_closed_port(host: str, port: int) -> None:
-    async def dialogue() -> None:
-        family: Literal[4, 6] = 6 if ":" in host else 4
-        bench = Bench(family)
-        bench.send(host, port)
-        assert bench.said == [Undeliverable(host, port, *icmp.PORT_UNREACHABLE[family], 0, "")]
-        bench.service.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_what_must_not_be_sent_to_is_a_closed_port(host: str, port: int) -> None:
+    family: Literal[4, 6] = 6 if ":" in host else 4
+    bench = Bench(family)
+    bench.send(host, port)
+    assert bench.said == [Undeliverable(host, port, *icmp.PORT_UNREACHABLE[family], 0, "")]
+    bench.service.close()
 
 
-def test_address_of_the_other_family_is_an_unreachable_network() -> None:
-    async def dialogue() -> None:
-        bench = Bench(4)
-        bench.send("::1", 53)
-        assert bench.said == [Undeliverable("::1", 53, 3, 0, 0, "")]
-        bench.service.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_address_of_the_other_family_is_an_unreachable_network() -> None:
+    bench = Bench(4)
+    bench.send("::1", 53)
+    assert bench.said == [Undeliverable("::1", 53, 3, 0, 0, "")]
+    bench.service.close()
 
 
-def test_login_sends_where_it_may_connect_and_nowhere_else() -> None:
-    async def dialogue() -> None:
-        granted, other = Far(), Far()
-        grant = Grant(permit_open=frozenset({("127.0.0.1", granted.port)}))
-        bench = Bench(4, grant)
-        bench.send(LOOPBACK[4], other.port)
-        bench.send("www.example.com", granted.port)
-        refused = [("127.0.0.1", other.port), ("www.example.com", granted.port)]
-        assert bench.said == [Undeliverable(*one, 3, 3, 0, "") for one in refused]
-        bench.send(LOOPBACK[4], granted.port, b"granted")
-        assert (await granted.receive())[0] == b"granted"
-        with pytest.raises(BlockingIOError):
-            other.sock.recv(10)
-        bench.service.close()
-        granted.sock.close()
-        other.sock.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_login_sends_where_it_may_connect_and_nowhere_else() -> None:
+    granted, other = Far(), Far()
+    grant = Grant(permit_open=frozenset({("127.0.0.1", granted.port)}))
+    bench = Bench(4, grant)
+    bench.send(LOOPBACK[4], other.port)
+    bench.send("www.example.com", granted.port)
+    refused = [("127.0.0.1", other.port), ("www.example.com", granted.port)]
+    assert bench.said == [Undeliverable(*one, 3, 3, 0, "") for one in refused]
+    bench.send(LOOPBACK[4], granted.port, b"granted")
+    assert (await granted.receive())[0] == b"granted"
+    with pytest.raises(BlockingIOError):
+        other.sock.recv(10)
+    bench.service.close()
+    granted.sock.close()
+    other.sock.close()
 
 
-def test_associations_of_a_login_are_bounded_and_one_that_ends_makes_room(
+@played
+async def test_associations_of_a_login_are_bounded_and_one_that_ends_makes_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_ASSOCIATIONS", 2)
 
-    async def dialogue() -> None:
-        bench = Bench()
+    bench = Bench()
+    bench.begin()
+    with pytest.raises(OpenFailed) as refused:
         bench.begin()
-        with pytest.raises(OpenFailed) as refused:
-            bench.begin()
-        assert refused.value.failure is Failure.UNAVAILABLE
-        bench.association.close()
-        bench.association.close()
-        bench.begin()
-        bench.service.close()
-
-    asyncio.run(dialogue())
+    assert refused.value.failure is Failure.UNAVAILABLE
+    bench.association.close()
+    bench.association.close()
+    bench.begin()
+    bench.service.close()
 
 
-def test_association_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+@played
+async def test_association_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE_S", 0.05)
     monkeypatch.setattr(module, "TICK_S", 0.01)
 
-    async def dialogue() -> None:
-        bench = Bench()
-        for _ in range(5000):
-            if not bench.login.held["udp"]:
-                break
-            await asyncio.sleep(0.001)
-        assert bench.login.held["udp"] == 0
-        bench.send(LOOPBACK[4], 9)  # is nobody's any more
-        bench.service.close()
-
-    asyncio.run(dialogue())
+    bench = Bench()
+    for _ in range(5000):
+        if not bench.login.held["udp"]:
+            break
+        await asyncio.sleep(0.001)
+    assert bench.login.held["udp"] == 0
+    bench.send(LOOPBACK[4], 9)  # is nobody's any more
+    bench.service.close()
 
 
-def test_client_that_does_not_take_its_datagrams_leaves_them_in_the_socket() -> None:
-    async def dialogue() -> None:
-        bench, far = Bench(), Far()
-        bench.send(LOOPBACK[4], far.port)
-        _, source = await far.receive()
-        bench.association.pause()
-        far.sock.sendto(b"later", source)
-        await asyncio.sleep(0.05)
-        assert bench.said == []
-        bench.association.resume()
-        assert await bench.hear() == Deliver(LOOPBACK[4], far.port, b"later")
-        bench.service.close()
-        far.sock.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_client_that_does_not_take_its_datagrams_leaves_them_in_the_socket() -> None:
+    bench, far = Bench(), Far()
+    bench.send(LOOPBACK[4], far.port)
+    _, source = await far.receive()
+    bench.association.pause()
+    far.sock.sendto(b"later", source)
+    await asyncio.sleep(0.05)
+    assert bench.said == []
+    bench.association.resume()
+    assert await bench.hear() == Deliver(LOOPBACK[4], far.port, b"later")
+    bench.service.close()
+    far.sock.close()
 
 
 def test_error_that_finds_no_room_is_not_said_for_ever() -> None:
@@ -333,53 +311,45 @@ def test_error_that_finds_no_room_is_not_said_for_ever() -> None:
     full.close()
 
 
-def test_channel_carries_one_association_and_ends_it() -> None:
-    async def dialogue() -> None:
-        service, login = UdpService(resolve), Login(Grant())
-        transport = MessageEnd(udp.MAX_MESSAGE, udp.decode_answer)
-        protocol = service.protocol(4, login)
-        protocol.connection_made(transport)
-        assert isinstance(protocol, asyncio.Protocol)
-        for octet in frame(udp.encode(Send("224.0.0.1", 7, 64, True, b""))):
-            protocol.data_received(bytes([octet]))
-        assert transport.sent == [Undeliverable("224.0.0.1", 7, 3, 3, 0, "")]
-        assert login.held["udp"] == 1
-        protocol.connection_lost(None)
-        assert login.held["udp"] == 0
-        service.close()
-
-    asyncio.run(dialogue())
+def opened_channel() -> tuple[UdpService, Login, asyncio.Protocol, MessageEnd]:
+    """The channel of an association, and its end at the client."""
+    service, login = UdpService(resolve), Login(Grant())
+    transport = MessageEnd(udp.MAX_MESSAGE, udp.decode_answer)
+    protocol = service.protocol(4, login)
+    protocol.connection_made(transport)
+    return service, login, protocol, transport
 
 
-def test_client_that_does_not_take_what_is_said_loses_it() -> None:
-    async def dialogue() -> None:
-        service, transport = UdpService(resolve), MessageEnd(udp.MAX_MESSAGE, udp.decode_answer)
-        protocol = service.protocol(4, Login(Grant()))
-        protocol.connection_made(transport)
-        assert isinstance(protocol, asyncio.Protocol)
-        undeliverable = frame(udp.encode(Send("224.0.0.1", 7, 64, True, b"")))
-        protocol.pause_writing()
-        protocol.data_received(undeliverable)
-        assert transport.sent == []
-        protocol.resume_writing()
-        protocol.data_received(undeliverable)
-        assert len(transport.sent) == 1
-        protocol.connection_lost(None)
-        service.close()
-
-    asyncio.run(dialogue())
+@played
+async def test_channel_carries_one_association_and_ends_it() -> None:
+    service, login, protocol, transport = opened_channel()
+    for octet in frame(udp.encode(Send("224.0.0.1", 7, 64, True, b""))):
+        protocol.data_received(bytes([octet]))
+    assert transport.sent == [Undeliverable("224.0.0.1", 7, 3, 3, 0, "")]
+    assert login.held["udp"] == 1
+    protocol.connection_lost(None)
+    assert login.held["udp"] == 0
+    service.close()
 
 
-def test_client_that_says_nonsense_loses_the_channel() -> None:
-    async def dialogue() -> None:
-        service, login = UdpService(resolve), Login(Grant())
-        transport = MessageEnd(udp.MAX_MESSAGE, udp.decode_answer)
-        protocol = service.protocol(4, login)
-        protocol.connection_made(transport)
-        assert isinstance(protocol, asyncio.Protocol)
-        protocol.data_received(frame(b"nonsense"))
-        assert transport.is_aborted
-        assert login.held["udp"] == 0
-        service.close()
+@played
+async def test_client_that_does_not_take_what_is_said_loses_it() -> None:
+    service, _, protocol, transport = opened_channel()
+    undeliverable = frame(udp.encode(Send("224.0.0.1", 7, 64, True, b"")))
+    protocol.pause_writing()
+    protocol.data_received(undeliverable)
+    assert transport.sent == []
+    protocol.resume_writing()
+    protocol.data_received(undeliverable)
+    assert len(transport.sent) == 1
+    protocol.connection_lost(None)
+    service.close()
 
-    asyncio.run(dialogue())
+
+@played
+async def test_client_that_says_nonsense_loses_the_channel() -> None:
+    service, login, protocol, transport = opened_channel()
+    protocol.data_received(frame(b"nonsense"))
+    assert transport.is_aborted
+    assert login.held["udp"] == 0
+    service.close()

@@ -1,8 +1,6 @@
 """The channel's dialogue with a peer, message by message, over a connection of paper."""
 
 import asyncio
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from asyncssh.constants import (
 )
 from asyncssh.misc import ChannelOpenError, ProtocolError
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
-from transport_lab import Recorder, Runner
+from transport_lab import Recorder, played
 
 from vpn.ssh.session.channel import HIGH_BYTES, MAX_PACKET_BYTES, PACKETS_PER_TURN, Channel
 from vpn.ssh.session.pressure import Pressure
@@ -114,17 +112,6 @@ class Desk:
     async def settle(self) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
-
-
-def played(dialogue: Callable[..., Any]) -> Callable[..., None]:
-    """A dialogue as a test, on an event loop of its own."""
-
-    @functools.wraps(dialogue)
-    def test(**arguments: Any) -> None:
-        with Runner("asyncio") as runner:
-            runner.run(dialogue(**arguments))
-
-    return test
 
 
 @played
