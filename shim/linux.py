@@ -43,7 +43,7 @@ def isolate() -> None:
 def close_all_but(keep: set[int]) -> None:
     """Close every descriptor of this process except `keep`.
 
-    Garbage is never collected from then on: finalizers would close descriptors that are reused.
+    Objects that exist now are never garbage collected: a finalizer could close a reused descriptor.
     """
     gc.freeze()
     for name in os.listdir("/proc/self/fd"):

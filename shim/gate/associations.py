@@ -124,7 +124,7 @@ class Associations:
         )
 
     def on_deliver(self, message: Deliver, now: float) -> Order:
-        """Something has come from `message.host`."""
+        """The far end has received a datagram from `message.host`."""
         association = self._find(message.association)
         source = association and self._source(association, message.host)
         if association is None or not source or source == association.source:
@@ -142,7 +142,7 @@ class Associations:
         )
 
     def on_undeliverable(self, message: Undeliverable) -> Order:
-        """Something has not arrived at `message.host`."""
+        """The far end has received an ICMP error about a datagram to `message.host`."""
         association = self._find(message.association)
         destination = association and self._address(association, message.host)
         if association is None or not destination:
@@ -157,7 +157,7 @@ class Associations:
         return answer(packet.icmp_error(quote, *error, router))
 
     def expire(self, now: float) -> list[Order]:
-        """End what has been idle for too long."""
+        """End associations that have been idle for too long."""
         over = []
         for table, limit_s in ((self._one_way, ONE_WAY_S), (self._two_way, TWO_WAY_S)):
             for association in table.values():
@@ -184,7 +184,7 @@ class Associations:
         return Notify(Forget(association.number))
 
     def _use(self, association: _Association, now: float) -> None:
-        """Note a use: the tables are in the order of the last one."""
+        """Note a use: each table is in the order of the last use."""
         association.last = now
         table = self._two_way if association.is_two_way else self._one_way
         table.pop(association.number, None)

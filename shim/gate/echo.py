@@ -81,7 +81,7 @@ class Echo:
         return len(self._by_number)
 
     def on_request(self, request: Packet, now: float) -> Order:
-        """An application pings, with a hop to spare for the gate."""
+        """An application has sent an echo request, which may pass a router."""
         identifier, sequence, payload = packet.echo_of(request)
         if is_gateway(request.destination):
             ends = request.destination, request.source
@@ -108,7 +108,7 @@ class Echo:
         )
 
     def on_pong(self, pong: Pong, now: float) -> Order:
-        """The far end has a reply: it becomes the application's, unless the query is over."""
+        """The far end has received a reply: the application gets it, unless the query is over."""
         query = self._by_number.get(pong.query)
         if query is None:
             return _LATE
@@ -123,7 +123,7 @@ class Echo:
         return answer(packet.echo_reply(sender, source, identifier, *reply, hop_limit=hops))
 
     def on_unanswered(self, error: Unanswered) -> Order:
-        """A request did not arrive: the application gets an ICMP error, if it has sent that."""
+        """The far end has received an ICMP error: the application gets it, about its own packet."""
         query = self._by_number.get(error.query)
         quote = self._quotes.get((error.query, error.sequence))
         if query is None or quote is None:

@@ -99,7 +99,7 @@ class Flows:
         generation: int = 1,
         limits: Limits | None = None,
     ) -> None:
-        """`is_local` says of a SYN whether the gate itself serves the connection."""
+        """`is_local` tells whether a SYN is for a connection that the gate itself serves."""
         self._names = names
         self._is_local = is_local
         self._limits = limits or Limits()
@@ -166,7 +166,7 @@ class Flows:
         return None
 
     def on_opened(self, number: int, now: float) -> Order | None:
-        """The far end has connected. Late answers are given up."""
+        """The far end has connected. A flow that has been forgotten is cancelled."""
         flow = self._by_number.get(number)
         if flow is None:
             return Notify(Cancel(number)) if number >= self._first else None

@@ -89,7 +89,7 @@ class Names:
         self._resolver = resolver.Resolver(self._pool, mode, settings.suffixes)
 
     def on_query(self, wire: bytes, asker: Asker, now: float) -> Order | None:
-        """A DNS message has come."""
+        """An application has sent a DNS message."""
         if self._resolver is None:
             return None
         over_tcp = isinstance(asker, Stream)
@@ -130,7 +130,7 @@ class Names:
         return self.on_looked_up(LookedUp(number, Outcome.FAILED), now)
 
     def expire(self, now: float) -> Iterator[Order]:
-        """Answer what has waited too long."""
+        """Answer queries that have waited too long for the client."""
         for number, waiting in list(self._waiting.items()):
             if now - waiting.since > WAIT_TIMEOUT_S and (order := self.on_unsent(number, now)):
                 yield order

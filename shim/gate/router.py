@@ -88,7 +88,7 @@ class Router:
         return (answer(packet.unreachable(read, Unreachable.PROTOCOL, gateway)),)
 
     def on_query(self, wire: bytes, asker: Asker, now: float) -> Iterable[Order]:
-        """An application has asked its resolver."""
+        """An application has sent a DNS message to a resolver."""
         return _one(self._names.on_query(wire, asker, now))
 
     def on_accepted(self, key: FlowKey, connection: int) -> Order:
@@ -120,7 +120,7 @@ class Router:
         return ()
 
     def on_datagram(self, message: Message, now: float) -> Iterable[Order]:
-        """The client has a datagram for an application, or says what became of one."""
+        """The client has sent a message on the link for datagrams."""
         match message:
             case Deliver():
                 return (self._associations.on_deliver(message, now),)
@@ -133,7 +133,7 @@ class Router:
         return ()
 
     def on_unsent(self, message: Message, now: float) -> Iterable[Order]:
-        """The client does not read: a message to it was not sent."""
+        """A message was not sent, as the client does not read."""
         match message:
             case Open(flow):
                 self._flows.on_closed(flow, now)

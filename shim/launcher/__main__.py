@@ -56,7 +56,7 @@ class _OutOfDateError(Exception):
 
 
 def _given() -> list[int]:
-    """Return the netlink sockets that systemd has given (sd_listen_fds(3)), if it started us.
+    """Return the netlink sockets passed by systemd (sd_listen_fds(3)), if it started the shim.
 
     Without them a service would change its own network namespace instead of the machine's.
     """

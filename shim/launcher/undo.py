@@ -13,7 +13,10 @@ BUSY: Final = 75
 
 
 def undo(machine: Machine, *, keep_kill_switch: bool = False) -> int:
-    """Undo, and return an exit status: 0, 1 if something remains, 75 while an instance runs."""
+    """Undo every recorded change. Returns 0, 1 if something remains, 75 while an instance runs.
+
+    With `keep_kill_switch` nothing is undone while a kill switch is on.
+    """
     try:
         state = State(machine.netns)
     except BusyError:

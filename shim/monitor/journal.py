@@ -53,9 +53,9 @@ class Journal:
         return any(isinstance(change, KillSwitch) for change in self.recorded())
 
     def make(self, netlink: Netlink, plan: Iterable[Change]) -> None:
-        """Make the changes of a plan, and undo those of an earlier one. Raises OSError.
+        """Make the changes of a plan, and undo those of an earlier one.
 
-        Then nothing has changed.
+        Raises OSError; then nothing has changed.
         """
         made: list[Change] = []
         try:

@@ -66,14 +66,14 @@ DHCP: Final[dict[Family, tuple[int, int]]] = {4: (68, 67), 6: (546, 547)}
 
 
 def networks(prefixes: tuple[Prefix, ...]) -> list[Network]:
-    """Return the prefixes as networks. Raises ValueError for one that is none."""
+    """Return prefixes as networks. Raises ValueError for an invalid one, or too many."""
     if len(prefixes) > MAX_PREFIXES:
         raise ValueError("too many prefixes")
     return [ip_network((prefix.address, prefix.length)) for prefix in prefixes]
 
 
 def is_allowed(capture: Capture, routes: Sequence[Network]) -> bool:
-    """Whether all that this captures lies in `routes`. Raises ValueError for no prefix."""
+    """Whether all that this captures lies in `routes`. Raises ValueError as `networks`."""
     wanted = networks(capture.prefixes)
     if capture.everything or capture.names or capture.kill_switch:
         wanted += map(ip_network, EVERYTHING)
@@ -91,7 +91,7 @@ def changes(
 
     The filter of the kill switch comes first, and the rules that capture last, so that no packet
     meets half a plan; it is always a new one, as the old one may be incomplete.
-    Raises ValueError for a prefix that is none.
+    Raises ValueError as `networks`.
     """
     chosen = networks(capture.prefixes)
     plan: list[Change] = []

@@ -86,8 +86,8 @@ class Service:
     def run(self, *ends: int) -> bool:
         """Serve until a descriptor of `ends` becomes readable, or the client is done or gone.
 
-        Returns whether the client was done: whether it has asked for the end. Raises OSError when
-        the kernel does not take the rules back after a pause.
+        Returns whether the client has sent `Down`. Raises OSError if the rules cannot be made again
+        after a pause.
         """
         poll = select.poll()
         for fd in (self.client.fileno(), *ends):

@@ -73,7 +73,7 @@ def _cover_etc() -> None:
 
 
 def _cover(directory: str, hidden: frozenset[str]) -> None:
-    """Put a directory of ours over one of the host's, with what is in it but for some names."""
+    """Mount a tmpfs over a directory, with everything that is in it except some names."""
     kept: list[tuple[str, bool, int]] = []
     links: list[tuple[str, str]] = []
     for entry in os.scandir(directory):
@@ -100,7 +100,7 @@ def _nsswitch(text: str) -> str:
 
 
 def _take_over_ssh() -> None:
-    """Copy what ssh(1) wants to belong to root or to the user; link to the rest."""
+    """Copy the files that ssh(1) reads only if root or the user owns them; link to the rest."""
     host = f"/etc/{_HOST}/{_SSH}"
     os.mkdir(f"/etc/{_SSH}")
     for entry in os.scandir(host):

@@ -26,7 +26,7 @@ class KillSwitch(msgspec.Struct, frozen=True, tag="guard"):
 
 
 class Unreachable(msgspec.Struct, frozen=True, tag="unreachable"):
-    """The last route of our table: what has no way through the tunnel has none."""
+    """The last route of `TABLE`: packets with no route through the tunnel are unreachable."""
 
     family: Family
 

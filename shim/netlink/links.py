@@ -35,7 +35,7 @@ _PRIORITY_MANGLE: Final = -150
 
 
 def families() -> tuple[int, ...]:
-    """Return the versions of IP that the kernel has: the sixth can be left out (ipv6.disable=1)."""
+    """Return the versions of IP that the kernel has: 6 can be disabled (ipv6.disable=1)."""
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
     except OSError:
@@ -75,7 +75,7 @@ class Interfaces:
             self._ip.link("set", index=index, net_ns_fd=netns)
 
     def prepare(self, name: str) -> None:
-        """Make a TUN device ours before it is up: large packets, room for a burst, no own address.
+        """Configure a TUN device before it is up: large MTU and queue, no link-local address.
 
         A link-local address would make the kernel look for routers behind it (RFC 4862 §5.3).
         """
@@ -93,7 +93,7 @@ class Interfaces:
                 raise
 
     def add_default(self, index: int, table: int, source: IPv4Address | IPv6Address) -> None:
-        """Route everything that looks into `table` to a link."""
+        """Add a default route to a link into `table`."""
         with as_oserror():
             self._ip.route(
                 "add",
@@ -107,7 +107,7 @@ class Interfaces:
             )
 
     def deliver_locally(self, index: int, table: int) -> None:
-        """Treat every address as one of this machine's, for packets that look into `table`."""
+        """Add a local default route to a link into `table`, and the rule that uses it."""
         with as_oserror():
             for family in map(FAMILIES.__getitem__, families()):
                 self._ip.route(

@@ -8,7 +8,7 @@ from shim.protocol.link import Message
 
 
 class Fault(StrEnum):
-    """Why the monitor could not do what it was asked."""
+    """The reason why a request was not carried out."""
 
     NO_TUN = "no-tun"
     NOT_PERMITTED = "not-permitted"

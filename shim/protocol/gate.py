@@ -25,7 +25,7 @@ def first_number(generation: int) -> int:
 
 
 class Reason(StrEnum):
-    """Why a flow was not opened; each has one answer on the wire (design §2.1)."""
+    """The reason why a flow was not opened; each has one answer on the wire (design §2.1)."""
 
     REFUSED = "refused"
     HOST_UNREACHABLE = "host-unreachable"
@@ -35,7 +35,7 @@ class Reason(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why the gate has dropped a packet: what the packet is, or where there was no room for it."""
+    """The reason why a packet was dropped: a fault of the packet, or a lack of room."""
 
     VERSION = "version"
     SHORT = "short"
@@ -70,7 +70,7 @@ class DropCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_l
 
 
 class Outcome(StrEnum):
-    """What the far end knows of a name and type."""
+    """The result of a lookup at the far end."""
 
     FOUND = "found"
     NO_DATA = "no-data"

@@ -10,7 +10,7 @@ from shim.protocol.link import Message, role
 
 
 class Keep(Message, frozen=True, tag="keep"):
-    """All is made. Carries the capture TUN, the flow TUN and the listener of the flow namespace."""
+    """Keep a gate. Carries the capture TUN, the flow TUN and the listener of the flow namespace."""
 
     FDS: ClassVar[int] = 3
 
@@ -22,7 +22,7 @@ class Keep(Message, frozen=True, tag="keep"):
 
 
 class Keeping(Message, frozen=True, tag="keeping"):
-    """A gate serves them from now on."""
+    """The supervisor has taken the descriptors, and starts a gate."""
 
 
 SUPERVISOR: Final = role(Keep)

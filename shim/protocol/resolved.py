@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 
 class Names(Message, frozen=True, tag="names"):
-    """Which names the tunnel answers; no `suffixes` means all. The first message, sent once."""
+    """The names that the tunnel answers; no `suffixes` means all. The first message, sent once."""
 
     SIZE: ClassVar[int] = 64 + MAX_SUFFIXES * (MAX_NAME + 4)
 

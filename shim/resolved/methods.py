@@ -74,7 +74,7 @@ def revert(link: int) -> list[Call]:
 
 
 def find_device() -> Call:
-    """Ask NetworkManager which object stands for our link."""
+    """Look up the object of NetworkManager for the capture TUN."""
     return Call(
         NETWORK_MANAGER, _MANAGER_PATH, NETWORK_MANAGER, "GetDeviceByIpIface", "s", (DEVICE,)
     )

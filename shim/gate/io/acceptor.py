@@ -27,7 +27,7 @@ _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
 
 @dataclass(slots=True)
 class Acceptor:
-    """Watched by `poll`; `on_event` is to be called when it says so."""
+    """The listener, registered with `poll`; call `on_event` when it is ready."""
 
     poll: select.epoll
     listener: socket.socket
@@ -54,7 +54,7 @@ class Acceptor:
         self.executor.execute((router.on_accepted(key, sock.detach()),))
 
     def resume(self) -> None:
-        """Listen again, if there was no descriptor left."""
+        """Watch the listener again, after it had run out of descriptors."""
         if self._is_paused:
             self.poll.modify(self.listener, select.EPOLLIN)
             self._is_paused = False

@@ -22,7 +22,7 @@ BURST: Final = 64
 
 
 class DatagramLink:
-    """Watched by `poll`; `on_event` is to be called when it says so."""
+    """The link, registered with `poll`; call `on_event` when it is ready."""
 
     def __init__(
         self,

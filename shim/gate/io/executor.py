@@ -33,7 +33,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 @dataclass(slots=True)
 class Executor:
-    """Where orders go: two devices, two links, the connections to the resolver, a counter."""
+    """Carries out orders, on two devices, two links and the connections to the resolver."""
 
     capture: int
     flow: int
@@ -43,7 +43,7 @@ class Executor:
     tap: Tap
     router: Router
     dropped: Counter[DropReason]
-    """Packets that were dropped since the client has heard of any."""
+    """Packets that were dropped since the last report."""
     _late: deque[Message] = field(default_factory=deque)
 
     def execute(self, wanted: Iterable[orders.Order]) -> None:
@@ -76,12 +76,12 @@ class Executor:
                 self.dropped[reason] += packets
 
     def send_late(self) -> None:
-        """Send what the client has not yet been notified of, as far as it reads."""
+        """Send notifications that the client had no room for, as far as it has room now."""
         while self._late and self.client.send(self._late[0]):
             self._late.popleft()
 
     def report(self) -> None:
-        """Tell the client what was dropped, if anything was, and begin to count anew."""
+        """Report what was dropped to the client, if anything was, and reset the counter."""
         counts = tuple(DropCount(reason, packets) for reason, packets in self.dropped.items())
         if counts and self.client.send(Dropped(counts)):
             self.dropped.clear()

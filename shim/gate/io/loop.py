@@ -47,7 +47,7 @@ LEARN_S: Final = 2.0
 
 
 class Gate:
-    """A gate over descriptors that were made by others. It opens nothing itself."""
+    """A gate over given descriptors. It opens none itself, except its epoll."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Gate:
                 self._on_tick(time.monotonic())
 
     def _learn(self) -> None:
-        """Introduce the gate to the client, and hear of the flows that there are."""
+        """Announce the gate to the client, and receive the flows of the gates before."""
         client = self._client.fileno()
         self._poll.register(client, select.EPOLLOUT)
         while not self._client.send(Started(self._generation)):

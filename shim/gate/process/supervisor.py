@@ -65,7 +65,7 @@ class Restarts:
         self._early = 0
 
     def may_restart(self, lived_s: float) -> bool:
-        """A gate has died at an age of `lived_s`. False for the last of too many early deaths."""
+        """A gate has died after `lived_s`. False after `MAX_EARLY_DEATHS` early ones in a row."""
         self._early = self._early + 1 if lived_s < EARLY_S else 0
         return self._early < MAX_EARLY_DEATHS
 

@@ -21,7 +21,7 @@ _DNS_PORT_OCTETS: Final = DNS_PORT.to_bytes(2)
 def is_segment_of_flow(buffer: bytearray, size: int) -> bool:
     """Whether this is plain TCP without SYN: unfragmented, no IPv6 extension header.
 
-    A packet that may not pass a router is none: the gate is one.
+    A packet whose hop limit is used up is none: the gate is a router.
     """
     version = buffer[_HEADER] >> 4
     if version == 4:
@@ -44,7 +44,7 @@ def is_segment_of_flow(buffer: bytearray, size: int) -> bool:
 
 
 def is_datagram(buffer: bytearray, size: int) -> bool:
-    """Whether this is plain UDP that is no question to us: no fragment, no option, no extension."""
+    """Whether this is plain UDP, not to port 53: no fragment, no option, no extension header."""
     if buffer[_HEADER] == _PLAIN_IPV4:
         if buffer[_HEADER + 9] != packet.UDP or buffer[_HEADER + 6] & 0x3F or buffer[_HEADER + 7]:
             return False

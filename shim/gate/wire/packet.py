@@ -55,7 +55,7 @@ FlowKey = bytes
 
 
 class Unreachable(IntEnum):
-    """Which destination unreachable message (RFC 792, RFC 1812 §5.2.7.1, RFC 4443 §3.1)."""
+    """Codes of destination unreachable (RFC 792, RFC 1812 §5.2.7.1, RFC 4443 §3.1)."""
 
     NET = 0
     HOST = 1
@@ -144,7 +144,7 @@ def flow_key(source: bytes, destination: bytes, source_port: int, destination_po
 
 
 def destination_of(key: FlowKey) -> bytes | None:
-    """Return the destination address of a flow, None for what is not a key."""
+    """Return the destination address of a flow, None if the key is malformed."""
     if len(key) not in (12, 36):
         return None
     size = (len(key) - 4) // 2
@@ -152,7 +152,7 @@ def destination_of(key: FlowKey) -> bytes | None:
 
 
 def read(framed: bytes) -> Packet | DropReason:
-    """Return the packet behind a virtio header, or the reason why it is none."""
+    """Return the packet behind a virtio header, or the reason to drop it."""
     offload, raw = framed[:VNET_HEADER_BYTES], framed[VNET_HEADER_BYTES:]
     if not raw:
         return DropReason.SHORT
@@ -273,7 +273,7 @@ def unreachable(packet: Packet, code: Unreachable, sender: bytes) -> bytes:
 
 
 def _next_header_at(packet: Packet) -> int:
-    """Return where in an IPv6 packet it says what its transport is."""
+    """Return the offset of the next header field that names the transport."""
     at, offset = 6, 40
     while offset < packet.transport:
         at, offset = offset, offset + 8 + packet.raw[offset + 1] * 8
@@ -328,9 +328,9 @@ def echo_reply(
 
 
 def max_payload(address: bytes) -> int:
-    """Return how much an echo or a datagram of a family can carry: its packet has 65535 octets.
+    """Return the largest payload of an echo or a datagram in the family of an address.
 
-    That is with the header in IPv4 (RFC 791), and without it in IPv6 (RFC 8200 §3).
+    A packet has 65535 octets: in IPv4 with its header (RFC 791), in IPv6 without (RFC 8200 §3).
     """
     return 65507 if len(address) == 4 else 65527
 

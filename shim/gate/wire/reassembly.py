@@ -100,7 +100,7 @@ class Fragments:
         return DropReason.FRAGMENT_LIMIT if self._count(datagram) else None
 
     def expire(self, now: float) -> int:
-        """Forget what has not become complete; returns how many fragments that were."""
+        """Forget datagrams that were not completed in time. Returns the number of fragments."""
         lost = 0
         for key, datagram in list(self._datagrams.items()):
             if now - datagram.since <= TIMEOUT_S:
@@ -125,7 +125,7 @@ class Fragments:
 
 
 def _fits(datagram: _Datagram, fragment: _Fragment) -> bool:
-    """Add a fragment to a datagram. False if the two do not go together."""
+    """Add a fragment to a datagram. False if it contradicts those before."""
     start, end = fragment.offset, fragment.offset + len(fragment.data)
     place = bisect_left(datagram.offsets, start)
     if place < len(datagram.offsets) and datagram.offsets[place] == start:
