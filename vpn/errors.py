@@ -48,7 +48,8 @@ class VersionError(OverlayError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the running overlay-vpn is of another version; restart it: 'overlay-vpn down', then up"
+            "the running overlay-vpn is of another version; restart it: run 'overlay-vpn down' "
+            "as root, then 'overlay-vpn up'"
         )
 
 

@@ -58,7 +58,7 @@ def asked_of(dns_server: str | None, *, is_asking: bool) -> str:
 
 
 class Explainer:
-    """Explains one tunnel."""
+    """The explanation of one tunnel."""
 
     def __init__(
         self,
@@ -115,7 +115,10 @@ class Explainer:
         is_virtual = rtype in ADDRESSES and path is not Path.SPECIAL
         if path is not Path.FAR:
             return Resolution(way=_way(path), is_virtual=is_virtual and path is Path.VIRTUAL)
-        text = to_text(labels)
+        return self._resolution_by_client(to_text(labels), rtype, is_virtual=is_virtual)
+
+    def _resolution_by_client(self, text: str, rtype: int, *, is_virtual: bool) -> Resolution:
+        """Return how the client answers a query that the gate passes on to it."""
         decision = self._lookups.judge(text, rtype)
         if not decision.allowed:
             number = self._egress.limits.policy.number_of(decision)
@@ -125,7 +128,7 @@ class Explainer:
         age_s, left_s = kept or (0, 0)
         return Resolution(
             way=_way(path),
-            asked=context.asked if path in (Path.FAR, Path.CACHED) else "",
+            asked=self._context().asked if path in (Path.FAR, Path.CACHED) else "",
             is_virtual=is_virtual,
             is_away=path is Path.FAR and not self._uplink.is_up,
             age_s=age_s,
