@@ -29,8 +29,9 @@ from lab.extremes import encodings, kinds, noise
 from lab.overlay import Overlay
 from shim.gate.io.loop import Gate
 from shim.gate.resolver import Names
-from shim.monitor.plan import EVERYTHING, Change
+from shim.monitor.plan import EVERYTHING
 from shim.monitor.service import TABLE, Phase, Service
+from shim.netlink.changes import Change
 from shim.protocol import POOL4, POOL6, VERSION
 from shim.protocol.common import Hello
 from shim.protocol.gate import GATE, Configure, ToGate
@@ -240,7 +241,7 @@ def test_gate_takes_any_value_of_any_message(is_configured: bool) -> None:
         assert is_valid(GATE, packet) >= kept, packet[:80]
         assert kept or not is_valid(GATE, packet) or GATE.decoder.decode(packet).FDS, packet[:80]
         side.drain()
-    side.gate._on_tick()
+    side.gate._on_tick(0.0)
     side.close()
     assert descriptors() == before
 
