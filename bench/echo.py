@@ -1,10 +1,10 @@
-"""How long an echo takes through the tunnel, beside the direct path, in one lab and one run.
+"""Round-trip times of ping(8) through the tunnel and on the direct path, in one lab and one run.
 
     sudo env PYTHONPATH=netns-tests python bench/echo.py [ROUNDS]
 
 app ── router ── server ── target, each a network namespace. ping(8) sends a request every 10 ms and
-tells the time of each answer. The ways: the direct kernel path, and our server over QUIC. The
-figures are milliseconds on one machine, and as multiples of the direct path worth something.
+prints the time of each reply. The paths: the direct one of the kernel, and our server over QUIC.
+Compare the ratio to the direct path; the milliseconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COUNT = 300
 
 
 def times_ms(host: Host) -> list[float]:
-    """Return the times of the answers to `COUNT` requests."""
+    """Return the round-trip times of the replies to `COUNT` requests."""
     argv = ["ping", "-n", "-c", str(COUNT), "-i", "0.01", "-W", "5", TARGET.v4]
     said = host.run(argv, check=False, timeout=120).stdout
     return [float(one) for one in re.findall(r"time=([0-9.]+) ms", said)]

@@ -1,4 +1,4 @@
-"""How fast is the gate alone: one flow from an application to the accepted socket and back.
+"""Throughput of the gate alone: one flow from an application to the accepted socket and back.
 
     sudo python bench/gate.py [SECONDS]
 
@@ -37,7 +37,7 @@ def wait_for(link: Link) -> tuple[Message, list[int]]:
 
 
 def start_shim() -> tuple[int, Link, Link]:
-    """Start the shim and capture everything; its process, the links to monitor and gate."""
+    """Start the shim and capture everything; return its PID and the links to monitor and gate."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     launcher = os.posix_spawn(
         sys.executable,
@@ -63,7 +63,7 @@ def start_shim() -> tuple[int, Link, Link]:
 
 
 def accept_one(gate: Link) -> socket.socket:
-    """Open the next flow and return its socket, as the client would get it."""
+    """Open the next flow and return its socket, as the client receives it."""
     while True:
         message, fds = wait_for(gate)
         if isinstance(message, Open):
@@ -75,7 +75,7 @@ def accept_one(gate: Link) -> socket.socket:
 
 
 def application(port: int, seconds: float, host: str) -> int:
-    """Connect and send or receive for a time, in a process of its own."""
+    """Fork a process that connects, and sends or receives; return its PID."""
     pid = os.fork()
     if pid:
         return pid
@@ -101,7 +101,7 @@ def drain(sock: socket.socket) -> int:
 
 
 def cpu_of(pids: list[int]) -> float:
-    """CPU seconds that processes have used so far."""
+    """Return the CPU seconds that processes have used so far."""
     ticks = os.sysconf("SC_CLK_TCK")
     used = 0
     for pid in pids:
@@ -111,7 +111,7 @@ def cpu_of(pids: list[int]) -> float:
 
 
 def machine_cpu() -> float:
-    """CPU seconds that the whole machine has used so far, idling left out."""
+    """Return the CPU seconds that the machine has used so far, without idle time."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
@@ -121,7 +121,7 @@ def children(pid: int) -> list[int]:
 
 
 def gate_of(launcher: int) -> int:
-    """Return the gate: launcher, supervisor, gate; the launcher's other child is the monitor."""
+    """Return the PID of the gate, the only grandchild of the launcher."""
     (gate,) = [gate for one in children(launcher) for gate in children(one)]
     return gate
 

@@ -1,11 +1,12 @@
-"""The whole path beside its peers, in one lab and one run: medians of alternating rounds.
+"""Throughput of the whole path and of its alternatives, in one lab and one run.
 
     sudo env PYTHONPATH=netns-tests python bench/path.py [ROUNDS]
 
-app ── router ── server ── target, each a network namespace. Measured are iperf3 each way, and
-connect-request-response-close against nginx with one and with 16 clients at once (ab). The ways:
-the direct kernel path, a stock sshd (`ssh://`), our server (`quic`), and sshuttle with nft.
-CPU seconds are the whole machine's: programs of the test are in them, alike for every way.
+app ── router ── server ── target, each a network namespace. Measured are iperf3 in each direction,
+and connect-request-response-close against nginx (ab) with one client and with 16 at once. The
+paths, in alternating rounds: the direct one of the kernel, a stock sshd (`ssh://`), our server
+(`quic`), and sshuttle with nft. Printed are medians. CPU seconds are of the whole machine; the
+programs of the benchmark are part of them on every path.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ FIGURES = ("up", "down", "one", "many")
 
 
 def machine_cpu() -> float:
-    """CPU seconds that the whole machine has used so far, idling left out."""
+    """Return the CPU seconds that the machine has used so far, without idle time."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
 class Bench:
-    """One lab with every server running; each way is brought up for its turn only."""
+    """One lab with every server running; each path is up only while it is measured."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -46,12 +47,12 @@ class Bench:
         self.ssh = self.overlay.serve_ssh()
         self.failed: dict[str, int] = {}
         for host in lab.hosts:
-            # Tens of thousands of ended connections would slow down whoever comes next.
+            # Tens of thousands of sockets in TIME_WAIT would slow down the next round.
             host.run(["sysctl", "-qw", "net.ipv4.tcp_max_tw_buckets=2000"])
 
     @contextmanager
     def way(self, name: str) -> Iterator[None]:
-        """Bring a way up, and take it down."""
+        """Bring a path up, and take it down afterwards."""
         if name == "direct":
             yield
         elif name == "sshuttle":
@@ -74,7 +75,7 @@ class Bench:
             ]
         )
         until(self._is_redirected, 20, "sshuttle's rules")
-        # The rules come before the port that they redirect to.
+        # The rules exist before their destination listens.
         until(lambda: tcp.outcome(self.lab.app, TARGET.v4, 80) == "connected", 20, "sshuttle")
         yield
         program.stop(timeout_s=10)

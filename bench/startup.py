@@ -1,9 +1,9 @@
-"""How long until a command runs: `overlay-vpn run --embedded -- true`, beside two imports.
+"""Start-up time of `overlay-vpn run --embedded -- true`, compared with two imports.
 
     python bench/startup.py [ROUNDS]
 
-Needs user namespaces and /dev/net/tun, and no root. The two alternate, so that both meet the same
-load; the figure is the ratio of their medians. Exit status 1 if it is above 4.
+Needs user namespaces and /dev/net/tun, and no root. The two alternate, so that both run under the
+same load; the result is the ratio of their medians. Exit status 1 if it is above 4.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""UDP through the tunnel beside the direct path, in one lab and one run: medians of rounds.
+"""UDP through the tunnel and on the direct path, in one lab and one run: medians of rounds.
 
     sudo env PYTHONPATH=netns-tests python bench/udp.py [ROUNDS]
 
 app ── router ── server ── target, each a network namespace. iperf3 sends datagrams of 1 200 bytes
-each way: at a rate that every way carries, and at one that none does. Told are what arrives, and
-how much of what was sent does not. The ways: the direct kernel path, and our server with the
+in each direction, at a rate that every path carries and at one that none does. Printed are the
+rate that arrives, and the loss. The paths: the direct one of the kernel, and our server with the
 datagrams of the application in datagrams of the transport, or in its stream.
 """
 
@@ -25,7 +25,7 @@ WAYS = ("direct", "datagram", "stream")
 
 
 def measure(host: Host, rate: str, *, is_reverse: bool) -> tuple[float, float]:
-    """Return Mbit/s that have arrived, and the share of what was sent that has not, in percent."""
+    """Return the rate that arrived, in Mbit/s, and the loss in percent."""
     words = ["--bitrate", rate, "--length", PAYLOAD_BYTES, "--time", SECONDS]
     argv = ["iperf3", "--json", "--udp", "--client", TARGET.v4, *words]
     argv += ["--reverse"] if is_reverse else []
@@ -36,7 +36,7 @@ def measure(host: Host, rate: str, *, is_reverse: bool) -> tuple[float, float]:
 
 
 def rounds_of(overlay: Overlay, endpoint: Endpoint, way: str) -> list[tuple[float, float]]:
-    """Measure one way once, at each rate and in each direction."""
+    """Measure one path once, at each rate and in each direction."""
     if way != "direct":
         overlay.up(endpoint, "--dns", "virtual", "--udp", way)
     found = []

@@ -122,7 +122,7 @@ class MemoryListener:
 
 
 class MemoryTransport:
-    """Connects protocols of one process and one event loop.
+    """A transport between protocols of one process and one event loop.
 
     Instances share the process's listeners, unless they are given a dictionary of their own.
     """
