@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from shim.protocol import DEVICE
+from shim.protocol import DEVICE, ROUTE_PROTOCOL
 from vpn.control.messages import DestinationStatus, Resolution
 from vpn.control.verdict import (
     RouteText,
@@ -14,7 +15,9 @@ from vpn.control.verdict import (
     judge,
     nameless,
     resolution_text,
+    route_text,
 )
+from vpn.linux.routing import Prefix, Route, Rule
 
 OURS, OTHER = RuleText(7213, True, "anything"), RuleText(32766, False, "anything")
 
@@ -26,6 +29,7 @@ def route(device: str = DEVICE, kind: str = "unicast", rule: RuleText | None = O
 
 
 UP = DestinationStatus(server="alice@vpn.example (quic)")
+PAUSED = DestinationStatus(server="alice@vpn.example (quic)", kill_switch=True, paused_s=9)
 SWITCHED = DestinationStatus(server="alice@vpn.example (quic)", kill_switch=True)
 
 
@@ -50,6 +54,63 @@ def test_kernel_has_the_first_word(
     address: str, port: int, status: DestinationStatus, found: RouteText | str, word: VerdictKind
 ) -> None:
     assert judge(address, port, status, found)[0] == word
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "why"),
+    [
+        (DestinationStatus(), route("eth0"), "overlay-vpn is not up here"),
+        (UP, route("eth0", rule=OTHER), "not among what is routed through the tunnel"),
+        (UP, route("eth0", rule=None), "not among what is routed through the tunnel"),
+        (UP, route("eth0"), "this machine has a route for it that is no default route"),
+        (
+            DestinationStatus(kill_switch=True),
+            route("eth0"),
+            "the local network is reachable beside the kill switch",
+        ),
+    ],
+)
+def test_packet_outside_the_tunnel_has_a_reason(
+    status: DestinationStatus, found: RouteText, why: str
+) -> None:
+    assert judge("10.0.0.1", 80, status, found) == ("direct", why)
+
+
+def test_kill_switch_that_was_left_blocks_the_rest() -> None:
+    status = DestinationStatus(kill_switch=True)
+    blocked = ("blocked", "the kill switch lets nothing past the tunnel")
+    assert judge("203.0.113.1", 80, status, route("eth0", rule=OTHER)) == blocked
+
+
+def test_kernel_without_a_route_is_quoted_whoever_is_at_fault() -> None:
+    found = "No route to host"
+    for status, verdict in {
+        UP: ("unreachable", "the kernel says: No route to host"),
+        SWITCHED: ("blocked", "the kill switch holds: No route to host"),
+        PAUSED: ("unreachable", "the kernel says: No route to host"),
+    }.items():
+        assert judge("203.0.113.1", 80, status, found) == verdict
+
+
+def test_route_and_its_rule_are_told_as_text() -> None:
+    prefix = Prefix("198.18.0.0", 15)
+    chosen = Route(
+        kind="unicast", table=7200, prefix=prefix, device=DEVICE, gateway="", source="198.18.0.2"
+    )
+    unruled = route_text(chosen, None)
+    assert unruled == RouteText(
+        table=7200,
+        kind="unicast",
+        prefix="198.18.0.0/15",
+        device=DEVICE,
+        gateway="",
+        source="198.18.0.2",
+        rule=None,
+    )
+    for origin, is_ours in ((ROUTE_PROTOCOL, True), (2, False)):
+        rule = Rule(priority=7202, table=7200, origin=origin, destination=prefix)
+        told = RuleText(7202, is_ours, str(rule))
+        assert route_text(chosen, rule) == msgspec.structs.replace(unruled, rule=told)
 
 
 def test_local_network_is_blocked_where_that_was_asked_for() -> None:
