@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 # client → resolved helper
 
 
-class Names(Message, frozen=True, tag="names"):
+class Suffixes(Message, frozen=True, tag="names"):
     """The names that the tunnel answers; no `suffixes` means all. The first message, sent once."""
 
     SIZE: ClassVar[int] = 64 + MAX_SUFFIXES * (MAX_NAME + 4)
@@ -66,7 +66,7 @@ class Told(Message, frozen=True, tag="told"):
     network_manager: Answer
 
 
-ToResolved = Names | Announce | Withdraw
+ToResolved = Suffixes | Announce | Withdraw
 
 RESOLVED: Final = role(ToResolved)
-CLIENT_OF_HOST_DNS: Final = role(Told)
+CLIENT_OF_RESOLVED: Final = role(Told)

@@ -33,8 +33,8 @@ from shim.protocol.resolved import (
     RESOLVED,
     Announce,
     Answer,
-    Names,
     Outcome,
+    Suffixes,
     Told,
     Withdraw,
 )
@@ -60,7 +60,7 @@ def main(sock: socket.socket) -> int:
     client = Link(sock, RESOLVED)
     try:
         names = _next(client)
-        if not isinstance(names, Names):
+        if not isinstance(names, Suffixes):
             return 1
         _wait(client)
         system = Bus(time.monotonic() + PATIENCE_S)

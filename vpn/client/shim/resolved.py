@@ -14,7 +14,7 @@ from typing import Final
 from shim.protocol.link import Link, Message
 from shim.protocol.resolved import (
     ABSENT,
-    CLIENT_OF_HOST_DNS,
+    CLIENT_OF_RESOLVED,
     Announce,
     Answer,
     Outcome,
@@ -50,7 +50,7 @@ class ResolvedHelper:
         self._resuming: asyncio.TimerHandle | None = None
         self._link = None
         if sock is not None:
-            self._link = AsyncLink(Link(sock, CLIENT_OF_HOST_DNS), self._on_message)
+            self._link = AsyncLink(Link(sock, CLIENT_OF_RESOLVED), self._on_message)
             self._link.closed.add_done_callback(lambda _: self._answered.set())
 
     @property

@@ -16,7 +16,7 @@ from typing import Final
 
 from shim.protocol.link import Link
 from shim.protocol.paths import RUN_DIRECTORY
-from shim.protocol.resolved import BUS, CLIENT_OF_HOST_DNS, Names
+from shim.protocol.resolved import BUS, CLIENT_OF_RESOLVED, Suffixes
 from vpn.client.shim import installation
 from vpn.errors import NotPermittedError, OverlayError
 
@@ -106,7 +106,7 @@ def _resolved(suffixes: tuple[str, ...]) -> tuple[socket.socket | None, int | No
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         pid = spawn("shim.resolved", {_LINK: theirs.fileno()})
-    Link(ours, CLIENT_OF_HOST_DNS).send(Names(suffixes))
+    Link(ours, CLIENT_OF_RESOLVED).send(Suffixes(suffixes))
     return ours, pid
 
 
