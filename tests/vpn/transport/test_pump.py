@@ -11,7 +11,7 @@ from dialogues import dialogue
 from transport_lab import Recorder, until
 
 from vpn.transport.memory import memory_pair
-from vpn.transport.pump import Pump
+from vpn.transport.pump import WRITE_BUFFER_BYTES, Pump
 
 
 class Joined(AbstractAsyncContextManager):
@@ -250,4 +250,15 @@ async def test_small_writes_leave_at_once(joined: Joined) -> None:
     await joined.open()
     option = joined.pump.near._transport.get_extra_info("socket")  # type: ignore[union-attr]
     assert option.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    joined.pump.abort()
+
+
+@played
+async def test_buffer_of_a_socket_is_bounded_and_that_of_a_channel_its_own(joined: Joined) -> None:
+    await joined.open()
+    near, far = joined.pump.near._transport, joined.pump.far._transport
+    assert near is not None
+    assert far is not None
+    assert near.get_write_buffer_limits()[1] == WRITE_BUFFER_BYTES  # type: ignore[attr-defined]
+    assert far.get_extra_info("socket") is None
     joined.pump.abort()

@@ -277,3 +277,38 @@ async def test_datagrams_of_the_session_are_asked_for_where_there_are_any(bench:
     await bench.send(1)
     await bench.send(2, host="2001:db8::7", family=6)
     assert bench.far.services == [UDP_IN_DATAGRAMS[4], UDP_IN_DATAGRAMS[6]]
+
+
+@played
+async def test_closed_association_is_reported_once_and_has_no_channel(bench: Bench) -> None:
+    await bench.send(payload=bytes(5))
+    (channel,) = bench.far.channels
+    association = bench.associations._associations[1]
+    for _ in range(2):
+        association.close()
+    assert bench.far.moved == [(HERE, 7, 5, 0)]
+    assert channel.is_aborted
+    assert not association.is_open
+
+
+@played
+async def test_destination_that_is_forgotten_takes_no_other_ones_origin(bench: Bench) -> None:
+    """A name and the address that stands for it are two destinations with one target."""
+    bench.far.hosts[NAME] = (HERE, 7)
+    await bench.send(host=HERE)
+    await bench.send(host=NAME)
+    association = bench.associations._associations[1]
+    association._forget((HERE, 7))
+    (channel,) = bench.far.channels
+    channel.say(udp.Deliver(HERE, 7, b"back"))
+    assert bench.told == [Deliver(1, NAME, 7, b"back")]
+
+
+@played
+async def test_denied_name_is_not_the_origin_of_its_address(bench: Bench) -> None:
+    bench.far.hosts["denied.example"] = (HERE, 7)
+    await bench.send(host="denied.example")
+    await bench.send(host=HERE)
+    (channel,) = bench.far.channels
+    channel.say(udp.Deliver(HERE, 7, b"back"))
+    assert bench.told[1:] == [Deliver(1, HERE, 7, b"back")]
