@@ -285,3 +285,43 @@ async def test_first_result_of_a_query_is_reported(
     assert (contact.host, contact.flows, contact.ports) == ("192.0.2.1", 1, ())
     counted = {str(each): count for each, count in contact.outcomes.items() if count}
     assert counted == ({outcome: 1} if outcome else {})
+
+
+@played()
+async def test_service_that_cannot_be_had_is_reported_once_for_a_query(bench: Bench) -> None:
+    bench.session.failure = Failure.UNAVAILABLE
+    for number in (7, 8):
+        bench.echo.on_ping(ping(sequence=number))
+        await settle()
+    (contact,) = bench.contacts
+    assert (contact.flows, contact.outcomes["unreachable"]) == (1, 1)
+
+
+@played()
+async def test_query_that_was_idle_for_longest_makes_room_and_is_judged_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_QUERIES", 2)
+    for number in (1, 2, 1, 3, 1, 2):
+        bench.echo.on_ping(ping(number, host=f"host{number}.example"))
+        await settle()
+    flows = {contact.host: contact.flows for contact in bench.contacts}
+    assert flows == {"host1.example": 1, "host2.example": 2, "host3.example": 1}
+
+
+@played()
+async def test_closed_echo_closes_its_channel(bench: Bench) -> None:
+    bench.echo.on_ping(ping())
+    await settle()
+    bench.echo.close()
+    await settle()
+    assert bench.server.transport.is_closing()
+
+
+@played()
+async def test_closed_while_the_channel_opens_asks_nothing(bench: Bench) -> None:
+    bench.echo.on_ping(ping())
+    await asyncio.sleep(0)
+    bench.echo.close()
+    await settle()
+    assert (bench.session.servers, bench.said) == ([], [])
