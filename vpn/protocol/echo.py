@@ -17,7 +17,7 @@ import msgspec
 
 from vpn.protocol import icmp
 from vpn.protocol.failure import Failure
-from vpn.protocol.fields import MAX_HOST, Host, Octet, ServiceMessage
+from vpn.protocol.fields import MAX_HOST, Host, Mtu, Octet, ServiceMessage
 
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
@@ -69,7 +69,7 @@ class Failed(ServiceMessage, frozen=True, tag="failed"):
     sequence: _Word
     kind: Octet
     code: Octet
-    mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    mtu: Mtu
     router: Host
 
 

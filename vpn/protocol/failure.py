@@ -46,11 +46,7 @@ CAUSES: Final[Mapping[Failure, Cause]] = {
     Failure.ECONNREFUSED: Cause(
         "connection refused",
         (errno.ECONNREFUSED, errno.ECONNRESET),
-        wordings=(
-            "connection refused",
-            "actively refused",  # Windows
-            "connection reset",
-        ),
+        wordings=("connection refused", "actively refused", "connection reset"),  # 2nd: Windows
     ),
     Failure.EHOSTUNREACH: Cause(
         "no route to host",
@@ -76,10 +72,7 @@ CAUSES: Final[Mapping[Failure, Cause]] = {
     Failure.POLICY: Cause(
         "denied",
         (errno.EACCES, errno.EPERM),  # ICMPv6 administratively prohibited, or a firewall rule
-        wordings=(
-            "permission denied",
-            "operation not permitted",
-        ),
+        wordings=("permission denied", "operation not permitted"),
     ),
     Failure.UNAVAILABLE: Cause(
         "the server cannot open it now",
@@ -108,10 +101,7 @@ CAUSES: Final[Mapping[Failure, Cause]] = {
     Failure.ETIMEDOUT: Cause(
         "connection timed out",
         (errno.ETIMEDOUT,),
-        wordings=(
-            "timed out",
-            "timeout",  # Go
-        ),
+        wordings=("timed out", "timeout"),  # 2nd: Go
     ),
     Failure.UNSUPPORTED: Cause("the server has no such service"),
 }

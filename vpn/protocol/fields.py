@@ -8,6 +8,8 @@ import msgspec
 
 MAX_HOST: Final = 253
 
+Mtu = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+"""Of a link, in octets (RFC 1191, RFC 4443 §3.2); 0 where an error has none."""
 Octet = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 Host = Annotated[str, msgspec.Meta(max_length=MAX_HOST, pattern=r"^[!-~]*\Z")]
 """A name or an address: printable ASCII without spaces, as `dns.names.to_text` writes names."""

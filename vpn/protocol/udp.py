@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from vpn.protocol.fields import MAX_HOST, Host, Octet, ServiceMessage
+from vpn.protocol.fields import MAX_HOST, Host, Mtu, Octet, ServiceMessage
 
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 768, RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
@@ -58,7 +58,7 @@ class Undeliverable(ServiceMessage, frozen=True, tag=1):
     port: _Port
     kind: Octet
     code: Octet
-    mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    mtu: Mtu
     router: Host
 
 

@@ -121,11 +121,6 @@ class Datagrams(Protocol):
         """The largest datagram that can be sent now; 0 once the stream is closing."""
         ...
 
-    @property
-    def dropped(self) -> int:
-        """How many datagrams were dropped from the queue after `send` had accepted them."""
-        ...
-
     def send(self, data: bytes) -> bool:
         """Queue a datagram; return False if it is too large or the stream is closing.
 

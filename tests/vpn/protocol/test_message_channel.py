@@ -16,7 +16,7 @@ MOST = 1000
 class Datagrams:
     """Those of a channel, up to ten octets."""
 
-    max_bytes, dropped = 10, 0
+    max_bytes = 10
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

@@ -84,11 +84,6 @@ class ChannelDatagrams:
         """The largest datagram that can be sent now; 0 once the channel is closing."""
         return 0 if self.owner.is_closing() else max(0, self._below.max_bytes - _NUMBER.size)
 
-    @property
-    def dropped(self) -> int:
-        """How many of all channels were dropped because others waited in front of them."""
-        return self._below.dropped
-
     def send(self, data: bytes) -> bool:
         """Send a datagram; return False if it is too large or the channel is closing."""
         return not self.owner.is_closing() and self._below.send(self._prefix + data)

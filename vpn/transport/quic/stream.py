@@ -87,11 +87,6 @@ class QuicDatagrams(Datagrams):
     def max_bytes(self) -> int:
         return 0 if self._stream.is_closing() else self._connection.max_datagram_bytes
 
-    @property
-    @override
-    def dropped(self) -> int:
-        return self._connection.dropped_datagrams
-
     @override
     def send(self, data: bytes) -> bool:
         if self._stream.is_closing() or len(data) > self.max_bytes:

@@ -23,7 +23,6 @@ class Below:
     """The datagrams of a connection, on paper."""
 
     max_bytes = 1200
-    dropped = 0
 
     def __init__(self) -> None:
         self.on_datagram: Callable[[bytes], object]
