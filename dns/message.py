@@ -23,6 +23,7 @@ machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dns.codes import RCode, RRType
 from dns.names import Labels
@@ -33,8 +34,7 @@ MAX_RECORDS = 16
 _DO = 0x8000
 
 
-@dataclass(frozen=True, slots=True)
-class Edns:
+class Edns(NamedTuple):
     """An OPT record: the octets of UDP payload that the sender takes, and its DO bit."""
 
     payload: int
