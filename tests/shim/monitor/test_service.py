@@ -14,6 +14,7 @@ from ipaddress import ip_network
 import pytest
 
 from shim import protocol
+from shim.monitor import service as module
 from shim.monitor.plan import EVERYTHING, Network, changes
 from shim.monitor.service import Service
 from shim.netlink.changes import Change, KillSwitch, Rule
@@ -28,6 +29,7 @@ from shim.protocol.monitor import (
     Captured,
     Down,
     Mark,
+    Marked,
     Pause,
     Paused,
     Prefix,
@@ -271,3 +273,75 @@ def test_what_the_policy_does_not_allow_is_refused_and_may_be_asked_better() -> 
         assert conversation.say(Capture(False, True, (NET,))) == Failed(Fault.POLICY, 0)
         assert conversation.world.there == []
         assert conversation.say(Capture(False, False, (NET,))) == Captured()
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_what_is_passed_to_the_client_is_closed_here(conversation: Conversation) -> None:
+    assert is_open(conversation._gate.fileno())
+    conversation.say(Hello(protocol.VERSION))
+    conversation.client.send(Down())  # by then the handler of the first message has returned
+    assert conversation.is_over()
+    assert conversation._gate.fileno() == conversation._control.fileno() == -1
+
+
+@pytest.mark.parametrize("phase", ["new", "ready"])
+def test_descriptor_that_comes_with_a_message_is_closed_whatever_becomes_of_it(
+    conversation: Conversation, phase: str
+) -> None:
+    if phase == "ready":
+        conversation.say(Hello(protocol.VERSION))
+    ours, theirs = socket.socketpair()
+    with ours:
+        conversation.client.send(Mark(), (theirs.fileno(),))
+        theirs.close()
+        ours.settimeout(5)
+        assert ours.recv(1) == b""  # the last copy of the other end is closed
+        assert conversation.is_over()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_outer_socket_is_marked(
+    conversation: Conversation,
+    monkeypatch: pytest.MonkeyPatch,
+    family: socket.AddressFamily,
+    kind: socket.SocketKind,
+) -> None:
+    # An option that needs no capability, in place of the mark.
+    monkeypatch.setattr(socket, "SO_MARK", socket.SO_PRIORITY)
+    monkeypatch.setattr(module, "MARK", 3)
+    conversation.say(Hello(protocol.VERSION))
+    with socket.socket(family, kind) as sock:
+        assert conversation.say(Mark(), sock.fileno()) == Marked()
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY) == 3
+
+
+def test_longest_pause_is_one(conversation: Conversation) -> None:
+    world = capturing(conversation)
+    assert conversation.say(Pause(MAX_PAUSE_S)) == Paused()
+    assert world.open_for == [MAX_PAUSE_S]
+
+
+def test_descriptor_that_becomes_readable_ends_it(conversation: Conversation) -> None:
+    conversation.say(Hello(protocol.VERSION))
+    os.write(conversation._stop, b"x")
+    assert conversation.is_over()
+    assert conversation.was_done is False
+
+
+def test_client_that_does_not_read_ends_it(conversation: Conversation) -> None:
+    capturing(conversation)
+    try:
+        while conversation.client.send(Pause(0)) or not conversation.is_over():
+            pass
+    except LinkClosedError:
+        pass
+    assert conversation.is_over()
+    assert conversation.was_done is False
