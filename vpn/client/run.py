@@ -116,6 +116,7 @@ class CommandClient(Instance):
             await self._finish(tunnel, uplink, status)
         finally:
             path.unlink(missing_ok=True)
+            listener.close()
             self._namespace.close()
             await self._connector.close()
 

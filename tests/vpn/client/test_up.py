@@ -136,7 +136,11 @@ class Bench:
             tell=self.log.append,
             clock=lambda: self.now,
         )
-        self.serving = asyncio.create_task(self.client.serve())
+        self.serving = asyncio.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        await asyncio.sleep(0)  # the test sets its scene first
+        await self.client.serve()
 
     def _control(self, listener: socket.socket, instance: Instance) -> ControlServer:
         assert (listener, instance) == (self.monitor.listener, self.client)
