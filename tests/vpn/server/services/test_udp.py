@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +19,6 @@ from vpn.protocol.framing import frame
 from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.services import udp as module
 from vpn.server.services.udp import Association, UdpService
-from vpn.server.services.udp_socket import DatagramSocket
 from vpn.ssh.login.grant import Grant
 from vpn.ssh.login.login import Login
 
@@ -290,25 +288,6 @@ async def test_client_that_does_not_take_its_datagrams_leaves_them_in_the_socket
     assert await bench.hear() == Deliver(LOOPBACK[4], far.port, b"later")
     bench.service.close()
     far.sock.close()
-
-
-def test_error_that_finds_no_room_is_not_said_for_ever() -> None:
-    """The kernel keeps saying that there is one, until it is asked for it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
-        far.bind((LOOPBACK[4], 0))
-        port = far.getsockname()[1]
-        full = DatagramSocket(4)
-        full.send(LOOPBACK[4], port, 64, b"", may_fragment=True)
-        _, source = far.recvfrom(0)
-        for _ in range(4000):
-            far.sendto(bytes(1400), source)
-    poll = select.poll()
-    poll.register(full, 0)
-    full.send(LOOPBACK[4], port, 64, b"", may_fragment=True)
-    assert poll.poll(5000) == [(full.fileno(), select.POLLERR)]
-    assert full.receive_error() is None
-    assert poll.poll(0) == []
-    full.close()
 
 
 def opened_channel() -> tuple[UdpService, Login, asyncio.Protocol, MessageEnd]:
