@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 from dialogues import dialogue
@@ -144,6 +145,20 @@ async def test_resolver_that_never_answers_has_failed(
 async def test_resolver_that_talks_nonsense_has_failed_at_once(resolver: FarResolver) -> None:
     async with asyncio.timeout(5):
         assert (await resolver.ask("www.example.com", 1)).outcome is Outcome.FAILED
+
+
+def test_channel_that_has_ended_takes_no_question() -> None:
+    async def asking() -> None:
+        reader = asyncio.StreamReader()
+        channel = module._Channel(reader, Mock())
+        reader.feed_eof()
+        while not channel.is_retired:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await channel.ask("www.example.com", 1)
+
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(asking())
 
 
 @dialogue(lambda: resolver_at(silent))
