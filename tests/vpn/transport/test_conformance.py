@@ -16,6 +16,7 @@ from transport_lab import (
     LOOPS,
     SEED,
     TRANSPORTS,
+    Pair,
     Recorder,
     Runner,
     dialing,
@@ -67,6 +68,12 @@ def noise(seed: int, count: int) -> bytes:
 
 def send(recorder: Recorder, data: bytes) -> None:
     recorder.transport.write(data)
+
+
+async def both_end_cleanly(pair: Pair) -> None:
+    for end in pair.ends:
+        await end.until_fact("lost")
+        assert end.error is None
 
 
 def test_it_is_registered_under_its_name(transport: Transport, name: str) -> None:
@@ -150,9 +157,7 @@ def test_half_closed_stream_still_carries_the_other_direction(
             assert "lost" not in first.facts + second.facts
             first.transport.close()
             second.transport.close()
-            for end in (first, second):
-                await end.until_fact("lost")
-                assert end.error is None
+            await both_end_cleanly(pair)
 
     run(dialogue())
 
@@ -164,9 +169,7 @@ def test_false_answer_to_eof_closes_after_what_was_written(run: Run, transport: 
         async with pair_of(transport, keeps_open=False) as pair:
             send(pair.server, response)
             pair.client.transport.write_eof()
-            for end in pair.ends:
-                await end.until_fact("lost")
-                assert end.error is None
+            await both_end_cleanly(pair)
             assert pair.client.received == response
 
     run(dialogue())
@@ -183,9 +186,7 @@ def test_close_delivers_everything_written_before(run: Run, transport: Transport
             await pair.server.until_fact("eof")
             assert hashlib.sha256(pair.server.received).digest() == hashlib.sha256(data).digest()
             pair.server.transport.close()
-            for end in pair.ends:
-                await end.until_fact("lost")
-                assert end.error is None
+            await both_end_cleanly(pair)
 
     run(dialogue())
 

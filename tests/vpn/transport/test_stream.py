@@ -103,6 +103,12 @@ class Scene:
         self.stream.on_open()
         self.take()
 
+    def keep(self, *chunks: bytes) -> None:
+        """Let bytes arrive while the reader pauses."""
+        self.stream.pause_reading()
+        for data in chunks:
+            self.stream.on_bytes(data)
+
     def take(self) -> tuple[list[Any], list[Any]]:
         """Return the callbacks and the orders since the last time."""
         seen, self.user.seen = self.user.seen, []
@@ -136,8 +142,7 @@ def test_reading_bytes_are_delivered_and_consumed(scene: Scene) -> None:
 
 
 def test_paused_bytes_and_end_wait_for_the_reader(scene: Scene) -> None:
-    scene.stream.pause_reading()
-    scene.stream.on_bytes(b"one")
+    scene.keep(b"one")
     scene.stream.on_fin()
     scene.stream.on_end(None)
     assert scene.take() == ([], [])
@@ -154,9 +159,7 @@ def test_resumed_twice_delivers_once(scene: Scene) -> None:
 
 
 def test_reader_that_pauses_in_a_callback_gets_no_more(scene: Scene) -> None:
-    scene.stream.pause_reading()
-    for data in (b"one", b"two"):
-        scene.stream.on_bytes(data)
+    scene.keep(b"one", b"two")
     scene.user.does["data"] = scene.stream.pause_reading
     scene.stream.resume_reading()
     assert scene.turn() == ([b"one"], [3])
@@ -164,9 +167,7 @@ def test_reader_that_pauses_in_a_callback_gets_no_more(scene: Scene) -> None:
 
 
 def test_end_that_comes_during_a_callback_does_not_overtake(scene: Scene) -> None:
-    scene.stream.pause_reading()
-    for data in (b"one", b"two"):
-        scene.stream.on_bytes(data)
+    scene.keep(b"one", b"two")
     scene.user.does["data"] = scene.stream.on_fin
     scene.stream.resume_reading()
     assert scene.turn() == ([b"one", b"two", "eof"], [3, 3])
@@ -186,8 +187,7 @@ def test_end_that_nobody_keeps_open_closes(scene: Scene) -> None:
 
 
 def test_reset_does_not_wait_for_the_reader(scene: Scene) -> None:
-    scene.stream.pause_reading()
-    scene.stream.on_bytes(b"unread")
+    scene.keep(b"unread")
     scene.stream.on_end(RESET)
     assert not scene.stream._inbound
     assert scene.turn() == ([("lost", RESET)], [])
@@ -246,8 +246,7 @@ def test_close_waits_for_what_was_written(scene: Scene) -> None:
 
 def test_closing_stream_consumes_what_nobody_will_read(scene: Scene) -> None:
     scene.stream.is_flushed = False
-    scene.stream.pause_reading()
-    scene.stream.on_bytes(b"unread")
+    scene.keep(b"unread")
     scene.stream.close()
     scene.stream.on_bytes(b"late")
     assert scene.take() == ([], ["fin", 6, 4])
@@ -266,8 +265,7 @@ def test_closing_stream_may_still_be_reset_or_end(scene: Scene) -> None:
 
 
 def test_close_after_a_clean_end_that_waits_is_the_end(scene: Scene) -> None:
-    scene.stream.pause_reading()
-    scene.stream.on_bytes(b"unread")
+    scene.keep(b"unread")
     scene.stream.on_end(None)
     scene.stream.is_flushed = False
     scene.stream.close()

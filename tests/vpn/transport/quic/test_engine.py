@@ -150,6 +150,12 @@ async def attached(engine: Engine) -> AsyncIterator[Line]:
         yield line
 
 
+async def passes(data: bytes, source: Recorder, target: Recorder) -> None:
+    """Write data and wait until it has arrived."""
+    source.connection.write(data)
+    await until(lambda: target.received.endswith(data))
+
+
 def test_connection_is_accepted_once_the_client_attaches(run: Run, engine: Engine) -> None:
     async def dialogue() -> None:
         async with dialled(engine) as line:
@@ -157,8 +163,7 @@ def test_connection_is_accepted_once_the_client_attaches(run: Run, engine: Engin
             assert line.accepted == []
             line.client.attach(line.client.connection)
             await until(lambda: len(line.accepted) == 1)
-            line.server.connection.write(b"the server may speak first")
-            await until(lambda: line.client.received == b"the server may speak first")
+            await passes(b"the server may speak first", line.server, line.client)
 
     run(dialogue())
 
@@ -205,8 +210,7 @@ def test_bytes_and_end_arrive_in_order_and_are_acknowledged(
             await until(lambda: sender.connection.is_sending_finished)
             assert sender.connection.unsent_bytes == 0
             assert sender.progress > 0
-            receiver.connection.write(b"the other direction is open")
-            await until(lambda: sender.received == b"the other direction is open")
+            await passes(b"the other direction is open", receiver, sender)
             assert not sender.has_fin
             assert sender.termination is receiver.termination is None
 
@@ -266,8 +270,7 @@ def test_quiet_connection_lives_on(run: Run, engine: Engine) -> None:
         async with attached(engine) as line:
             await asyncio.sleep(1.25 * STEADY.dead_after_s)
             assert line.client.termination is line.server.termination is None
-            line.client.connection.write(b"still here")
-            await until(lambda: line.server.received == b"still here")
+            await passes(b"still here", line.client, line.server)
 
     run(dialogue())
 

@@ -205,6 +205,11 @@ class Scene:
         self.machine.events.extend(events)
         self.connection.advance()
 
+    def set_timer(self, delay_s: float) -> None:
+        """Move the machine's timer, as by a packet."""
+        self.machine.timer = self.loop.now + delay_s
+        self.connection.transmit()
+
     def attach(self) -> None:
         self.happens(lambda events: events.on_handshake())
         self.connection.attach(self.receiver)
@@ -375,6 +380,12 @@ def test_end_is_told_with_the_packet_that_brought_it(attached: Scene) -> None:
     assert attached.take()[2] == ["gone"]
 
 
+def test_end_that_comes_with_the_closing_period_keeps_its_reason(attached: Scene) -> None:
+    attached.machine.termination = GONE
+    attached.happens(lambda events: events.on_closing_over())
+    assert attached.take()[1:] == ([GONE], [GONE, "gone"])
+
+
 def test_stream_that_comes_after_the_end_is_not_accepted(scene: Scene) -> None:
     scene.machine.termination = GONE
     scene.happens()
@@ -414,10 +425,8 @@ def test_packet_is_taken_with_its_time(scene: Scene) -> None:
 
 
 def test_timer_that_moves_later_is_left_until_it_fires(scene: Scene) -> None:
-    scene.machine.timer = scene.loop.now + 1
-    scene.connection.transmit()
-    scene.machine.timer = scene.loop.now + 2
-    scene.connection.transmit()
+    scene.set_timer(1)
+    scene.set_timer(2)
     assert scene.loop.due() == [1, 5]
     scene.loop.run(1.5)
     assert scene.take()[0] == []
@@ -426,34 +435,27 @@ def test_timer_that_moves_later_is_left_until_it_fires(scene: Scene) -> None:
 
 
 def test_timer_that_moves_earlier_is_set_again(scene: Scene) -> None:
-    scene.machine.timer = scene.loop.now + 2
-    scene.connection.transmit()
-    scene.machine.timer = scene.loop.now + 1
-    scene.connection.transmit()
+    scene.set_timer(2)
+    scene.set_timer(1)
     assert scene.loop.due() == [1, 5]
 
 
 def test_timer_is_no_finer_than_the_loop_can_wait(scene: Scene) -> None:
-    scene.machine.timer = scene.loop.now + TIMER_RESOLUTION_S / 10
-    scene.connection.transmit()
+    scene.set_timer(TIMER_RESOLUTION_S / 10)
     assert scene.loop.due() == pytest.approx([TIMER_RESOLUTION_S, 5])
-    scene.machine.timer = scene.loop.now
-    scene.connection.transmit()
+    scene.set_timer(0)
     assert scene.loop.due() == [0, 5]
 
 
 def test_timer_that_fires_a_little_early_is_on_time(scene: Scene) -> None:
-    scene.machine.timer = scene.loop.now + 1
-    scene.connection.transmit()
-    scene.machine.timer = scene.loop.now + 1 + TIMER_RESOLUTION_S / 2
-    scene.connection.transmit()
+    scene.set_timer(1)
+    scene.set_timer(1 + TIMER_RESOLUTION_S / 2)
     scene.loop.run(1)
     assert scene.take()[0] == [("timer", 101 + TIMER_RESOLUTION_S / 2)]
 
 
 def test_timer_that_is_gone_does_nothing(scene: Scene) -> None:
-    scene.machine.timer = scene.loop.now + 1
-    scene.connection.transmit()
+    scene.set_timer(1)
     scene.machine.timer = None
     scene.connection.transmit()
     scene.loop.run(2)
@@ -461,8 +463,7 @@ def test_timer_that_is_gone_does_nothing(scene: Scene) -> None:
 
 
 def test_stopped_connection_waits_for_nothing(attached: Scene) -> None:
-    attached.machine.timer = attached.loop.now + 1
-    attached.connection.transmit()
+    attached.set_timer(1)
     attached.connection.stop()
     attached.connection.transmit()
     assert attached.loop.due() == []
