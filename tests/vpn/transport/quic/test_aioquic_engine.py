@@ -1,11 +1,13 @@
 """aioquic's connection without I/O: credit, datagrams, and a guard on aioquic's private parts."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
+from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
+from quic_lab import noise
 
 from vpn.transport.certificate import ed25519_key_of
 from vpn.transport.quic.aioquic_engine import (
@@ -13,6 +15,7 @@ from vpn.transport.quic.aioquic_engine import (
     AioquicConnection,
     client_configuration,
     server_configuration,
+    termination_of,
 )
 from vpn.transport.quic.config import (
     MAX_DATAGRAM_BYTES,
@@ -20,6 +23,7 @@ from vpn.transport.quic.config import (
     MAX_WAITING_DATAGRAMS,
     Liveness,
 )
+from vpn.transport.quic.engine import Origin, Termination
 from vpn.transport.quic.pacer import Pacer
 
 CLIENT, SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2)
@@ -163,6 +167,142 @@ def test_peer_may_open_one_stream_from_the_client_and_none_from_the_server(wire:
 def test_key_of_the_server_is_seen_by_the_client(wire: Wire) -> None:
     assert wire.client.peer_key == ed25519_key_of(wire.server._configuration.certificate)
     assert wire.server.peer_key is None
+
+
+# Reports.
+
+
+class Sink:
+    """Writes down what is reported."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_handshake(self) -> None:
+        self.seen.append("handshake")
+
+    def on_data(self, data: bytes) -> None:
+        self.seen.append(data)
+
+    def on_fin(self) -> None:
+        self.seen.append("fin")
+
+    def on_reset(self) -> None:
+        self.seen.append("reset")
+
+    def on_datagram(self, data: bytes) -> None:
+        self.seen.append(("datagram", data))
+
+    def on_ping_acknowledged(self) -> None:
+        self.seen.append("pong")
+
+    def on_connection_id(self, connection_id: bytes, *, is_valid: bool) -> None:
+        self.seen.append(("connection ID", is_valid))
+
+    def on_closing_over(self) -> None:
+        self.seen.append("over")
+
+
+def carried(wire: Wire, source: AioquicConnection, target: AioquicConnection) -> list[Any]:
+    """Carry what the source sends now, and return what the target reports of it."""
+    for data, _ in source.datagrams_to_send(wire.now):
+        target.receive_datagram(data, CLIENT if source is wire.client else SERVER, wire.now)
+    sink = Sink()
+    target.report(sink)
+    return sink.seen
+
+
+def test_bytes_of_one_batch_are_one_piece_before_the_end(wire: Wire) -> None:
+    wire.open_stream()
+    wire.client.write(noise(1, 3000), is_end=False)
+    assert carried(wire, wire.client, wire.server) == [noise(1, 3000)]
+    wire.client.write(b"last", is_end=True)
+    assert carried(wire, wire.client, wire.server) == [b"last", "fin"]
+
+
+def test_datagram_and_bytes_are_reported_each(wire: Wire) -> None:
+    wire.open_stream()
+    wire.client.queue_datagram(b"datagram")
+    wire.client.write(b"data", is_end=False)
+    seen = carried(wire, wire.client, wire.server)
+    assert sorted(map(repr, seen)) == ["('datagram', b'datagram')", "b'data'"]
+
+
+def test_ping_is_acknowledged(wire: Wire) -> None:
+    wire.client.ping()
+    assert carried(wire, wire.client, wire.server) == []
+    wire.now += 0.1
+    wire.server.handle_timer(wire.now)
+    assert carried(wire, wire.server, wire.client) == ["pong"]
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda client: client.reset_stream(STREAM_ID, 7),
+        lambda client: client.stop_stream(STREAM_ID, 7),
+    ],
+)
+def test_stream_that_is_reset_or_not_wanted_is_a_reset(
+    wire: Wire, stop: Callable[[AioquicConnection], None]
+) -> None:
+    wire.open_stream()
+    wire.client.write(b"x", is_end=False)
+    wire.settle()
+    stop(wire.client)
+    assert carried(wire, wire.client, wire.server) == ["reset"]
+
+
+def test_connection_ids_are_reported_when_they_come_and_go(wire: Wire) -> None:
+    wire.client.change_connection_id()
+    assert carried(wire, wire.client, wire.server) == [("connection ID", False)]
+    carried(wire, wire.server, wire.client)
+    another = Sink()
+    wire.server.report(another)
+    assert another.seen == [("connection ID", True)]
+
+
+def test_closing_period_is_reported_when_it_is_over(wire: Wire) -> None:
+    wire.client.terminate(7, "because")
+    assert carried(wire, wire.client, wire.server) == []
+    assert wire.server.termination == Termination(Origin.APPLICATION, 7, "because")
+    due = wire.server.get_timer()
+    assert due is not None
+    wire.server.handle_timer(due)
+    assert carried(wire, wire.client, wire.server) == ["over"]
+
+
+def test_handshake_is_reported_at_both_ends() -> None:
+    wire = Wire()
+    seen = [carried(wire, wire.client, wire.server)]
+    seen += [carried(wire, wire.server, wire.client), carried(wire, wire.client, wire.server)]
+    assert ["handshake" in each for each in seen] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("event", "termination"),
+    [
+        ((0, None, ""), Termination(Origin.APPLICATION, 0)),
+        ((1, None, "why"), Termination(Origin.APPLICATION, 1, "why")),
+        ((1, 0, "why"), Termination(Origin.TRANSPORT, 1, "why")),
+        ((1, 0, "Idle timeout"), Termination(Origin.SILENCE, reason="no answer from the peer")),
+    ],
+)
+def test_termination_is_told_in_the_words_of_the_seam(
+    event: tuple[int, int | None, str], termination: Termination
+) -> None:
+    assert termination_of(ConnectionTerminated(*event)) == termination
+
+
+def test_round_trip_is_measured_and_losses_are_counted(wire: Wire) -> None:
+    assert wire.client.lost_packets == 0
+    wire.open_stream()
+    wire.drops = iter([True, True])
+    wire.client.write(bytes(30_000), is_end=True)
+    wire.settle(5)
+    assert wire.client.is_sending_finished
+    assert wire.client.lost_packets == 2
+    assert wire.server.lost_packets == 0
 
 
 # Datagrams.
