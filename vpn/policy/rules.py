@@ -83,6 +83,7 @@ class Exact:
     """Matches one name."""
 
     name: Labels
+    """In lower case."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,13 @@ _HOPS_OF_OUR_OWN: Final = 64
 
 @dataclass(slots=True)
 class _Query:
-    """The pinging of one host. `has_result` says that its result is in the report."""
+    """The pinging of one host."""
 
     admission: Admission
     family: int
+    """Of IP, 4 or 6."""
     has_result: bool
+    """Whether its result is in the report."""
 
     @property
     def host(self) -> str:

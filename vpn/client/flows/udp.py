@@ -72,10 +72,10 @@ class _Peer:
     """A destination of an association, with the bytes sent to it and received from it."""
 
     admission: Admission
-    has_result: bool
-    """Whether its result is in the report."""
     bytes_up: int = 0
     bytes_down: int = 0
+    has_result: bool = False
+    """Whether its result is in the report."""
 
 
 class Associations:
@@ -241,7 +241,7 @@ class Association:
         target = admission.host, admission.port
         if target != (host, port) and not admission.is_forbidden:
             self._origins[target] = (host, port)
-        peer = self._peers[host, port] = _Peer(admission, not admission.decision.allowed)
+        peer = self._peers[host, port] = _Peer(admission, has_result=not admission.decision.allowed)
         return peer
 
     def _forget(self, key: tuple[str, int]) -> None:
