@@ -34,7 +34,7 @@ class Subscription:
         self._changed.set()
 
     def close(self) -> None:
-        """Have nothing follow what is queued."""
+        """End the subscription after the events that are queued."""
         self._is_closed = True
         self._changed.set()
 
@@ -81,7 +81,7 @@ class Events:
         self._subscriptions.discard(subscription)
 
     def close(self) -> None:
-        """End every subscription after what is queued: there are no more events."""
+        """End every subscription after the events that are queued."""
         self._is_closed = True
         for each in self._subscriptions:
             each.close()

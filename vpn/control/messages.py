@@ -7,8 +7,8 @@ of `run` on the socket of its run (`runs.py`). A connection is a link (`shim.pro
 messages are a closed set, each with the largest encoding and the number of descriptors that it may
 have, and whatever breaks a rule ends the connection.
 
-Both ends begin with `Hello`. Then the client makes one request, and the server gives the answer
-that stands beside it below, or `Refused`; then the connection ends. `CapturePackets` and
+Both ends begin with `Hello`. Then the client makes one request, and the server sends the answer
+that the request names below, or `Refused`; then the connection ends. `CapturePackets` and
 `Subscribe` last until one end closes the connection.
 
 The encodings of `Hello` and `TakeDown` never change: a program that was upgraded can tell a tunnel

@@ -1,4 +1,4 @@
-"""The server's end of a control connection, on an event loop, and who is at the other end."""
+"""The server's end of a control connection, on an event loop, and the user at its other end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UCRED: Final = struct.Struct("3i")
 
 
 def uid_of(sock: socket.socket) -> int:
-    """Return the user who has connected, as the kernel has it (unix(7), SO_PEERCRED)."""
+    """Return the user ID of the process that connected (unix(7), SO_PEERCRED)."""
     _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return int(uid)
 

@@ -54,7 +54,7 @@ class ControlServer:
         while True:
             try:
                 sock, _ = await loop.sock_accept(self._listener)
-            except OSError:  # no descriptor is left; who connects waits until there is one
+            except OSError:  # no descriptor is left; the client waits until there is one
                 await asyncio.sleep(_RETRY_S)
                 continue
             task = asyncio.create_task(self._serve_one(sock))
