@@ -351,7 +351,7 @@ def test_other_clients_are_told_busy_until_the_monitor_ends(tmp_path: Path) -> N
         others.bind(path)
         others.listen()
         others.setblocking(False)
-        thread = threading.Thread(target=process._turn_away, args=(others, ended))
+        thread = threading.Thread(target=process._turn_away, args=(others, ended), daemon=True)
         thread.start()
         for _ in range(2):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as another:
@@ -371,7 +371,7 @@ def test_listener_that_fails_is_not_asked_again(tmp_path: Path) -> None:
     ended, end = os.pipe()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as others:
         others.bind(str(tmp_path / "shim.sock"))  # without listen(2), accept(2) fails at once
-        thread = threading.Thread(target=process._turn_away, args=(others, ended))
+        thread = threading.Thread(target=process._turn_away, args=(others, ended), daemon=True)
         thread.start()
         os.close(end)
         thread.join(10)

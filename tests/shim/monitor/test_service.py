@@ -93,7 +93,7 @@ class Conversation:
             self.was_done = service.run(self._end)
             monitor.close()
 
-        self._thread = threading.Thread(target=serve)
+        self._thread = threading.Thread(target=serve, daemon=True)
         self._thread.start()
 
     def say(self, message: Message, *fds: int) -> Message:

@@ -55,7 +55,7 @@ class Bench:
             for held in (capture, flow, self.listener, gate, serving._datagrams):
                 held.close()
 
-        self._thread = threading.Thread(target=run)
+        self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
 
     def configure(self) -> Link:
