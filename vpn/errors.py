@@ -1,4 +1,4 @@
-"""The errors that reach a user: one line each, with a stable exit status.
+"""The errors that reach a user: one line each, and a stable exit status.
 
 A message says what failed, where, and what to do. Exit statuses are part of the interface
 (`overlay-vpn(1)`): 1 failure, 2 usage, 76 another version, 77 not
@@ -24,19 +24,19 @@ class Exit(IntEnum):
 
 
 class OverlayError(Exception):
-    """A failure with one line for people and an exit status for scripts."""
+    """An error with one line for people and an exit status for scripts."""
 
     status = Exit.FAILURE
 
 
 class UsageError(OverlayError):
-    """The command line cannot mean anything."""
+    """The command line is not valid."""
 
     status = Exit.USAGE
 
 
 class NotPermittedError(OverlayError):
-    """The caller may not do this, or the kernel does not let us."""
+    """The caller, or this process, lacks a permission."""
 
     status = Exit.NOT_PERMITTED
 

@@ -1,6 +1,6 @@
-"""Going to the background in a way that the foreground can trust.
+"""The background process of `up`: its parent exits once it is ready, or with its error.
 
-The parent waits until the child says that it is usable, or why it is not, and exits with that.
+It is a session leader without a terminal (daemon(7)), whose output goes to a log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Outcome(msgspec.Struct):
 
 
 class DetachedError(OverlayError):
-    """What the background process reported."""
+    """The error that the background process has reported."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ def detach(child: Callable[[Callable[[], None]], None]) -> None:
         try:
             packed = pipe.read()
         except KeyboardInterrupt:
-            # Nobody waits for it any more: it must not come up behind the user's back.
+            # The user has given up: the tunnel must not come up later.
             os.kill(pid, signal.SIGTERM)
             os.waitpid(pid, 0)
             raise
@@ -63,7 +63,7 @@ def _run_child(child: Callable[[Callable[[], None]], None], writing: int) -> Non
     is_reported = False
 
     def report(status: int, message: str) -> None:
-        """Tell the parent, and once it has gone, whoever reads the log."""
+        """Tell the parent, or the log once the parent has been told."""
         nonlocal is_reported
         if is_reported:
             if message:
@@ -87,7 +87,7 @@ def _run_child(child: Callable[[Callable[[], None]], None], writing: int) -> Non
 
 
 def open_log(log: Path) -> int:
-    """Return the log, as the last run has left it; without a place for it, what leads nowhere."""
+    """Return a descriptor of the log, with what the last run has written; /dev/null without one."""
     try:
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -96,7 +96,7 @@ def open_log(log: Path) -> int:
 
 
 def redirect(log: int) -> None:
-    """Send what is said from now on to a log, of this run alone."""
+    """Empty the log and send standard output and standard error to it."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     with suppress(OSError):

@@ -1,7 +1,7 @@
 """`overlay-vpn run`: one command in a network of its own, without root.
 
-Three processes: this one is the command's parent and does nothing but wait; the client has the
-session; the shim has the namespaces. The latter two are made at once, since both take their time.
+Three processes: this one is the command's parent and only waits; the client has the session; the
+shim has the namespaces. The latter two start at the same time.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ _ACTIONS: Final = {"--allow": Action.ALLOW, "--deny": Action.DENY}
 
 
 class RunCommand(click.Command):
-    """Takes the command off behind `--`, and keeps the order of rules across two options."""
+    """Takes the command after `--`, and keeps the order of --allow and --deny among each other."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse our own words only. Raises UsageError without a command."""
+        """Parse what stands before `--`. Raises UsageError."""
         if "--" in args:
             end = args.index("--")
             ctx.meta["command"] = tuple(args[end + 1 :])

@@ -1,16 +1,19 @@
-"""Runs a command inside namespaces, and behaves towards it and its callers as if it were not there.
+"""The parent of the command of `run`: transparent to its signals, job control and exit status.
 
 Theory of operation
 -------------------
-The command is a child in the same session and process group, so the terminal reaches it without
-us: Ctrl-C, Ctrl-Z and the window size are the kernel's business. What is ours:
+The command is a child in the same session and process group, so the kernel brings it Ctrl-C, Ctrl-Z
+and changes of the window size. The rest is done here:
 
-- a signal that somebody sends to us alone is passed on; one from the terminal has already come;
-- when the command stops, we stop, so that the shell sees a stopped job; when we go on, it goes on;
-- if we are killed, the kernel kills it (prctl(2), PR_SET_PDEATHSIG);
-- its exit status is ours: 128 + n by signal, 126 if it cannot be executed, 127 if it is not found.
+- a signal that a process has sent to this one alone is passed on; one from the terminal has
+  reached the command already;
+- when the command stops, this process stops, so that the shell sees a stopped job; when it is
+  continued, so is the command;
+- if this process is killed, the kernel kills the command (prctl(2), PR_SET_PDEATHSIG);
+- its exit status is returned: 128 + n by signal, 126 if it cannot be executed, 127 if it is not
+  found.
 
-Nothing is handled asynchronously: signals are blocked, and waited for one by one.
+Signals are blocked and taken one by one with sigwaitinfo(2); there are no handlers.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ def _enter(spaces: tuple[int, int, int], directory: str, parent: int) -> None:
 
 
 def _add_search(domains: tuple[str, ...]) -> None:
-    """Say where short names are looked for; the file is this namespace's own, and its user's."""
+    """Add search domains to resolv.conf(5), which the mount namespace has for itself."""
     if domains:
         with open("/etc/resolv.conf", "a") as file:
             file.write(f"search {' '.join(domains)}\n")
@@ -125,7 +128,7 @@ def _wait(child: int) -> int:
             if pid == 0:
                 continue
             if os.WIFSTOPPED(state):
-                # Whoever lets us go on tells the command too: the terminal, or by passing it on.
+                # SIGCONT reaches the command, too: from the terminal, or passed on.
                 os.kill(os.getpid(), signal.SIGSTOP)
             elif os.WIFSIGNALED(state):
                 return _BY_SIGNAL + os.WTERMSIG(state)

@@ -1,28 +1,26 @@
-"""How the client confines itself, and what it says where the kernel cannot.
+"""The sandbox of the client of `up`: files it can still use, and warnings where there is none.
 
 Theory of operation
 -------------------
-The client is the user, and reads what a server sends. It has no capability and no way to one
-(`vpn.linux.privileges`). With Landlock it gives away, for good, what else a user may do and it need
-not:
+The client runs as the user, and parses what a server sends. It has no capability and cannot gain
+one (`vpn.linux.privileges`). With Landlock it gives up, for good, what a user may do and the client
+does not need:
 
 - it runs no program at all (a shared object that is loaded is read, not run);
 - it reads the interpreter, libraries, what resolves names, and the user's keys and known hosts;
-- it writes to the known hosts, if a new server may be added to them, and else to nothing; its log
-  and the places where others reach it are open already;
-- it signals nobody, and reaches no abstract Unix socket. The agent's socket has a path.
+- it writes to the known hosts, if a new server may be added to them, and to nothing else; its log
+  and its listening sockets are open already;
+- it signals no process, and reaches no abstract Unix socket; that of ssh-agent(1) has a path.
 
-A file that is named and not in a directory that may be read, such as a key elsewhere, is the file
-that it was at the start: one that takes its name later is not readable.
+A named file outside those directories, such as a key elsewhere, is allowed as the file that it was
+at the start: another file that takes its name later is not readable.
 
-It holds for the thread that calls, and for those that it makes: so it comes before the event loop,
-which makes some for name resolution.
+It holds for the calling thread and those that it creates, so it comes before the event loop, which
+creates some for name resolution.
 
-This is for `up` only. Under `run`, the client ends what the command has left running, and finds it
-by looking at the network namespace of each process: to a process under Landlock, whatever the
-rules, others are closed (landlock(7), "Ptrace restrictions").
-
-Source: landlock(7), linux/landlock.h.
+This is for `up` only. The client of `run` kills what the command has left running, and finds it by
+the network namespace of each process, which a process under Landlock cannot read, whatever its
+rules (landlock(7), "Ptrace restrictions").
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ _WARNINGS: Final = {
 
 
 def warnings(missing: Iterable[Missing]) -> tuple[str, ...]:
-    """Return a line for each feature of the kernel that had to be done without."""
+    """Return one line for each feature that the kernel lacks."""
     return tuple(_WARNINGS[feature] for feature in missing)
 
 
@@ -68,7 +66,7 @@ def confine(login: Credentials) -> tuple[Missing, ...]:
     writable = ["/dev/null"]
     if login.host_keys.accept_new:
         hosts = login.new_hosts_file.expanduser()
-        with suppress(OSError):  # it will be told when it matters
+        with suppress(OSError):  # reported when a key is to be added
             hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             hosts.touch(mode=0o600)
         writable.append(str(hosts))

@@ -1,1 +1,1 @@
-"""What the kernel offers: rtnetlink, namespaces, Landlock, privileges, secret files."""
+"""Interfaces of the Linux kernel: rtnetlink, namespaces, Landlock, privileges, file modes."""

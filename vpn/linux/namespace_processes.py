@@ -1,4 +1,4 @@
-"""Ends whatever is left in a network namespace."""
+"""The processes in a network namespace, found by /proc/PID/ns/net and killed (namespaces(7))."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TIMEOUT_S: Final = 5.0
 
 
 def end(network: int) -> None:
-    """End every process in a network namespace, given as a descriptor.
+    """Kill every process in a network namespace, given as a descriptor, for at most 5 s.
 
-    They are held by a pidfd before they are looked at, so that no other process can be meant. A
-    process that makes others is told again until none is left.
+    Each is held by a pidfd before its namespace is read, so that a reused process id cannot be
+    meant (pidfd_open(2)). It is repeated until none is found, for those that fork meanwhile.
     """
     inode = os.fstat(network).st_ino
     deadline = time.monotonic() + _TIMEOUT_S

@@ -1,4 +1,4 @@
-"""Entering namespaces that others have made: setns(2), for which our oldest Python has no call."""
+"""setns(2), for which Python 3.11 has no function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter(space: int, kind: int) -> None:
-    """Enter a namespace and close its descriptor. Raises OSError."""
+    """Move this thread into a namespace of a kind, and close its descriptor. Raises OSError."""
     if _libc.setns(space, kind) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     os.close(space)

@@ -1,8 +1,8 @@
-"""Notices that the network may have changed: rtnetlink(7), and the end of a suspension.
+"""Notifications of network changes: rtnetlink(7) multicast groups, and the end of a suspension.
 
 No privilege is needed and nothing is parsed: any message about a link, address or route means
-"something changed", and so does a queue that has overflowed. Whoever is told is to take it as a
-reason to look, not as a fact.
+"something may have changed", and so does a queue that has overflowed (ENOBUFS). A notification is
+a reason to look, not a fact.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _GROUPS: Final = (
 
 
 class Changes:
-    """Calls `on_change` after each change from now on, until closed."""
+    """Calls `on_change` after each change, until closed."""
 
     def __init__(
         self, on_change: Callable[[], None], boottime: Callable[[], float] | None = None
     ) -> None:
-        """`boottime` replaces the clock that goes on while the machine sleeps. Raises OSError."""
+        """`boottime` replaces CLOCK_BOOTTIME, which includes suspensions. Raises OSError."""
         self._loop = asyncio.get_running_loop()
         self._on_change = on_change
         self._boottime = boottime or (lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
@@ -55,7 +55,7 @@ class Changes:
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
 
     def close(self) -> None:
-        """Stop."""
+        """Stop watching."""
         self._tick.cancel()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()

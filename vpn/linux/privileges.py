@@ -65,7 +65,7 @@ def become(user: LocalUser) -> None:
 
 
 def lock() -> None:
-    """Give up every capability for good, and keep keys in memory from being traced or dumped."""
+    """Give up every capability for good, and keep the keys in memory from ptrace(2) and dumps."""
     drop_capabilities()
     prctl.set_dumpable(0)
     prctl.set_no_new_privs(1)

@@ -1,4 +1,4 @@
-"""Routes and rules of the kernel as data, and which rule it was that led to a route. Pure.
+"""Routes and rules of the kernel as data, and the rule that has led to a route. Pure.
 
 The kernel says which route a packet takes, and not by which rule it has come to it. So the rules
 are followed until one leads to that route's table: what the kernel has decided is explained, and
@@ -25,7 +25,7 @@ class Prefix(NamedTuple):
         return "default" if self.bits == 0 else f"{self.address}/{self.bits}"
 
     def covers(self, packed: bytes) -> bool:
-        """Say whether an address lies in it."""
+        """Return whether an address, in network order, is in this prefix."""
         network = ip_network((self.address, self.bits), strict=False)
         return ip_address(packed) in network
 
@@ -47,7 +47,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The way of a packet. `kind` is a type of ip-route(8), `prefix` what the route is for."""
+    """The route of a packet. `kind` is a type of ip-route(8), `prefix` its destination."""
 
     kind: str
     table: int
@@ -80,7 +80,7 @@ class Rule:
     is_unclear: bool = False
 
     def covers(self, packet: Packet) -> bool:
-        """Say whether the rule is about a packet."""
+        """Return whether the rule selects a packet."""
         packed = packet.packed
         return (
             not self.is_unclear

@@ -1,7 +1,7 @@
-"""Asks the kernel which way a packet takes, and for its routing rules; rtnetlink(7).
+"""Queries of the kernel's routing: the route of a packet, and the rules (rtnetlink(7)).
 
-No privilege is needed. Whatever decides, decides there: here a question is written and an answer
-is read. The kernel is trusted, its messages are still read within their lengths.
+No privilege is needed. The kernel decides: here a request is written and the reply is parsed. The
+kernel is trusted; its messages are still read within their lengths.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _Attributes = dict[int, bytes]
 
 
 def route_of(packet: Packet) -> Route:
-    """Return the way of a packet of this network namespace.
+    """Return the route of a packet of this network namespace.
 
     Raises OSError, with the error that a program would get: ENETUNREACH, EHOSTUNREACH, EACCES.
     """

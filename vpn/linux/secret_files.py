@@ -1,4 +1,4 @@
-"""Whether a file with a secret can be read by others than those who should."""
+"""File modes of secrets: owners, permissions, and credentials of systemd (systemd.exec(5))."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CREDENTIAL = stat.S_IRUSR | stat.S_IRGRP
 
 
 def is_open_to_others(status: os.stat_result, euid: int) -> bool:
-    """Return whether others than the owner, root and the process with `euid` can read a file.
+    """Return whether a file is accessible to anybody but its owner, root and the user `euid`.
 
     A credential that systemd passes on (systemd.exec(5), LoadCredential=) may belong to root and
     name the service in an access control list: what looks like the rights of the group is then the

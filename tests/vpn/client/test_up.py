@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,10 +25,12 @@ from shim.protocol.resolved import ABSENT, Answer, Outcome
 from shim.protocol.resolved import Told as ToldByResolved
 from vpn import console
 from vpn.client import up
+from vpn.client.session import connector
 from vpn.client.session import state as states
 from vpn.client.session.state import Say, State, TellReady, TellStopping
 from vpn.client.shim.monitor import Monitor
 from vpn.client.shim.resolved import ResolvedHelper
+from vpn.client.shim.start import Shim
 from vpn.client.up import Client
 from vpn.config.routes import parse_routes
 from vpn.config.settings import SessionSettings
@@ -34,6 +39,7 @@ from vpn.control.instance import Instance
 from vpn.control.messages import StateChanged, Warned
 from vpn.control.server import ControlServer
 from vpn.errors import AuthenticationError, OverlayError
+from vpn.linux.privileges import LocalUser
 from vpn.systemd.notify import READY, STOPPING, Notifier, status
 
 KEY = bytes([10, 0, 0, 1, 10, 0, 0, 2, 0, 1, 0, 80])
@@ -567,3 +573,78 @@ def test_order_to_tell_reaches_everybody_who_waits(
     said = Said(monkeypatch)
     up._tell(said.notifier, said.ready, order)
     assert said.lines == lines
+
+
+# The steps before there is an event loop.
+
+
+def test_first_steps_are_taken_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Any] = []
+    shim = Shim(socket.socket(), None)
+
+    @contextmanager
+    def started(names: tuple[str, ...] | None) -> Iterator[Shim]:
+        log.append(("shim", names))
+        yield shim
+        log.append("shim ended")
+
+    async def serve(*arguments: object) -> None:
+        log.append(("serve", *arguments))
+
+    class Starter:
+        def prepare(self) -> None:
+            log.append("prepare")
+
+        def ready(self) -> None:
+            """Is called by nobody here."""
+
+    monkeypatch.setattr(up.start, "shim", started)
+    monkeypatch.setattr(up.privileges, "become", lambda user: log.append(("become", user)))
+    monkeypatch.setattr(up.privileges, "allow_many_files", lambda: log.append("files"))
+    monkeypatch.setattr(up.os, "chdir", lambda path: log.append(("chdir", path)))
+    monkeypatch.setattr(connector, "login_for", lambda settings: "login")
+    monkeypatch.setattr(up.sandbox, "confine", lambda login: log.append(("confine", login)))
+    monkeypatch.setattr(up, "_serve", serve)
+    user, starter = LocalUser(1000, 1000, "alice", Path("/home/alice")), Starter()
+    up.up(SETTINGS, user, starter)
+    assert log == [
+        ("shim", ()),
+        ("become", user),
+        "files",
+        ("chdir", "/"),
+        "prepare",
+        ("confine", "login"),
+        ("serve", SETTINGS, "login", shim, None, starter.ready),
+        "shim ended",
+    ]
+    shim.monitor.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_the_client(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    made: list[dict[str, Any]] = []
+
+    class Signalled:
+        def __init__(self, settings: SessionSettings, **parts: Any) -> None:
+            made.append(parts)
+            self._is_stopped = asyncio.Event()
+
+        def stop(self) -> None:
+            stopped.append("stop")
+            self._is_stopped.set()
+
+        async def serve(self) -> None:
+            os.kill(os.getpid(), number)
+            await asyncio.wait_for(self._is_stopped.wait(), 5)
+            made[0]["monitor"].close()
+
+    monkeypatch.setattr(up, "Client", Signalled)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    login = cast(Any, SimpleNamespace())
+    with theirs:
+        asyncio.run(up._serve(SETTINGS, login, Shim(ours, None), (Missing.SECCOMP,), lambda: None))
+    assert stopped == ["stop"]
+    assert made[0]["monitor"].missing == (Missing.SECCOMP,)
+    assert made[0]["control"] is ControlServer
+    assert made[0]["server_addresses"]() == frozenset()

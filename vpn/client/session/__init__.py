@@ -1,1 +1,1 @@
-"""The client's SSH session to one server: where the server is, and when to try again."""
+"""The client's SSH session to one server: its state, its connector and its renewal."""

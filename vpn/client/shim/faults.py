@@ -10,7 +10,7 @@ from vpn.errors import ConfigurationError, NotPermittedError, OverlayError
 
 
 def explain(failed: Failed) -> OverlayError:
-    """Return the line for a fault: what, where, what to do."""
+    """Return the error for a fault of the shim: what failed, where, and what to do."""
     reason = f" ({os.strerror(failed.errno)})" if failed.errno else ""
     match failed.fault:
         case Fault.BUSY:
@@ -56,7 +56,7 @@ def explain(failed: Failed) -> OverlayError:
 
 
 def _closed_by() -> str:
-    """Return which setting closes user namespaces, as far as it can be read, and the way out."""
+    """Return what to do about the setting that forbids user namespaces, as far as it is known."""
     if _setting("kernel/unprivileged_userns_clone") == "0":
         return "run 'sysctl kernel.unprivileged_userns_clone=1' as root"
     if _setting("user/max_user_namespaces") == "0":

@@ -1,8 +1,8 @@
-"""Whether somebody else can write what is about to run as root.
+"""The check of file modes before this installation runs as root.
 
-The owner of an installation decides what it does, and no check of ours could stop that: it would
-be the owner's too. But a file or a directory that further users may write makes each of them root
-as soon as root runs it. A group that has the owner's number is the owner's alone (useradd(8)).
+The owner of an installation decides what it does, and no check in it could prevent that. But a
+file or a directory that other users can write makes each of them root as soon as root runs it. A
+group with the number of the owner is the owner's own (useradd(8), USERGROUPS_ENAB).
 """
 
 from __future__ import annotations

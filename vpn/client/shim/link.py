@@ -1,4 +1,4 @@
-"""A link of the shim on an event loop: messages in by callback, messages out in order."""
+"""A link of the shim on an event loop: messages come by callback and leave in order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class AsyncLink:
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send a message now, or as soon as the peer reads. Does nothing on a closed link.
 
-        The descriptors are the link's, which closes them. That the peer has gone is noticed by
-        reading, after what it said last.
+        The descriptors belong to the link, which closes them. The end of the peer is noticed by
+        reading, after its last message.
         """
         if self.closed.done():
             close_all(fds)
@@ -81,6 +81,6 @@ class AsyncLink:
 
 
 def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors that nobody wants."""
+    """Close descriptors."""
     for fd in fds:
         os.close(fd)

@@ -1,4 +1,4 @@
-"""The client's side of the monitor: asks for what needs a capability."""
+"""The client's end of the link to the monitor: requests for what needs CAP_NET_ADMIN."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from vpn.transport.base import PlainSockets
 
 
 class Monitor(Shim):
-    """Speaks with the monitor of `up`."""
+    """The monitor of `up`."""
 
     missing: tuple[Missing, ...] = ()
-    """What the client does without, and once it has answered, the privileged side."""
+    """Features that the kernel lacks: for the client, and after `hello` also for the shim."""
 
     async def hello(self) -> tuple[Link, socket.socket]:
-        """Introduce ourselves. Returns the link to the gate and the listener for the CLI."""
+        """Greet the monitor; returns the link to the gate, and the listener for control clients."""
         welcome, (gate, control) = await self.ask(Hello(protocol.VERSION), Welcome)
         self.missing = tuple(dict.fromkeys((*self.missing, *welcome.missing)))
         return (
@@ -50,18 +50,18 @@ class Monitor(Shim):
         lan: bool,
         prefixes: tuple[IPv4Network | IPv6Network, ...],
     ) -> None:
-        """Route these through the tunnel; `lan` leaves the local network beside a kill switch."""
+        """Route traffic through the tunnel; see `shim.protocol.monitor.Capture`."""
         packed = tuple(Prefix(net.network_address.packed, net.prefixlen) for net in prefixes)
         await self.ask(Capture(everything, names, packed, kill_switch, lan), Captured)
 
     async def pause(self, seconds: int) -> None:
-        """Let everything pass beside the tunnel for a while; 0 ends that."""
+        """Let all traffic bypass the tunnel for some seconds; 0 ends that."""
         await self.ask(Pause(seconds), Paused)
 
     async def outer_socket(
         self, family: socket.AddressFamily, kind: socket.SocketKind
     ) -> socket.socket:
-        """Return a socket whose packets leave beside the tunnel. Raises OSError."""
+        """Return a socket whose packets bypass the tunnel (socket(7), SO_MARK). Raises OSError."""
         sock = await PlainSockets().outer_socket(family, kind)
         try:
             await self.ask(Mark(), Marked, os.dup(sock.fileno()))
@@ -73,5 +73,5 @@ class Monitor(Shim):
         return sock
 
     def down(self) -> None:
-        """Have everything taken down; `closed` is done when the monitor has heard it."""
+        """Lift the kill switch and undo all changes; `closed` is done when that is under way."""
         self._link.send(Down())

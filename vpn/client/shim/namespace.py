@@ -1,4 +1,4 @@
-"""The client's side of a command's namespace."""
+"""The client's end of the link to the process that has made a command's namespaces."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vpn.client.shim.requests import Shim
 
 
 class Namespace(Shim):
-    """Speaks with the process that made the namespaces."""
+    """The namespaces of one command."""
 
     missing: tuple[Missing, ...] = ()
-    """What the processes of the namespace do without; known once they are ready."""
+    """Features that the kernel lacks; known after `enter`."""
 
     async def enter(self) -> tuple[Link, tuple[int, int, int]]:
-        """Wait until they are ready: the link to the gate; the user, mount and network one."""
+        """Return the link to the gate, and the user, mount and network namespace, once ready."""
         ready, fds = await self.ask(Hello(VERSION), namespace.Namespace)
         self.missing = ready.missing
         gate, user, mount, network = fds

@@ -1,4 +1,4 @@
-"""The client's side of the shim, whichever it is: questions, and answers in their order."""
+"""Requests to a process of the shim, and its replies, which come in the same order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIMEOUT_S = 15.0
 
 
 class Shim:
-    """Asks the process at the other end of a link."""
+    """The client's end of a link on which one request has one reply."""
 
     def __init__(self, link: Link) -> None:
         self._questions: deque[asyncio.Future[tuple[Message, list[int]]]] = deque()
@@ -28,17 +28,17 @@ class Shim:
 
     @property
     def closed(self) -> asyncio.Future[None]:
-        """Done when the other end has gone."""
+        """Done when the link has closed."""
         return self._link.closed
 
     def close(self) -> None:
-        """Close the link, which ends the other end and takes everything down."""
+        """Close the link: the process at the other end undoes its changes and exits."""
         self._link.close()
 
     async def ask(self, question: Message, answer: type[M], *fds: int) -> tuple[M, list[int]]:
-        """Return the answer and its descriptors. Raises OverlayError.
+        """Return the reply and its descriptors. Raises OverlayError, also after 15 s without one.
 
-        Those of the question, `fds`, are closed when they are sent.
+        `fds` go with the request, and are closed once they are sent.
         """
         if self._link.closed.done():
             close_all(fds)

@@ -1,8 +1,8 @@
-"""The client's side of what tells the resolver of this machine about the tunnel.
+"""The client's end of the helper that configures systemd-resolved and NetworkManager.
 
-Names come through the tunnel without it too, as port 53 is captured at any address. With it,
-resolved knows which link names belong to, and asks no link of its own choice. So nothing here is
-ever a reason to fail, or to wait for long.
+Names go through the tunnel without it, too, as port 53 is captured at any address. With it,
+systemd-resolved sends them to the link of the tunnel and not to one of its own choice. So no error
+here is a reason to fail, or to wait for long.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ NOT_TOLD: Final = Told(ABSENT, ABSENT)
 
 
 class ResolvedHelper:
-    """What the services of this machine were told, and what they made of it."""
+    """The helper, and the result of the last configuration."""
 
     def __init__(self, sock: socket.socket | None) -> None:
-        """Without a link there is no message bus, and nobody to tell."""
+        """`sock` is the link to the helper; None where there is no message bus."""
         self.told = NOT_TOLD
         self._answered = asyncio.Event()
         self._resuming: asyncio.TimerHandle | None = None
@@ -55,7 +55,7 @@ class ResolvedHelper:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know."""
+        """One line for each service that could not be configured."""
         found = (
             (_RESOLVED, self.told.resolved, _BESIDE_RESOLVED),
             (_MANAGER, self.told.network_manager, _BESIDE_MANAGER),
@@ -67,7 +67,7 @@ class ResolvedHelper:
         )
 
     async def announce(self) -> None:
-        """Have the names of the tunnel asked through it; wait a while for that, and go on."""
+        """Have names resolved through the link of the tunnel; wait for at most 2 s."""
         if self._link is None:
             return
         self._send(Announce())
@@ -77,7 +77,7 @@ class ResolvedHelper:
             self.told = Told(Answer(Outcome.SILENT), ABSENT)
 
     def pause(self, seconds: int) -> None:
-        """Have names asked as without us for so long; 0 ends that now."""
+        """Have names resolved as without the tunnel for some seconds; 0 ends that."""
         if self._link is None:
             return
         if self._resuming is not None:
@@ -91,7 +91,7 @@ class ResolvedHelper:
             self._send(Announce())
 
     def close(self) -> None:
-        """End it: everything is as before."""
+        """Close the link: the helper undoes its changes and exits."""
         if self._resuming is not None:
             self._resuming.cancel()
         if self._link is not None:
