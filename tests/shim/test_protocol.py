@@ -14,27 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.protocol import VERSION, datagrams
+from shim.protocol import gate as messages
 from shim.protocol.common import Failed, Fault, Hello
-from shim.protocol.gate import (
-    CLIENT_OF_GATE,
-    GATE,
-    MAX_CLOSED,
-    MAX_KEY,
-    MAX_KNOWN,
-    MAX_NAME,
-    MAX_SUFFIXES,
-    Accepted,
-    Adopt,
-    Closed,
-    Configure,
-    Known,
-    LookedUp,
-    Lookup,
-    Open,
-    Opened,
-    Outcome,
-    ToGate,
-)
 from shim.protocol.handover import pair
 from shim.protocol.link import Link, LinkClosedError, Role, ViolationError
 from shim.protocol.monitor import (
@@ -60,7 +41,7 @@ def to_monitor() -> Iterator[Ends]:
 
 @pytest.fixture
 def to_client() -> Iterator[Ends]:
-    yield from _ends(CLIENT_OF_GATE)
+    yield from _ends(messages.CLIENT_OF_GATE)
 
 
 def _ends(role: Role) -> Iterator[Ends]:
@@ -76,24 +57,24 @@ def open_descriptors() -> set[str]:
 
 
 def test_message_sent_is_received() -> None:
-    gate, client = pair(GATE, CLIENT_OF_GATE)
-    assert gate.send(Open(7, KEY, "www.example.com", 443))
-    assert client.receive() == (Open(7, KEY, "www.example.com", 443), [])
-    assert client.send(Opened(7))
-    assert gate.receive() == (Opened(7), [])
+    gate, client = pair(messages.GATE, messages.CLIENT_OF_GATE)
+    assert gate.send(messages.Open(7, KEY, "www.example.com", 443))
+    assert client.receive() == (messages.Open(7, KEY, "www.example.com", 443), [])
+    assert client.send(messages.Opened(7))
+    assert gate.receive() == (messages.Opened(7), [])
     gate.close()
     client.close()
 
 
 def test_socket_passed_is_the_same_socket() -> None:
-    gate, client = pair(GATE, CLIENT_OF_GATE)
+    gate, client = pair(messages.GATE, messages.CLIENT_OF_GATE)
     mine, yours = socket.socketpair()
-    assert gate.send(Accepted(1), (yours.fileno(),))
+    assert gate.send(messages.Accepted(1), (yours.fileno(),))
     yours.close()
     received = client.receive()
     assert received is not None
     message, (fd,) = received
-    assert message == Accepted(1)
+    assert message == messages.Accepted(1)
     with socket.socket(fileno=fd) as theirs:
         mine.sendall(b"through")
         assert theirs.recv(10) == b"through"
@@ -115,12 +96,12 @@ def test_peer_gone_is_the_end(to_monitor: Ends) -> None:
 
 
 def test_full_link_takes_nothing_and_says_so() -> None:
-    gate, client = pair(GATE, CLIENT_OF_GATE)
+    gate, client = pair(messages.GATE, messages.CLIENT_OF_GATE)
     sent = 0
-    while gate.send(Open(sent, KEY, "n" * 200, 80)):
+    while gate.send(messages.Open(sent, KEY, "n" * 200, 80)):
         sent += 1
     for number in range(sent):
-        assert client.receive() == (Open(number, KEY, "n" * 200, 80), [])
+        assert client.receive() == (messages.Open(number, KEY, "n" * 200, 80), [])
     assert client.receive() is None
     gate.close()
     client.close()
@@ -176,7 +157,7 @@ def test_descriptors_nobody_asked_for_are_refused_and_closed(count: int, to_moni
 
 def test_descriptor_missing_is_refused(to_client: Ends) -> None:
     raw, link = to_client
-    raw.send(msgspec.msgpack.encode(Accepted(1)))
+    raw.send(msgspec.msgpack.encode(messages.Accepted(1)))
     with pytest.raises(ViolationError):
         link.receive()
 
@@ -189,28 +170,28 @@ def test_largest_capture_fits_its_size() -> None:
 
 def test_largest_messages_between_client_and_gate_fit_their_sizes() -> None:
     largest = 2**63
-    key = bytes(MAX_KEY)
-    messages = [
-        Open(largest, key, "n" * MAX_NAME, 65535),
-        Lookup(largest, "\\000" * MAX_NAME, 65535),
-        LookedUp(largest, Outcome.UNREACHABLE, bytes(65535)),
-        Adopt((Known(largest, key, True),) * MAX_KNOWN),
-        Closed((largest,) * MAX_CLOSED),
-        Configure(True, ("n" * MAX_NAME,) * MAX_SUFFIXES),
+    key = bytes(messages.MAX_KEY)
+    largest_of_each = [
+        messages.Open(largest, key, "n" * messages.MAX_NAME, 65535),
+        messages.Lookup(largest, "\\000" * messages.MAX_NAME, 65535),
+        messages.LookedUp(largest, messages.Outcome.UNREACHABLE, bytes(65535)),
+        messages.Adopt((messages.Known(largest, key, True),) * messages.MAX_KNOWN),
+        messages.Closed((largest,) * messages.MAX_CLOSED),
+        messages.Configure(True, ("n" * messages.MAX_NAME,) * messages.MAX_SUFFIXES),
     ]
-    for message in messages:
+    for message in largest_of_each:
         assert len(msgspec.msgpack.encode(message)) <= message.SIZE
 
 
 def test_largest_messages_about_datagrams_fit_their_sizes() -> None:
-    largest, name = 2**63, "n" * MAX_NAME
+    largest, name = 2**63, "n" * messages.MAX_NAME
     payload = bytes(datagrams.MAX_PAYLOAD)
-    messages = [
+    largest_of_each = [
         datagrams.Send(largest, 6, name, 65535, 255, True, payload),
         datagrams.Deliver(largest, name, 65535, payload),
         datagrams.Undeliverable(largest, name, 65535, 255, 255, 0xFFFFFFFF, name),
     ]
-    for message in messages:
+    for message in largest_of_each:
         assert len(msgspec.msgpack.encode(message)) <= message.SIZE
 
 
@@ -238,14 +219,16 @@ def test_every_role_has_room_for_the_descriptors_of_its_types() -> None:
 
 @given(st.binary(min_size=1, max_size=256))
 def test_random_bytes_are_a_message_or_a_violation(packet: bytes) -> None:
-    for role in (MONITOR, GATE, CLIENT_OF_GATE, datagrams.GATE):
+    for role in (MONITOR, messages.GATE, messages.CLIENT_OF_GATE, datagrams.GATE):
         raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = Link(other, role)
         raw.send(packet)
         try:
             received = link.receive()
             assert received is not None
-            assert isinstance(received[0], typing.get_args(ToMonitor | ToGate | datagrams.ToGate))
+            assert isinstance(
+                received[0], typing.get_args(ToMonitor | messages.ToGate | datagrams.ToGate)
+            )
         except ViolationError:
             pass
         finally:
