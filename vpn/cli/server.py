@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vpn.server.app import Server
 
 DRAIN_S: Final = 10.0
-"""How long flows may go on after the first signal; the second one ends them at once."""
+"""The time that flows have to end after the first signal; a second one ends them at once."""
 
 
 @click.command("server")
@@ -36,16 +36,16 @@ DRAIN_S: Final = 10.0
     "--key",
     type=click.Path(path_type=Path),
     default=IDENTITY,
-    help="The key that the server is known by. Default: ~/.config/overlay-vpn/identity",
+    help="The identity file, the host key of the server. Default: ~/.config/overlay-vpn/identity",
 )
 @click.option(
     "--authorized-keys",
     type=click.Path(path_type=Path),
     default=AUTHORIZED_KEYS,
-    help="Who may log in, as sshd(8) has it. Default: ~/.ssh/authorized_keys",
+    help="The keys that may log in, in the format of sshd(8). Default: ~/.ssh/authorized_keys",
 )
 def command(listen: str, key: Path, authorized_keys: Path) -> None:
-    """Serve clients. Needs no privileges, and runs no command for anybody."""
+    """Serve clients. Needs no privileges, and never runs a command for a client."""
     import uvloop
 
     from vpn import identity
@@ -77,18 +77,18 @@ async def _serve(key: Identity, address: Address, authorized_keys: Path) -> None
     _announce(key, server)
     notifier.send(READY, status(f"listening on {server.address}/udp"))
     await signals.get()
-    notifier.send(STOPPING, status(f"{server.flow_count} flows may end by themselves"))
+    notifier.send(STOPPING, status(f"waiting for {server.flow_count} flows to end"))
     draining = asyncio.create_task(server.close(DRAIN_S))
     again = asyncio.create_task(signals.get())
     await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         draining.cancel()
-        await server.close()  # the clients are told, and need not wait for a silence to mean it
+        await server.close()  # tells the clients, which need not wait for a time-out
 
 
 def _announce(key: Identity, server: Server) -> None:
     where = Address(_reachable(server.address.host), server.address.port)
-    click.echo(f"listening on {server.address}/udp, known by {key.fingerprint}")
+    click.echo(f"listening on {server.address}/udp, host key {key.fingerprint}")
     click.echo("a client whose key is authorized connects with:")
     click.echo(f"  sudo overlay-vpn up {where} --host-key {key.fingerprint}")
 

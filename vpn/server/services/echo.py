@@ -79,8 +79,8 @@ class EchoService:
             if not self._has_warned:
                 self._has_warned = True
                 logger.warning(
-                    "nobody can ping from here: net.ipv4.ping_group_range leaves out the group of "
-                    "this process; see icmp(7)"
+                    "ICMP echo is not available: net.ipv4.ping_group_range does not include the "
+                    "group of this process; see icmp(7)"
                 )
             raise
 

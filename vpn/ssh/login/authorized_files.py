@@ -56,10 +56,10 @@ class AuthorizedFiles:
         except FileNotFoundError:
             return AuthorizedKeys()
         except OSError as error:
-            logger.warning("no login by %s: %s", path, error.strerror or error)
+            logger.warning("authorized keys %s ignored: %s", path, error.strerror or error)
             return AuthorizedKeys()
         for number, reason in found.refused:
-            logger.warning("%s line %d is not used: %s", path, number, reason)
+            logger.warning("%s line %d ignored: %s", path, number, reason)
         self._parsed[path] = (stamp, found)
         return found
 

@@ -80,4 +80,4 @@ def _load(path: Path) -> Sequence[SSHKeyPair]:
     try:
         return load_keypairs(str(path), ignore_encrypted=True)
     except KeyImportError:
-        raise ValueError("it is not a private key that SSH knows") from None
+        raise ValueError("it is not a private key of a known format") from None

@@ -302,9 +302,11 @@ def _explain(
     if isinstance(error, ConnectionLost) and "imeout" in reason:
         return TransportError(f"{address} did not finish the login in {login.timeout_s:g} s")
     if connection.get_extra_info("server_version") is None:
-        return TransportError(f"{address} is not an SSH server, or turned us away")
+        return TransportError(f"{address} is not an SSH server, or closed the connection")
     if isinstance(error, KeyExchangeFailed):
-        return TransportError(f"{address} has no strong algorithm in common with us: {reason}")
+        return TransportError(
+            f"{address} has no strong algorithm in common with this client: {reason}"
+        )
     return TransportError(f"{address} ended the login: {reason or type(error).__name__}")
 
 

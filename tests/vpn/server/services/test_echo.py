@@ -224,8 +224,8 @@ def test_kernel_that_forbids_is_prohibited_and_logged_once(
 
     played(run, dialogue)
     assert [line.getMessage() for line in caplog.records] == [
-        "nobody can ping from here: net.ipv4.ping_group_range leaves out the group of this "
-        "process; see icmp(7)"
+        "ICMP echo is not available: net.ipv4.ping_group_range does not include the group of "
+        "this process; see icmp(7)"
     ]
 
 

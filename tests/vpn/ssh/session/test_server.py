@@ -141,7 +141,7 @@ def test_file_that_others_can_write_lets_nobody_in(
             assert not await is_in(server, keys)
 
     run_one(dialogue())
-    assert f"no login by {keys.authorized}" in caplog.text
+    assert f"authorized keys {keys.authorized} ignored" in caplog.text
 
 
 def test_directory_that_others_can_write_lets_nobody_in(run_one: Callable, keys: Keys) -> None:
