@@ -161,6 +161,19 @@ def test_down_waits_until_the_last_trace_is_gone(path: str) -> None:
         remover.join()
 
 
+def test_last_trace_is_looked_for_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            os.rmdir(paths.state_directory())
+
+    monkeypatch.setattr(time, "sleep", nap)
+    control.wait_until_gone(10)
+    assert naps == [0.02] * 3
+
+
 def test_down_that_leaves_something_is_a_failure(path: str) -> None:
     with serving(path, up), pytest.raises(OverlayError, match="run 'overlay-vpn recover'"):
         control.stop(0.1)
