@@ -17,7 +17,7 @@ from asyncssh.constants import (
     OPEN_RESOURCE_SHORTAGE,
 )
 from asyncssh.misc import ChannelOpenError, ProtocolError
-from asyncssh.packet import Boolean, SSHPacket, String, UInt32
+from asyncssh.packet import Boolean, PacketDecodeError, SSHPacket, String, UInt32
 from transport_lab import Recorder, played
 
 from vpn.ssh.session.channel import HIGH_BYTES, MAX_PACKET_BYTES, PACKETS_PER_TURN, Channel
@@ -375,6 +375,22 @@ async def test_offence_ends_the_connection(messages: list[Any]) -> None:
         desk.hear(*message)
     with pytest.raises(ProtocolError):
         desk.hear(*messages[-1])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (MSG_CHANNEL_DATA, String(b"x")),
+        (MSG_CHANNEL_WINDOW_ADJUST, UInt32(1)),
+        (MSG_CHANNEL_EOF,),
+        (MSG_CHANNEL_CLOSE,),
+    ],
+)
+@played
+async def test_message_with_more_than_its_fields_is_not_decoded(message: tuple[Any, ...]) -> None:
+    desk = await Desk().open()
+    with pytest.raises(PacketDecodeError):
+        desk.hear(*message, b"more")
 
 
 @played
