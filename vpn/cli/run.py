@@ -243,7 +243,7 @@ def _connector(settings: SessionSettings) -> Connector:
         from vpn.embedded import EmbeddedConnector
 
         return EmbeddedConnector()
-    from vpn.client.session.connector import ServerConnector, login_for
+    from vpn.client.session.connector import ServerConnector, credentials_for
     from vpn.transport.base import PlainSockets
 
-    return ServerConnector(login_for(settings), settings, PlainSockets())
+    return ServerConnector(credentials_for(settings), settings, PlainSockets())

@@ -105,12 +105,12 @@ def up(settings: SessionSettings, user: LocalUser, starter: Starter) -> None:
         import uvloop
 
         from vpn.client import tunnel  # noqa: F401  the slow imports, while the shim starts
-        from vpn.client.session.connector import login_for
+        from vpn.client.session.connector import credentials_for
 
         privileges.become(user)
         privileges.allow_many_files()
         os.chdir("/")
-        login = login_for(settings)
+        login = credentials_for(settings)
         starter.prepare()
         missing = sandbox.confine(login)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

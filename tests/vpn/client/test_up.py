@@ -602,7 +602,7 @@ def test_first_steps_are_taken_in_order(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(up.privileges, "become", lambda user: log.append(("become", user)))
     monkeypatch.setattr(up.privileges, "allow_many_files", lambda: log.append("files"))
     monkeypatch.setattr(up.os, "chdir", lambda path: log.append(("chdir", path)))
-    monkeypatch.setattr(connector, "login_for", lambda settings: "login")
+    monkeypatch.setattr(connector, "credentials_for", lambda settings: "login")
     monkeypatch.setattr(up.sandbox, "confine", lambda login: log.append(("confine", login)))
     monkeypatch.setattr(up, "_serve", serve)
     user, starter = LocalUser(1000, 1000, "alice", Path("/home/alice")), Starter()

@@ -60,7 +60,7 @@ class ServerConnector:
         """Do nothing: a session closes its own stream."""
 
 
-def login_for(settings: SessionSettings) -> Credentials:
+def credentials_for(settings: SessionSettings) -> Credentials:
     """Return how to log in to the target of these settings; reads known_hosts.
 
     Raises ConfigurationError, UsageError.
