@@ -169,15 +169,17 @@ async def test_without_a_session_a_name_cannot_be_asked_for(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "rtype", "way"),
+    ("name", "rtype", "way", "is_virtual"),
     [
-        ("www.corp.example", A, "far"),
-        ("www.example.org", A, "forwarded"),
-        ("x.onion", A, "forwarded"),
-        ("_dns.resolver.arpa", A, "special"),
-        ("db.corp.example", A, "static"),
-        ("www.corp.example", 65, "virtual"),
-        (ip_address("198.18.0.99").reverse_pointer, PTR, "virtual"),
+        ("www.corp.example", A, "far", True),
+        ("www.corp.example", AAAA, "far", True),
+        ("www.corp.example", MX, "far", False),
+        ("www.example.org", A, "forwarded", False),
+        ("x.onion", A, "forwarded", False),
+        ("_dns.resolver.arpa", A, "special", False),
+        ("db.corp.example", A, "static", True),
+        ("www.corp.example", 65, "virtual", False),
+        (ip_address("198.18.0.99").reverse_pointer, PTR, "virtual", False),
     ],
 )
 @played(
@@ -185,9 +187,18 @@ async def test_without_a_session_a_name_cannot_be_asked_for(bench: Bench) -> Non
     suffixes=("corp.example",),
 )
 async def test_way_is_that_of_the_gate_and_then_of_the_client(
-    bench: Bench, name: str, rtype: int, way: str
+    bench: Bench, name: str, rtype: int, way: str, is_virtual: bool
 ) -> None:
-    assert bench.explainer.resolution(name, rtype).way == way
+    found = bench.explainer.resolution(name, rtype)
+    assert (found.way, found.is_virtual) == (way, is_virtual)
+
+
+@played()
+async def test_server_without_udp_carries_connections_and_no_ping(bench: Bench) -> None:
+    bench.uplink.is_overlay_server = False
+    for port, obstacle in ((80, None), (0, "service")):
+        found = await bench.explainer.destination("192.0.2.1", port)
+        assert (found.obstacle, found.carries_udp) == (obstacle, False)
 
 
 @pytest.mark.parametrize("more", [{"is_captured": False}, {"paused_s": 5}])

@@ -69,15 +69,20 @@ def test_answer_of_another_kind_is_a_violation(path: str) -> None:
         connection.receive(StatusAnswer)
 
 
-def test_descriptors_of_an_answer_that_is_not_wanted_are_closed(path: str) -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+@pytest.mark.parametrize(
+    ("greeting", "error"), [([Hello(VERSION)], ViolationError), ([], VersionError)]
+)
+def test_descriptors_that_are_not_wanted_are_closed(
+    path: str, greeting: list[Message], error: type[Exception]
+) -> None:
     with listener_at(path) as listener, Connection(path, GetStatus()) as connection:
         accepted, _ = listener.accept()
-        with ours, theirs, accepted:
-            accepted.send(*encoded(Hello(VERSION)))
+        with accepted:
+            for packet in encoded(*greeting):
+                accepted.send(packet)
             socket.send_fds(accepted, encoded(Namespaces()), [0, 0, 0])
             before = open_files()
-            with pytest.raises(ViolationError):
+            with pytest.raises(error):
                 connection.receive(StatusAnswer)
             assert open_files() == before
 
