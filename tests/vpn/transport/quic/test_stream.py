@@ -21,6 +21,8 @@ from transport_lab import (
     seeded_harm,
 )
 
+from vpn.transport.quic.engine import ABORTED, Origin, Termination
+from vpn.transport.quic.stream import error_of
 from vpn.transport.quic.transport import QuicTransport, open_stream
 
 Run = Callable[[Any], Any]
@@ -159,3 +161,22 @@ def test_datagram_that_was_not_negotiated_ends_the_connection(run: Run) -> None:
             await client.until_fact("lost")
 
     run(dialogue())
+
+
+@pytest.mark.parametrize(
+    ("termination", "kind"),
+    [
+        (Termination(Origin.SILENCE, reason="no answer"), TimeoutError),
+        (Termination(Origin.APPLICATION), type(None)),
+        (Termination(Origin.TRANSPORT), type(None)),
+        (Termination(Origin.APPLICATION, ABORTED), ConnectionResetError),
+        (Termination(Origin.TRANSPORT, ABORTED, "x"), ConnectionResetError),
+    ],
+)
+def test_end_of_the_connection_is_an_error_unless_it_is_clean(
+    termination: Termination, kind: type[Exception]
+) -> None:
+    error = error_of(termination)
+    assert type(error) is kind
+    is_abort = "aborted" in str(error)
+    assert is_abort == (termination == Termination(Origin.APPLICATION, ABORTED))

@@ -37,7 +37,8 @@ from vpn.transport.certificate import self_signed
 from vpn.transport.quic import udp_connection
 from vpn.transport.quic.aioquic_engine import AioquicConnection
 from vpn.transport.quic.config import ALPN, Liveness
-from vpn.transport.quic.transport import QuicTransport, open_stream
+from vpn.transport.quic.engine import Origin, Termination
+from vpn.transport.quic.transport import QuicTransport, open_stream, refusal
 
 Run = Callable[[Any], Any]
 
@@ -249,6 +250,24 @@ def test_answer_comes_from_the_address_that_was_called(run: Run, any_address: st
 
 
 # Identity.
+
+
+@pytest.mark.parametrize(
+    ("termination", "kind", "words"),
+    [
+        (Termination(Origin.SILENCE, reason="no answer"), TransportError, "srv:1: no answer"),
+        (Termination(Origin.TRANSPORT, 0x133), AuthenticationError, "not hold the key of its"),
+        (Termination(Origin.TRANSPORT, 0x178, "x"), TransportError, f"not speak {ALPN}; is it"),
+        (Termination(Origin.TRANSPORT, 0x1A, "x"), TransportError, "connection: x; is it"),
+        (Termination(Origin.APPLICATION, 0x1A), TransportError, "connection: error 0x1a; is it"),
+    ],
+)
+def test_refusal_is_told_with_its_reason(
+    termination: Termination, kind: type[Exception], words: str
+) -> None:
+    error = refusal(Address("srv", 1), termination)
+    assert type(error) is kind
+    assert words in str(error)
 
 
 def test_server_of_another_protocol_is_named(run: Run) -> None:
