@@ -147,18 +147,93 @@ async def test_resolver_that_talks_nonsense_has_failed_at_once(resolver: FarReso
         assert (await resolver.ask("www.example.com", 1)).outcome is Outcome.FAILED
 
 
-def test_channel_that_has_ended_takes_no_question() -> None:
-    async def asking() -> None:
-        reader = asyncio.StreamReader()
-        channel = module._Channel(reader, Mock())
-        reader.feed_eof()
-        while not channel.is_retired:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        async with asyncio.timeout(5):
-            await channel.ask("www.example.com", 1)
+class Channel:
+    """One channel, and the peer of it."""
 
-    with pytest.raises(ConnectionResetError):
-        asyncio.run(asking())
+    def __init__(self) -> None:
+        self.reader, self.writer = asyncio.StreamReader(), Mock()
+        self.channel = module._Channel(self.reader, self.writer)
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.writer.close.called)
+
+    async def asking(self) -> asyncio.Task[Answer]:
+        task = asyncio.create_task(self.channel.ask("n.example", 1))
+        await asyncio.sleep(0)
+        return task
+
+    def answer(self) -> None:
+        query = parse_query(self.writer.write.call_args.args[0][2:])
+        assert isinstance(query, Query)
+        self.reader.feed_data(framing.frame(answer.nx_domain(query)))
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def channel() -> AsyncIterator[Channel]:
+    yield Channel()
+
+
+@dialogue(channel)
+async def test_channel_that_has_ended_is_closed_and_takes_no_question(peer: Channel) -> None:
+    waiting = await peer.asking()
+    peer.reader.feed_eof()
+    await peer.settle()
+    assert peer.is_closed
+    for asking in (waiting, await peer.asking()):
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(asking, 5)
+
+
+@dialogue(channel)
+async def test_idle_channel_that_ends_is_closed(peer: Channel) -> None:
+    peer.reader.feed_eof()
+    await peer.settle()
+    assert peer.is_closed
+
+
+@dialogue(channel)
+async def test_retired_channel_closes_once_its_questions_are_answered(peer: Channel) -> None:
+    waiting = await peer.asking()
+    peer.channel.retire()
+    assert not peer.is_closed
+    peer.answer()
+    assert (await waiting).outcome is Outcome.NX_DOMAIN
+    assert peer.is_closed
+
+
+@dialogue(channel)
+async def test_idle_channel_closes_when_it_is_retired_and_not_before(peer: Channel) -> None:
+    waiting = await peer.asking()
+    peer.answer()
+    await waiting
+    assert not peer.is_closed
+    peer.channel.retire()
+    await peer.settle()
+    assert peer.is_closed
+    assert peer.channel._reading.done()
+
+
+@dialogue(channel)
+async def test_answer_that_comes_twice_or_too_late_changes_nothing(peer: Channel) -> None:
+    waiting, late = await peer.asking(), await peer.asking()
+    late.cancel()
+    peer.answer()
+    peer.answer()
+    await peer.settle()
+    peer.answer()
+    await peer.settle()
+    again = await peer.asking()
+    peer.answer()
+    peer.answer()
+    assert (await again).outcome is Outcome.NX_DOMAIN
+    assert not waiting.done()
+    assert not peer.is_closed
+    waiting.cancel()
 
 
 @dialogue(lambda: resolver_at(silent))
