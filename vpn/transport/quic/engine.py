@@ -114,8 +114,8 @@ class Receiver(Protocol):
         ...
 
 
-class Connection(Protocol):
-    """One connection with its stream and its datagrams."""
+class ConnectionFacts(Protocol):
+    """What may be asked of a connection at any time."""
 
     @property
     def peer_key(self) -> bytes | None:
@@ -123,11 +123,6 @@ class Connection(Protocol):
 
         Raises AuthenticationError if the server has proven another kind of key.
         """
-        ...
-
-    @property
-    def path(self) -> Path:
-        """The addresses in use, and what is known of the way between them."""
         ...
 
     @property
@@ -148,6 +143,15 @@ class Connection(Protocol):
     @property
     def dropped_datagrams(self) -> int:
         """How many datagrams were dropped because newer ones came while they waited."""
+        ...
+
+
+class Connection(ConnectionFacts, Protocol):
+    """One connection with its stream and its datagrams."""
+
+    @property
+    def path(self) -> Path:
+        """The addresses in use, and what is known of the way between them."""
         ...
 
     def attach(self, receiver: Receiver) -> None:

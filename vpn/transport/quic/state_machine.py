@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from vpn.transport.base import SocketAddress
-from vpn.transport.quic.engine import Termination
+from vpn.transport.quic.engine import ConnectionFacts, Termination
 from vpn.transport.quic.udp_port import Datagram
 
 
@@ -49,20 +49,14 @@ class Events(Protocol):
         ...
 
 
-class StateMachine(Protocol):
+class StateMachine(ConnectionFacts, Protocol):
     """A QUIC connection that does no I/O."""
 
-    dropped_datagrams: int
     lost_packets: int
 
     @property
     def termination(self) -> Termination | None:
         """How the connection ended; known before the closing period begins."""
-        ...
-
-    @property
-    def peer_key(self) -> bytes | None:
-        """See `engine.Connection`."""
         ...
 
     @property
@@ -73,21 +67,6 @@ class StateMachine(Protocol):
     @property
     def rtt_s(self) -> float:
         """The smoothed round-trip time, 0 before the first sample."""
-        ...
-
-    @property
-    def unsent_bytes(self) -> int:
-        """How many bytes of the stream were written and never sent."""
-        ...
-
-    @property
-    def is_sending_finished(self) -> bool:
-        """Whether all bytes and the end of our direction are acknowledged."""
-        ...
-
-    @property
-    def max_datagram_bytes(self) -> int:
-        """The largest datagram that can be sent, or 0."""
         ...
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
