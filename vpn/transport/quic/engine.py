@@ -115,7 +115,7 @@ class Receiver(Protocol):
 
 
 class ConnectionFacts(Protocol):
-    """What may be asked of a connection at any time."""
+    """The state of a connection that may be read at any time."""
 
     @property
     def peer_key(self) -> bytes | None:
