@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -262,3 +263,78 @@ async def test_buffer_of_a_socket_is_bounded_and_that_of_a_channel_its_own(joine
     assert near.get_write_buffer_limits()[1] == WRITE_BUFFER_BYTES  # type: ignore[attr-defined]
     assert far.get_extra_info("socket") is None
     joined.pump.abort()
+
+
+class Told(asyncio.Transport):
+    """A transport without I/O: what it is told, and `write_eof` fails if it is `broken`."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        super().__init__()
+        self.told: list[object] = []
+        self._broken = broken
+
+    def write(self, data: Any) -> None:
+        self.told.append(bytes(data))
+
+    def write_eof(self) -> None:
+        if self._broken:
+            raise OSError("it was reset")
+        self.told.append("end")
+
+    def pause_reading(self) -> None:
+        self.told.append("pause")
+
+    def resume_reading(self) -> None:
+        self.told.append("resume")
+
+    def abort(self) -> None:
+        self.told.append("abort")
+
+    def is_closing(self) -> bool:
+        return "abort" in self.told
+
+
+def test_what_a_paused_side_reads_and_ends_waits_for_the_other_side() -> None:
+    pump, near, far = Pump(), Told(), Told()
+    pump.near.connection_made(near)
+    pump.near.data_received(b"early")  # uvloop reads once although it was paused
+    pump.near.eof_received()
+    assert near.told == ["pause", "pause"]
+    pump.far.connection_made(far)
+    assert far.told == [b"early", "end"]
+    assert near.told == ["pause", "pause"]  # after its end nothing is read any more
+
+
+def test_end_that_cannot_be_written_is_a_reset() -> None:
+    pump, near, far = Pump(), Told(), Told(broken=True)
+    pump.near.connection_made(near)
+    pump.far.connection_made(far)
+    pump.near.eof_received()
+    assert far.told == ["abort"]
+
+
+def test_nothing_is_kept_for_a_side_that_is_lost(run: Callable) -> None:
+    async def act() -> None:
+        pump, near = Pump(), Told()
+        pump.far.give_up()
+        pump.near.connection_made(near)
+        pump.near.data_received(b"late")
+        assert near.told == []
+        await asyncio.sleep(0)
+        assert near.told == ["abort"]
+
+    run(act())
+
+
+@pytest.mark.parametrize("lost", ["near", "far"])
+@played
+async def test_socket_for_a_pump_that_has_lost_a_side_is_reset_at_once(
+    joined: Joined, lost: str
+) -> None:
+    getattr(joined.pump, lost).give_up()
+    await joined.bring_socket()
+    assert joined.flow.fileno() == -1
+    assert joined.pump.near.is_lost
+    joined.pump.far.give_up()
+    with pytest.raises(ConnectionResetError):
+        await joined.receive()
