@@ -29,12 +29,20 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @asynccontextmanager
 async def resolver_at(handler: Handler, *, is_ours: bool = True) -> AsyncIterator[FarResolver]:
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    handling: list[asyncio.Task[None]] = []
+
+    def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handling.append(asyncio.ensure_future(handler(reader, writer)))
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
         resolver = FarResolver(lambda: asyncio.open_connection("127.0.0.1", port), is_ours=is_ours)
         yield resolver
         resolver.close()
+        await asyncio.sleep(0.01)
+        if handling:
+            await asyncio.wait(handling, timeout=5)
         await asyncio.sleep(0.01)
 
 
