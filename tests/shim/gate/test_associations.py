@@ -336,6 +336,7 @@ def test_association_that_was_never_answered_lives_as_long_as_it_asks(gate: Asso
     begin(gate, 50.0)
     assert gate.expire(50.0 + ONE_WAY_S) == []
     assert gate.expire(50.1 + ONE_WAY_S) == [forget(number)]
+    assert gate.expire(50.2 + ONE_WAY_S) == []
     assert begin(gate, 200.0) == number + 1
 
 
@@ -381,7 +382,18 @@ def test_quotes_are_bounded_and_the_newest_is_kept(
     for port in (1, 2, 3):
         number = begin(gate, port=port)
     assert gate.on_undeliverable(Undeliverable(number, FAR4, 1, 3, 3, 0, "")) == LATE
-    assert gate.on_undeliverable(Undeliverable(number, FAR4, 3, 3, 3, 0, "")) != LATE
+    for port in (2, 3):
+        assert gate.on_undeliverable(Undeliverable(number, FAR4, port, 3, 3, 0, "")) != LATE
+
+
+def test_quote_that_is_made_anew_is_the_newest(
+    gate: Associations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(associations, "MAX_QUOTES", 2)
+    for port in (1, 2, 1, 3):
+        number = begin(gate, port=port)
+    assert gate.on_undeliverable(Undeliverable(number, FAR4, 1, 3, 3, 0, "")) != LATE
+    assert gate.on_undeliverable(Undeliverable(number, FAR4, 2, 3, 3, 0, "")) == LATE
 
 
 def test_what_is_quoted_is_an_error_to_the_kernel_and_not_more(gate: Associations) -> None:

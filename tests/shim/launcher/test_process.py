@@ -367,13 +367,31 @@ def test_other_clients_are_told_busy_until_the_monitor_ends(tmp_path: Path) -> N
     os.close(ended)
 
 
-def test_listener_that_fails_is_not_asked_again(tmp_path: Path) -> None:
+class Failing:
+    """A listener that is always ready, and never accepts."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._end, other = os.pipe()
+        os.close(other)
+
+    def fileno(self) -> int:
+        return self._end
+
+    def accept(self) -> None:
+        self.calls += 1
+        raise OSError(errno.EMFILE, "full")
+
+
+def test_listener_that_fails_is_not_asked_again() -> None:
+    others = Failing()
     ended, end = os.pipe()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as others:
-        others.bind(str(tmp_path / "shim.sock"))  # without listen(2), accept(2) fails at once
-        thread = threading.Thread(target=process._turn_away, args=(others, ended), daemon=True)
-        thread.start()
-        os.close(end)
-        thread.join(10)
-        assert not thread.is_alive()
-    os.close(ended)
+    thread = threading.Thread(target=process._turn_away, args=(others, ended), daemon=True)
+    thread.start()
+    thread.join(0.05)
+    os.close(end)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert others.calls == 1
+    for fd in (ended, others.fileno()):
+        os.close(fd)
