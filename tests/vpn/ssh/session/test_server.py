@@ -12,7 +12,18 @@ import asyncssh
 import pytest
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_UNKNOWN_CHANNEL_TYPE
 from asyncssh.packet import String, UInt32
-from ssh_lab import LOOPBACK, Keys, destination, our_server, public_line, write_private
+from ssh_lab import (
+    LOOPBACK,
+    Keys,
+    connect,
+    destination,
+    login_with,
+    our_server,
+    public_line,
+    trusting,
+    write_private,
+)
+from transport_lab import until
 
 from vpn.server.app import Server
 from vpn.ssh.session import connection as connection_module
@@ -556,5 +567,48 @@ def test_abrupt_end_of_a_client_resets_its_flows(run_one: Callable, keys: Keys) 
                 connection.abort()
             with far, pytest.raises(ConnectionResetError):
                 await loop.sock_recv(far, 1)
+
+    run_one(dialogue())
+
+
+def test_client_counts_as_waiting_until_its_login_and_as_a_session_until_its_end(
+    run_one: Callable, keys: Keys
+) -> None:
+    async def dialogue() -> None:
+        async with our_server(keys, TcpTransport()) as (server, used):
+            acceptor = server._acceptor
+            _, writer = await asyncio.open_connection(server.address.host, server.address.port)
+            await until(lambda: len(acceptor._admission.waiting()) == 1)
+            session = await connect(
+                used, server.address, login_with(keys, trusting(server.address))
+            )
+            await until(lambda: len(acceptor._sessions) == 1)
+            assert len(acceptor._admission.waiting()) == 1
+            writer.close()
+            await until(lambda: not acceptor._admission.waiting())
+            await session.close()
+            await until(lambda: not acceptor._sessions)
+
+    run_one(dialogue())
+
+
+def test_server_that_stops_says_goodbye_and_closes_streams_that_come(
+    run_one: Callable, keys: Keys
+) -> None:
+    async def dialogue() -> None:
+        async with our_server(keys, TcpTransport()) as (server, _):
+            reasons: list[Exception | None] = []
+
+            class Client(asyncssh.SSHClient):
+                def connection_lost(self, exc: Exception | None) -> None:
+                    reasons.append(exc)
+
+            async with stranger(server, keys, client_factory=Client):
+                await server._acceptor.close(0.0)
+                await until(lambda: bool(reasons))
+            assert reasons == [None]  # a goodbye (RFC 4253 §11.1), no broken connection
+            reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+            assert await reader.read() == b""
+            writer.close()
 
     run_one(dialogue())
