@@ -16,7 +16,7 @@ Pure: packets, messages and the time come in as arguments; orders come out.
   shakes hands. Only then is there a socket, and only then does the client learn of it.
 - A SYN of a flow that is handed over is the next flow between the same ports, of which the client
   has not yet said that the one before has ended: a TUN device duplicates nothing.
-- Every other segment is forwarded verbatim (`shim.gate.io.forwarder`).
+- Every other segment is forwarded verbatim (`shim.gate.io.packet_path`).
 - An application that gives up while its SYN is held sends nothing. Its flow ends as RELEASED
   without an accept, and is cancelled after `ACCEPT_TIMEOUT_S`.
 

@@ -26,7 +26,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Final
 
-from shim.netlink.common import NETLINK_NETFILTER, adopt
+from shim.netlink.wrapper import NETLINK_NETFILTER, adopt
 from shim.protocol.launcher import NETNS_COOKIE
 
 SYSCALLS: Final = frozenset({"recvfrom"})

@@ -50,10 +50,10 @@ from shim.launcher.state_directory import BusyError, State
 from shim.launcher.undo import undo
 from shim.monitor import journal
 from shim.monitor.process import PROFILE as MONITOR_PROFILE
-from shim.netlink import rules as routing
+from shim.netlink import kernel as routing
 from shim.netlink.changes import TABLE, Family
+from shim.netlink.kernel import Netlink
 from shim.netlink.links import Interfaces
-from shim.netlink.rules import Netlink
 from shim.protocol.common import Failed, Fault
 from shim.protocol.gate_supervisor import Keep
 from shim.protocol.launcher import Serve

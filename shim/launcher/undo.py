@@ -7,7 +7,7 @@ from typing import Final
 
 from shim.launcher.host_network import Machine
 from shim.launcher.state_directory import BusyError, State
-from shim.netlink.rules import Netlink
+from shim.netlink.kernel import Netlink
 
 BUSY: Final = 75
 

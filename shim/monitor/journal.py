@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from shim.netlink.changes import Change, KillSwitch
-from shim.netlink.rules import Netlink
+from shim.netlink.kernel import Netlink
 
 SYSCALLS_TO_UNDO: Final = frozenset({"ftruncate", "pread64"})
 SYSCALLS: Final = SYSCALLS_TO_UNDO | {"lseek", "pwrite64"}

@@ -22,7 +22,7 @@ from typing import Final
 
 from shim.monitor import journal as journals
 from shim.monitor import service as serving
-from shim.netlink import rules as routing
+from shim.netlink import kernel as routing
 from shim.protocol import link as links
 from shim.protocol.launcher import MONITOR_OF_LAUNCHER, Serve
 from shim.protocol.link import Link, LinkClosedError

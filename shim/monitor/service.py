@@ -29,8 +29,8 @@ from typing import Final, TypeVar
 from shim.monitor.journal import Journal
 from shim.monitor.plan import Network, changes, is_allowed
 from shim.netlink.changes import Change, Family, KillSwitch, Rule
-from shim.netlink.common import FAMILIES
-from shim.netlink.rules import Netlink
+from shim.netlink.kernel import Netlink
+from shim.netlink.wrapper import FAMILIES
 from shim.protocol import DEVICE, MARK, VERSION
 from shim.protocol import monitor as messages
 from shim.protocol.common import Failed, Fault, Hello, Missing

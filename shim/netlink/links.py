@@ -16,7 +16,7 @@ from pyroute2.netlink.nfnetlink.nftsocket import Meta, Regs
 from pyroute2.nftables.expressions import genex, verdict
 from pyroute2.nftables.main import NFTables
 
-from shim.netlink.common import FAMILIES, adopt, as_oserror, data_of, match_of
+from shim.netlink.wrapper import FAMILIES, adopt, as_oserror, data_of, match_of
 from shim.protocol import ROUTE_PROTOCOL
 from shim.protocol.netfilter import INET, Test
 

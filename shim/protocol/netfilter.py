@@ -1,6 +1,6 @@
 """A packet filter of nftables as data: chains of lines, each a few tests and a verdict.
 
-The launcher decides on it, the monitor installs it (`shim.netlink.rules`).
+The launcher decides on it, the monitor installs it (`shim.netlink.kernel`).
 """
 
 from __future__ import annotations

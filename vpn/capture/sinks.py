@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from shim.protocol.tap import SNAP_BYTES, Copied
-from vpn.capture import pcapng, text
+from vpn.capture import lines, pcapng
 from vpn.capture.headers import Headers
 from vpn.errors import OverlayError
 from vpn.text import printable
@@ -32,7 +32,7 @@ class Lines:
             sys.stdout.write(f"({dropped} lost)\n")
         time = datetime.fromtimestamp(packet.time_ns / 1e9)
         length, name, out = packet.length, packet.name, packet.is_outgoing
-        line = text.line(time, headers, length, printable(name), out=out)
+        line = lines.line(time, headers, length, printable(name), out=out)
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 

@@ -13,8 +13,8 @@ import click
 from shim.protocol import DEVICE
 from shim.protocol.link import Link, LinkClosedError, ViolationError
 from shim.protocol.tap import Copied, Tapped
-from vpn.capture import filters, headers
-from vpn.capture.filters import Filter
+from vpn.capture import expression, headers
+from vpn.capture.expression import Filter
 from vpn.capture.sinks import File, Lines, Sink
 from vpn.cli.query_options import with_run
 from vpn.console import say
@@ -35,7 +35,7 @@ def command(
     FILTER is tcp, udp, icmp, dns, 'host NAME', 'host ADDRESS', 'host PREFIX' or 'port NUMBER',
     or several of these joined by 'and'.
     """
-    wanted = filters.parse(" ".join(words))
+    wanted = expression.parse(" ".join(words))
     if path == "-" and sys.stdout.isatty():
         raise UsageError("a capture file is not for a terminal; write it with -w FILE")
     connection, link = control.capture(run_id)

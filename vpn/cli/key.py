@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vpn.cli.query_options import print_document, with_json
-from vpn.config.paths import IDENTITY
+from vpn.config.xdg import IDENTITY
 
 
 @click.group("key")

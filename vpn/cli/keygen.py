@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vpn.config.paths import IDENTITY
+from vpn.config.xdg import IDENTITY
 from vpn.errors import ConfigurationError
 
 

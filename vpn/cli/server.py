@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vpn.config.paths import AUTHORIZED_KEYS, IDENTITY
 from vpn.config.target import QUIC_PORT, parse_listen
+from vpn.config.xdg import AUTHORIZED_KEYS, IDENTITY
 from vpn.linux import privileges
 from vpn.transport.base import Address
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from vpn.identity import Identity
 from vpn.protocol.services import ECHO, RESOLVER, UDP, UDP_IN_DATAGRAMS, is_reserved
-from vpn.server.dial import Dialer
+from vpn.server.dialer import Dialer
 from vpn.server.services import table
 from vpn.server.services.echo import EchoService
 from vpn.server.services.getaddrinfo import Lookups

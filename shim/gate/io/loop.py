@@ -21,12 +21,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from shim.gate.io import acceptor, datagram_link, dns_tcp, executor, forwarder, tap
+from shim.gate.io import acceptor, datagram_link, dns_tcp, executor, packet_path, tap
 from shim.gate.io.acceptor import Acceptor
 from shim.gate.io.datagram_link import DatagramLink
 from shim.gate.io.dns_tcp import DnsStreams
 from shim.gate.io.executor import Executor
-from shim.gate.io.forwarder import Forwarder
+from shim.gate.io.packet_path import Forwarder
 from shim.gate.io.tap import Tap
 from shim.gate.resolver import Names, Stream
 from shim.gate.router import Router
@@ -38,7 +38,7 @@ SYSCALLS: Final = frozenset({"epoll_create1", "epoll_ctl", "epoll_wait"}).union(
     datagram_link.SYSCALLS,
     dns_tcp.SYSCALLS,
     executor.SYSCALLS,
-    forwarder.SYSCALLS,
+    packet_path.SYSCALLS,
     tap.SYSCALLS,
 )
 

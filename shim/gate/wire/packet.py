@@ -6,7 +6,7 @@ Two levels. `read()` turns hostile bytes into one legal value or a DropReason; p
 indexes raw bytes. It looks at the IP header (RFC 791, RFC 8200) with a bounded walk
 of extension headers, and at the first octets of TCP, UDP and ICMP; never at a payload.
 The writers make whole packets with checksums filled in. They serve errors and DNS answers only:
-packets of flows are forwarded verbatim (`shim.gate.io.forwarder`).
+packets of flows are forwarded verbatim (`shim.gate.io.packet_path`).
 
 Left out, on purpose: fragments (refused here; `reassembly` makes whole packets of them first),
 options of any kind, and all of TCP beyond the first SYN, which the kernel handles.

@@ -12,7 +12,7 @@ import pytest
 from shim.protocol.handover import pair
 from shim.protocol.link import Link, role
 from shim.protocol.tap import TAP, Copied, Tapped
-from vpn.capture import filters
+from vpn.capture import expression
 from vpn.capture.headers import Headers
 from vpn.capture.sinks import Sink
 from vpn.cli.capture import Capture
@@ -110,7 +110,7 @@ def given(monkeypatch: pytest.MonkeyPatch, connection: Connection, gate: Gate) -
 
 
 def capture(link: Link, sink: Sink, wanted: str = "", count: int | None = None) -> Capture:
-    return Capture(link, filters.parse(wanted), sink, count)
+    return Capture(link, expression.parse(wanted), sink, count)
 
 
 # One capture.

@@ -15,7 +15,7 @@ from typing import Final
 
 from dns.codes import RRType
 from dns.names import from_text
-from vpn.server.dial import MAX_LOOKUPS, Found
+from vpn.server.dialer import MAX_LOOKUPS, Found
 from vpn.server.services.resolver import Resolve, StubResolver
 
 QUICK_S: Final = 1.0

@@ -46,7 +46,7 @@ from asyncssh.misc import ChannelOpenError, ProtocolError
 from asyncssh.packet import SSHPacket, String, UInt32
 from typing_extensions import override
 
-from vpn.ssh.session.datagrams import Multiplexer
+from vpn.ssh.session.channel_datagrams import Multiplexer
 from vpn.ssh.session.pressure import Pressure
 from vpn.ssh.session.window import ReceiveWindow, WindowBudget
 from vpn.transport.stream import Stream

@@ -15,7 +15,7 @@ from asyncssh.connection import SSHConnection
 from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS, OPEN_RESOURCE_SHORTAGE
 from asyncssh.misc import ChannelOpenError
 
-from vpn.ssh.session.datagrams import Multiplexer
+from vpn.ssh.session.channel_datagrams import Multiplexer
 from vpn.ssh.session.pressure import Pressure
 from vpn.ssh.session.window import WindowBudget
 

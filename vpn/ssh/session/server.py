@@ -49,10 +49,10 @@ from vpn.ssh.login.authorized_keys import AuthorizedKeys, Entry
 from vpn.ssh.login.grant import Grant
 from vpn.ssh.login.login import Login
 from vpn.ssh.open_failure import to_wire
-from vpn.ssh.session.admission import Admission
 from vpn.ssh.session.carrier import Carrier
 from vpn.ssh.session.channel import Channel
 from vpn.ssh.session.connection import FlowConnection
+from vpn.ssh.session.startups import Admission
 from vpn.ssh.trust.certificates import is_accepted, is_weakly_signed
 from vpn.ssh.version import VERSION
 

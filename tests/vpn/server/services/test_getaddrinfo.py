@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from dns.resolv_conf import ResolvConf, parse
-from vpn.server.dial import MAX_LOOKUPS, Found
+from vpn.server.dialer import MAX_LOOKUPS, Found
 from vpn.server.services import getaddrinfo as module
 from vpn.server.services.getaddrinfo import MAX_SLOW, Lookups
 

@@ -17,7 +17,7 @@ from pyroute2.nftables.expressions import verdict
 from pyroute2.nftables.main import AsyncNFTables, NFTables, NFTSet, NFTSetElem
 
 from shim.netlink.changes import TABLE, Change, KillSwitch, Rule, Unreachable
-from shim.netlink.common import FAMILIES, NETLINK_NETFILTER, adopt, as_oserror, match_of
+from shim.netlink.wrapper import FAMILIES, NETLINK_NETFILTER, adopt, as_oserror, match_of
 from shim.protocol import ROUTE_PROTOCOL
 from shim.protocol.netfilter import ARP, INET, PAUSED, PROTOCOLS, Chain, Chains
 

@@ -9,8 +9,8 @@ from ssh_lab import Keys, connect, login_with, our_server, trusting
 from transport_lab import Recorder, dialing
 
 from vpn.server.app import Server
+from vpn.ssh.session.channel_datagrams import ChannelDatagrams, Multiplexer
 from vpn.ssh.session.client import Session
-from vpn.ssh.session.datagrams import ChannelDatagrams, Multiplexer
 from vpn.transport.base import Datagrams
 from vpn.transport.quic.transport import QuicTransport
 

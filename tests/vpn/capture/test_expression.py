@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpn.capture import filters
+from vpn.capture import expression
 from vpn.capture.headers import Headers
 from vpn.errors import UsageError
 
@@ -53,21 +53,21 @@ PING6 = headers(58, "2001:db8::1", 0)
     ],
 )
 def test_filter_takes(text: str, taken: list[Headers]) -> None:
-    wanted = filters.parse(text)
+    wanted = expression.parse(text)
     assert [one for one in (WEB, DNS, PING, PING6) if wanted.matches(one, "")] == taken
 
 
 @pytest.mark.parametrize("text", ["host www.example.com", "host WWW.example.COM.", f"host {NAME}"])
 def test_name_is_that_of_the_far_end(text: str) -> None:
-    wanted = filters.parse(text)
+    wanted = expression.parse(text)
     assert wanted.matches(WEB, NAME)
     assert not wanted.matches(WEB, "example.com")
     assert not wanted.matches(WEB, "")
 
 
 def test_what_nobody_can_read_is_taken_by_no_filter_but_the_empty_one() -> None:
-    assert filters.parse("").matches(None, "")
-    assert not filters.parse("tcp").matches(None, "")
+    assert expression.parse("").matches(None, "")
+    assert not expression.parse("tcp").matches(None, "")
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_what_nobody_can_read_is_taken_by_no_filter_but_the_empty_one() -> None:
 )
 def test_other_words_are_one_line_that_names_those_there_are(text: str) -> None:
     with pytest.raises(UsageError, match="write tcp, udp, icmp, dns, 'host NAME'") as error:
-        filters.parse(text)
+        expression.parse(text)
     assert "\n" not in str(error.value)
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_filter_or_a_usage_error(text: str) -> None:
     try:
-        filters.parse(text).matches(WEB, NAME)
+        expression.parse(text).matches(WEB, NAME)
     except UsageError:
         return

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transport_lab import free_port
 
 from vpn.protocol.failure import Failure, OpenFailed
-from vpn.server.dial import Dialer, interleave, most_telling
+from vpn.server.dialer import Dialer, interleave, most_telling
 from vpn.transport import dial
 
 V4, V6 = socket.AF_INET, socket.AF_INET6

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from vpn.capture.headers import Headers
-from vpn.capture.text import line
+from vpn.capture.lines import line
 
 TIME = datetime(2026, 1, 2, 3, 4, 5, 678)
 SYN = Headers(

@@ -1,4 +1,4 @@
-from vpn.ssh.session.admission import Admission
+from vpn.ssh.session.startups import Admission
 
 
 def test_room_for_all_evicts_nobody() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 
-from shim.gate.io.forwarder import BURST, LARGE_BYTES, Forwarder
+from shim.gate.io.packet_path import BURST, LARGE_BYTES, Forwarder
 from shim.gate.wire.tun import NO_OFFLOAD
 from shim.protocol.gate import DropReason
 
