@@ -108,7 +108,7 @@ class CommandClient(Instance):
             published = await publish(self._settings.publications, self._namespace)
             self._about = msgspec.structs.replace(self._about, started=self._clock())
             answering = asyncio.create_task(ControlServer(listener, self).serve())
-            self._on(states.Captured())
+            self._on(states.Fact.CAPTURED)
             status = await self._until_exit(uplink)
             answering.cancel()
             for server in published:
@@ -170,7 +170,7 @@ class CommandClient(Instance):
     def _on(self, event: states.Event) -> None:
         for order in self._state.on(event, time.monotonic()):
             match order:
-                case states.TellReady():
+                case states.Act.TELL_READY:
                     asyncio.get_running_loop().remove_reader(self._parent)
                     self._tell_parent(Ready(self._search), self._spaces)
                 case states.Say(line):

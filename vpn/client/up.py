@@ -81,7 +81,7 @@ _SHOWN: Final[Mapping[State, messages.State]] = {
     State.FAILED: "down",
 }
 
-Told = states.Say | states.TellReady | states.TellStopping
+Told = states.Say | states.Act
 """Orders to tell somebody something."""
 
 T = TypeVar("T")
@@ -154,10 +154,10 @@ async def _serve(
 def _tell(notifier: Notifier, on_ready: Callable[[], None], order: Told) -> None:
     """Tell the starter, the service manager, and the user or the log."""
     match order:
-        case states.TellReady():
+        case states.Act.TELL_READY:
             notifier.send(READY, status("connected"))
             on_ready()
-        case states.TellStopping():
+        case states.Act.TELL_STOPPING:
             notifier.send(STOPPING)
         case states.Say(line):
             console.say(line)
@@ -237,13 +237,13 @@ class Client(Instance):
         finally:
             await self._close_session()
             self._resolved.close()
-            self._on(states.SessionClosed())
+            self._on(states.Fact.SESSION_CLOSED)
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._monitor.closed), TAKE_DOWN_S)
             self._is_down.set()
             serving.cancel()
             await control.finish()
-            self._on(states.TakenDown())
+            self._on(states.Fact.TAKEN_DOWN)
         if self._state.failure is not None:
             raise self._state.failure
 
@@ -278,7 +278,7 @@ class Client(Instance):
         await self._capture()
         for line in self._warnings:
             self.events.publish(Warned(line))
-        self._on(states.Captured())
+        self._on(states.Fact.CAPTURED)
         await self._stay_up(uplink, tunnel)
 
     async def _connect(self) -> Uplink:
@@ -340,7 +340,7 @@ class Client(Instance):
             await asyncio.wait({keeping})
         if not keeping.cancelled():
             keeping.result()
-        self._on(states.HelperEnded())
+        self._on(states.Fact.HELPER_ENDED)
 
     async def _close_session(self) -> None:
         if self.tunnel is not None:
@@ -353,7 +353,7 @@ class Client(Instance):
     def _on(self, event: states.Event) -> None:
         for order in self._state.on(event, self._clock()):
             match order:
-                case states.CloseSession():
+                case states.Act.CLOSE_SESSION:
                     self._is_closing.set()
                 case states.TakeDown(lifts_kill_switch):
                     self._monitor.down() if lifts_kill_switch else self._monitor.close()

@@ -27,7 +27,7 @@ from vpn import console
 from vpn.client import up
 from vpn.client.session import connector
 from vpn.client.session import state as states
-from vpn.client.session.state import Say, State, TellReady, TellStopping
+from vpn.client.session.state import Act, Say, State
 from vpn.client.shim.monitor import Monitor
 from vpn.client.shim.resolved import ResolvedHelper
 from vpn.client.shim.start import Shim
@@ -155,7 +155,7 @@ class Bench:
     async def come_up(self) -> Configure:
         """Let it come up; returns what the gate was told."""
         configure = await self.gate.configured(datagrams.GATE)
-        await until(lambda: TellReady() in self.log)
+        await until(lambda: Act.TELL_READY in self.log)
         return configure
 
     async def end(self, *events: Any) -> list[Any]:
@@ -232,11 +232,11 @@ async def test_new_takes_its_steps_in_order(bench: Bench) -> None:
     assert bench.client.tunnel is not None
     assert bench.client.tunnel.explainer is not None
     bench.gate.send(Configured())
-    await until(lambda: TellReady() in bench.log)
+    await until(lambda: Act.TELL_READY in bench.log)
     for fd in fds:
         os.close(fd)
     what = {"everything": True, "names": True, "kill_switch": False, "lan": True, "prefixes": ()}
-    assert bench.log == ["hello", ("capture", what), "announce", TellReady()]
+    assert bench.log == ["hello", ("capture", what), "announce", Act.TELL_READY]
     assert bench.state is State.CONNECTED
 
 
@@ -302,7 +302,7 @@ async def test_connecting_is_stopped(bench: Bench) -> None:
     await until(lambda: bench.control.is_serving)
     with pytest.raises(OverlayError, match="stopped before the tunnel was up"):
         await bench.end(bench.client.stop)
-    assert bench.log == [TellStopping(), "close resolved", "close", "finish"]
+    assert bench.log == [Act.TELL_STOPPING, "close resolved", "close", "finish"]
     assert bench.connector.given_up == 1
 
 
@@ -334,7 +334,7 @@ async def test_capturing_is_refused(bench: Bench) -> None:
     await bench.gate.configured(datagrams.GATE)
     with pytest.raises(OverlayError, match="does not permit"):
         await bench.serving
-    assert TellReady() not in bench.log
+    assert Act.TELL_READY not in bench.log
     assert "announce" not in bench.log
     assert bench.state is State.FAILED
 
@@ -345,7 +345,7 @@ async def test_configuring_is_stopped_and_tells_nobody_that_it_is_ready(bench: B
     bench.client.stop()
     with pytest.raises(OverlayError, match="stopped before"):
         await bench.serving
-    assert TellReady() not in bench.log
+    assert Act.TELL_READY not in bench.log
     assert not bench.captured
 
 
@@ -358,7 +358,7 @@ async def test_capturing_is_stopped_and_the_kill_switch_holds(bench: Bench) -> N
     bench.monitor.may_capture.set()
     with pytest.raises(OverlayError, match="stopped before"):
         await bench.serving
-    assert TellReady() not in bench.log
+    assert Act.TELL_READY not in bench.log
     assert "down" not in bench.log
     assert bench.state is State.BLOCKED
 
@@ -453,7 +453,7 @@ async def test_connecting_cannot_be_paused(bench: Bench) -> None:
 async def test_connected_is_stopped(bench: Bench) -> None:
     await bench.come_up()
     assert await bench.end(bench.client.stop) == [
-        TellStopping(),
+        Act.TELL_STOPPING,
         "close resolved",
         "down",
         "finish",
@@ -562,8 +562,8 @@ class Said:
 @pytest.mark.parametrize(
     ("order", "lines"),
     [
-        (states.TellReady(), [(READY, status("connected")), "ready"]),
-        (states.TellStopping(), [(STOPPING,)]),
+        (states.Act.TELL_READY, [(READY, status("connected")), "ready"]),
+        (states.Act.TELL_STOPPING, [(STOPPING,)]),
         (states.Say("so it is"), [("say", "so it is"), (status("so it is"),)]),
     ],
 )

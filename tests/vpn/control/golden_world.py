@@ -71,7 +71,7 @@ from vpn.client.explain import TunnelContext, asked_of
 from vpn.client.names import pool_query
 from vpn.client.session import renewing
 from vpn.client.session.renewing import Uplink
-from vpn.client.session.state import TellReady
+from vpn.client.session.state import Act
 from vpn.client.shim.monitor import Monitor
 from vpn.client.shim.namespace import Namespace
 from vpn.client.shim.resolved import ResolvedHelper
@@ -628,7 +628,7 @@ async def _up(
         connector=OneSession(None if tunnel.state == "connecting" else far_end),
         server_addresses=lambda: frozenset(tunnel.server_addresses),
         control=ControlServer,
-        tell=lambda order: is_up.set() if isinstance(order, TellReady) else None,
+        tell=lambda order: is_up.set() if order is Act.TELL_READY else None,
         clock=clock.monotonic,
     )
     client.state._started_at -= tunnel.uptime_s

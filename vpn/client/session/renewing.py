@@ -54,7 +54,7 @@ class Uplink:
         self._woken = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
         self.is_overlay_server = session.is_overlay_server
-        self._report(states.Connected())
+        self._report(states.Fact.CONNECTED)
 
     @property
     def is_up(self) -> bool:
@@ -121,7 +121,7 @@ class Uplink:
                 await asyncio.wait({session.closed})
                 self._on_lost(session.closed.result())
                 self._session = await self._reconnect()
-                self._report(states.Connected())
+                self._report(states.Fact.CONNECTED)
         finally:
             if changes is not None:
                 changes.close()
@@ -140,14 +140,14 @@ class Uplink:
     def _on_change(self) -> None:
         if self._session is not None:
             self._session.hurry()
-        self._report(states.NetworkChanged())
+        self._report(states.Fact.NETWORK_CHANGED)
         self._woken.set()
 
     async def _reconnect(self) -> Session:
         """Try until there is a session. Raises OverlayError when trying again is in vain."""
         while True:
             await self._wait()
-            self._report(states.AttemptBegan())
+            self._report(states.Fact.ATTEMPT_BEGAN)
             attempt = asyncio.ensure_future(self._connect())
             attempt.add_done_callback(lambda _: self._woken.set())
             why = ""

@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-    connecting ──Captured──▶ connected ◀──Connected── reconnecting
+    connecting ──CAPTURED──▶ connected ◀──CONNECTED── reconnecting
         │                        │  └───────Lost──────────▶ │
-        └──── StopRequested, HelperEnded, Failed ───────────┴──▶ closing ──TakenDown──▶ …
+        └──── StopRequested, HELPER_ENDED, Failed ──────────┴──▶ closing ──TAKEN_DOWN──▶ …
 
 Whatever happens is reported as an event, with the time; the answer is what has to be done, as
 orders. `TRANSITIONS` is all that changes the state, but for its end, which is `blocked` if the kill
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from math import ceil, inf
 from typing import Final
 
@@ -43,17 +43,26 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-# Events: what has happened.
+# Events: what has happened. Those that carry something are classes of their own.
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Fact(Enum):
+    """The events that carry nothing."""
+
+    CONNECTED = auto()
     """There is a session: the first one, or one that replaces a lost one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
+    CAPTURED = auto()
     """Traffic goes through the tunnel: routes, or the namespace of a command, are in place."""
+    ATTEMPT_BEGAN = auto()
+    """An attempt to make a new session is under way."""
+    NETWORK_CHANGED = auto()
+    """A link, address or route of this machine has changed, or it has been suspended."""
+    HELPER_ENDED = auto()
+    """The gate or the monitor has ended."""
+    SESSION_CLOSED = auto()
+    """The session and its flows have ended in order, or have had their time to."""
+    TAKEN_DOWN = auto()
+    """The monitor has ended, and with it what it had changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +74,11 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptBegan:
-    """An attempt to make a new session is under way."""
-
-
-@dataclass(frozen=True, slots=True)
 class AttemptFailed:
     """The attempt has failed, with an error that may pass, or was given up (empty)."""
 
     why: str
     jitter: float
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkChanged:
-    """A link, address or route of this machine has changed, or it has been suspended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,45 +103,29 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class HelperEnded:
-    """The gate or the monitor has ended."""
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """A step has failed with an error that does not pass by itself."""
 
     error: OverlayError
 
 
-@dataclass(frozen=True, slots=True)
-class SessionClosed:
-    """The session and its flows have ended in order, or have had their time to."""
-
-
-@dataclass(frozen=True, slots=True)
-class TakenDown:
-    """The monitor has ended, and with it what it had changed."""
-
-
-Event = (
-    Connected
-    | Captured
-    | Lost
-    | AttemptBegan
-    | AttemptFailed
-    | NetworkChanged
-    | NetworkUnwatched
-    | Paused
-    | StopRequested
-    | HelperEnded
-    | Failed
-    | SessionClosed
-    | TakenDown
-)
+_Carrier = Lost | AttemptFailed | NetworkUnwatched | Paused | StopRequested | Failed
+Event = Fact | _Carrier
+Kind = Fact | type[_Carrier]
 
 
 # Orders: what has to be done.
+
+
+class Act(Enum):
+    """The orders that carry nothing."""
+
+    TELL_READY = auto()
+    """Tell whoever has started this client that the tunnel is usable."""
+    TELL_STOPPING = auto()
+    """Tell the service manager that the end has begun."""
+    CLOSE_SESSION = auto()
+    """Reset the flows and end the session; `Fact.SESSION_CLOSED` follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,38 +136,28 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
-class TellReady:
-    """Tell whoever has started this client that the tunnel is usable."""
-
-
-@dataclass(frozen=True, slots=True)
-class TellStopping:
-    """Tell the service manager that the end has begun."""
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSession:
-    """Reset the flows and end the session; `SessionClosed` follows."""
-
-
-@dataclass(frozen=True, slots=True)
 class TakeDown:
     """Have the monitor undo what it has changed; the kill switch holds unless it is lifted."""
 
     lifts_kill_switch: bool
 
 
-Order = Say | TellReady | TellStopping | CloseSession | TakeDown
+Order = Act | Say | TakeDown
 
 _OPEN: Final = (State.CONNECTING, State.CONNECTED, State.RECONNECTING)
-_ENDS: Final = (StopRequested, HelperEnded, Failed)
+_ENDS: Final[tuple[Kind, ...]] = (StopRequested, Fact.HELPER_ENDED, Failed)
 
-TRANSITIONS: Final[Mapping[tuple[State, type[Event]], State]] = {
-    (State.CONNECTING, Captured): State.CONNECTED,
+TRANSITIONS: Final[Mapping[tuple[State, Kind], State]] = {
+    (State.CONNECTING, Fact.CAPTURED): State.CONNECTED,
     (State.CONNECTED, Lost): State.RECONNECTING,
-    (State.RECONNECTING, Connected): State.CONNECTED,
+    (State.RECONNECTING, Fact.CONNECTED): State.CONNECTED,
     **{(state, event): State.CLOSING for state in _OPEN for event in _ENDS},
 }
+
+
+def kind_of(event: Event) -> Kind:
+    """Return what `TRANSITIONS` knows an event by."""
+    return event if isinstance(event, Fact) else type(event)
 
 
 class SessionState:
@@ -229,23 +202,23 @@ class SessionState:
     def on(self, event: Event, now: float) -> tuple[Order, ...]:
         """Take note of an event; returns what has to be done, in this order."""
         before = self.name
-        self.name = TRANSITIONS.get((before, type(event)), before)
+        self.name = TRANSITIONS.get((before, kind_of(event)), before)
         match event:
-            case Connected():
+            case Fact.CONNECTED:
                 return self._on_connected(before, now)
-            case Captured():
+            case Fact.CAPTURED:
                 self.is_captured = True
-                return (TellReady(),) if before is State.CONNECTING else ()
+                return (Act.TELL_READY,) if before is State.CONNECTING else ()
             case Lost(why, jitter):
                 self.last_error = why
                 self._schedule.on_lost(now, jitter)
                 return (Say(f"the session ended: {why}; reconnecting"),) if before in _OPEN else ()
-            case AttemptBegan():
+            case Fact.ATTEMPT_BEGAN:
                 self._schedule.on_try(now)
             case AttemptFailed(why, jitter):
                 self.last_error = why or self.last_error
                 self._schedule.on_failed(now, jitter)
-            case NetworkChanged():
+            case Fact.NETWORK_CHANGED:
                 self._schedule.on_change(now)
             case NetworkUnwatched(why):
                 return (Say(f"cannot watch the network for changes: {why}"),)
@@ -262,20 +235,20 @@ class SessionState:
 
     def _on_end(
         self,
-        event: StopRequested | HelperEnded | Failed | SessionClosed | TakenDown,
+        event: Event,
         before: State,
     ) -> tuple[Order, ...]:
         match event:
             case StopRequested(is_command):
                 return self._on_stop(before, is_command=is_command)
-            case HelperEnded():
+            case Fact.HELPER_ENDED:
                 error = OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
                 return self._on_failure(error, before)
             case Failed(error):
                 return self._on_failure(error, before)
-            case SessionClosed():
+            case Fact.SESSION_CLOSED:
                 return (TakeDown(self._is_lifted),)
-            case TakenDown():
+            case Fact.TAKEN_DOWN:
                 self.name = self._final
         return ()
 
@@ -289,13 +262,13 @@ class SessionState:
         self._is_lifted = is_command or self.is_captured
         if before is State.CONNECTING:
             self.failure = OverlayError("stopped before the tunnel was up")
-        return (TellStopping(), CloseSession()) if before in _OPEN else (TellStopping(),)
+        return (Act.TELL_STOPPING, Act.CLOSE_SESSION) if before in _OPEN else (Act.TELL_STOPPING,)
 
     def _on_failure(self, error: OverlayError, before: State) -> tuple[Order, ...]:
         if before not in _OPEN:
             return ()
         self.failure = error
-        return (CloseSession(),)
+        return (Act.CLOSE_SESSION,)
 
     @property
     def _final(self) -> State:

@@ -12,7 +12,7 @@ import pytest
 
 from vpn.client.session import renewing as module
 from vpn.client.session.renewing import Uplink
-from vpn.client.session.state import Captured, Event, Say, SessionState
+from vpn.client.session.state import Event, Fact, Say, SessionState
 from vpn.errors import AuthenticationError, OverlayError, TransportError
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.ssh.session.client import Session
@@ -83,7 +83,7 @@ async def kept() -> AsyncIterator[tuple[Uplink, Network, asyncio.Task[Any], list
 
     uplink = Uplink(await network.connect(), network.connect, state, report)
     network.state = state
-    state.on(Captured(), time.monotonic())
+    state.on(Fact.CAPTURED, time.monotonic())
     keeping = asyncio.create_task(uplink.keep())
     await asyncio.sleep(0)
     try:

@@ -9,52 +9,45 @@ import pytest
 
 from vpn.client.session.state import (
     TRANSITIONS,
-    AttemptBegan,
+    Act,
     AttemptFailed,
-    Captured,
-    CloseSession,
-    Connected,
     Event,
+    Fact,
     Failed,
-    HelperEnded,
     Lost,
-    NetworkChanged,
     NetworkUnwatched,
     Paused,
     Say,
-    SessionClosed,
     SessionState,
     State,
     StopRequested,
     TakeDown,
-    TakenDown,
-    TellReady,
-    TellStopping,
+    kind_of,
 )
 from vpn.errors import OverlayError
 
 LOST = Lost("it fell silent", 0.5)
 ERROR = OverlayError("the server does not know us")
 EVENTS: tuple[Event, ...] = (
-    Connected(),
-    Captured(),
+    Fact.CONNECTED,
+    Fact.CAPTURED,
     LOST,
-    AttemptBegan(),
+    Fact.ATTEMPT_BEGAN,
     AttemptFailed("no route", 0.5),
-    NetworkChanged(),
+    Fact.NETWORK_CHANGED,
     NetworkUnwatched("not permitted"),
     Paused(10),
     StopRequested(),
     StopRequested(is_command=True),
-    HelperEnded(),
+    Fact.HELPER_ENDED,
     Failed(ERROR),
-    SessionClosed(),
+    Fact.SESSION_CLOSED,
 )
 WAYS: dict[State, tuple[Event, ...]] = {
     State.CONNECTING: (),
-    State.CONNECTED: (Connected(), Captured()),
-    State.RECONNECTING: (Connected(), Captured(), LOST),
-    State.CLOSING: (Connected(), Captured(), StopRequested()),
+    State.CONNECTED: (Fact.CONNECTED, Fact.CAPTURED),
+    State.RECONNECTING: (Fact.CONNECTED, Fact.CAPTURED, LOST),
+    State.CLOSING: (Fact.CONNECTED, Fact.CAPTURED, StopRequested()),
 }
 """By which events a state is come to."""
 
@@ -71,16 +64,18 @@ def test_table_is_all_that_changes_the_state(name: State, event: Event) -> None:
     state = state_after(*WAYS[name])
     assert state.name is name
     state.on(event, 101.0)
-    assert state.name is TRANSITIONS.get((name, type(event)), name)
+    assert state.name is TRANSITIONS.get((name, kind_of(event)), name)
 
 
 def test_table_as_a_whole() -> None:
-    ends = {(one, end) for one in list(WAYS)[:3] for end in (StopRequested, HelperEnded, Failed)}
+    ends = {
+        (one, end) for one in list(WAYS)[:3] for end in (StopRequested, Fact.HELPER_ENDED, Failed)
+    }
     assert {key for key, to in TRANSITIONS.items() if to is State.CLOSING} == ends
     assert {key: to for key, to in TRANSITIONS.items() if to is not State.CLOSING} == {
-        (State.CONNECTING, Captured): State.CONNECTED,
+        (State.CONNECTING, Fact.CAPTURED): State.CONNECTED,
         (State.CONNECTED, Lost): State.RECONNECTING,
-        (State.RECONNECTING, Connected): State.CONNECTED,
+        (State.RECONNECTING, Fact.CONNECTED): State.CONNECTED,
     }
 
 
@@ -93,9 +88,9 @@ def test_new_one_is_connecting_and_nothing_else() -> None:
 
 def test_connecting_session_comes_and_then_traffic_is_captured() -> None:
     state = SessionState(100.0)
-    assert state.on(Connected(), 101.0) == ()
+    assert state.on(Fact.CONNECTED, 101.0) == ()
     assert state.name is State.CONNECTING
-    assert state.on(Captured(), 102.0) == (TellReady(),)
+    assert state.on(Fact.CAPTURED, 102.0) == (Act.TELL_READY,)
     assert state.is_captured
     assert state.uptime_s(104.9) == 4
 
@@ -106,33 +101,33 @@ def test_connected_lost_and_there_again() -> None:
     assert state.last_error == "it fell silent"
     assert state.due == 200.5
     assert (state.retry_in_s(199.2), state.retry_in_s(200.0), state.retry_in_s(300.0)) == (2, 1, 0)
-    assert state.on(AttemptBegan(), 200.5) == ()
+    assert state.on(Fact.ATTEMPT_BEGAN, 200.5) == ()
     assert (state.attempts, state.due, state.retry_in_s(200.5)) == (1, inf, 0)
-    assert state.on(Connected(), 201.0) == (Say("connected again"),)
+    assert state.on(Fact.CONNECTED, 201.0) == (Say("connected again"),)
     assert (state.name, state.last_error, state.attempts) == (State.CONNECTED, "", 0)
 
 
 def test_reconnecting_attempt_fails_and_the_next_one_is_due_later() -> None:
     state = state_after(*WAYS[State.RECONNECTING])
-    state.on(AttemptBegan(), 200.5)
+    state.on(Fact.ATTEMPT_BEGAN, 200.5)
     assert state.on(AttemptFailed("no route", 0.5), 201.0) == ()
     assert (state.last_error, state.due) == ("no route", 202.0)
 
 
 def test_reconnecting_attempt_that_was_given_up_is_no_new_reason() -> None:
-    state = state_after(*WAYS[State.RECONNECTING], AttemptBegan(), AttemptFailed("", 0.5))
+    state = state_after(*WAYS[State.RECONNECTING], Fact.ATTEMPT_BEGAN, AttemptFailed("", 0.5))
     assert state.last_error == "it fell silent"
 
 
 def test_reconnecting_change_of_the_network_brings_the_attempt_forward() -> None:
     state = state_after(*WAYS[State.CONNECTED])
     state.on(Lost("gone", 0.999), 200.0)
-    assert state.on(NetworkChanged(), 200.1) == ()
+    assert state.on(Fact.NETWORK_CHANGED, 200.1) == ()
     assert state.due < 200.9
 
 
 def test_captured_while_closing_is_nothing_to_tell() -> None:
-    assert state_after(Connected(), StopRequested()).on(Captured(), 102.0) == ()
+    assert state_after(Fact.CONNECTED, StopRequested()).on(Fact.CAPTURED, 102.0) == ()
 
 
 def test_lost_while_closing_is_no_news() -> None:
@@ -159,59 +154,59 @@ def test_pause_ends_by_itself_or_when_asked() -> None:
 @pytest.mark.parametrize("is_command", [True, False])
 def test_open_stopped_by_the_user_lifts_the_kill_switch(name: State, is_command: bool) -> None:
     state = state_after(*WAYS[name], kill_switch=True)
-    assert state.on(StopRequested(is_command), 200.0) == (TellStopping(), CloseSession())
+    assert state.on(StopRequested(is_command), 200.0) == (Act.TELL_STOPPING, Act.CLOSE_SESSION)
     assert state.failure is None
-    assert state.on(SessionClosed(), 201.0) == (TakeDown(lifts_kill_switch=True),)
-    assert state.on(TakenDown(), 202.0) == ()
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=True),)
+    assert state.on(Fact.TAKEN_DOWN, 202.0) == ()
     assert state.name is State.DOWN
 
 
 @pytest.mark.parametrize("is_command", [True, False])
 def test_connecting_stopped_leaves_what_an_earlier_instance_has_closed(is_command: bool) -> None:
     state = SessionState(0.0, kill_switch=True)
-    assert state.on(StopRequested(is_command), 1.0) == (TellStopping(), CloseSession())
+    assert state.on(StopRequested(is_command), 1.0) == (Act.TELL_STOPPING, Act.CLOSE_SESSION)
     assert str(state.failure) == "stopped before the tunnel was up"
-    assert state.on(SessionClosed(), 2.0) == (TakeDown(lifts_kill_switch=is_command),)
-    state.on(TakenDown(), 3.0)
+    assert state.on(Fact.SESSION_CLOSED, 2.0) == (TakeDown(lifts_kill_switch=is_command),)
+    state.on(Fact.TAKEN_DOWN, 3.0)
     assert state.name is State.FAILED
 
 
 def test_closing_stopped_again_is_taken_down_at_once_and_stays_blocked() -> None:
     state = state_after(*WAYS[State.CLOSING], kill_switch=True)
     assert state.on(StopRequested(), 200.0) == (TakeDown(lifts_kill_switch=False),)
-    assert state.on(SessionClosed(), 201.0) == (TakeDown(lifts_kill_switch=False),)
-    state.on(TakenDown(), 202.0)
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=False),)
+    state.on(Fact.TAKEN_DOWN, 202.0)
     assert state.name is State.BLOCKED
 
 
 def test_closing_after_an_error_stopped_once_lifts_the_kill_switch() -> None:
     state = state_after(*WAYS[State.CONNECTED], Failed(ERROR), kill_switch=True)
-    assert state.on(StopRequested(), 200.0) == (TellStopping(),)
-    assert state.on(SessionClosed(), 201.0) == (TakeDown(lifts_kill_switch=True),)
+    assert state.on(StopRequested(), 200.0) == (Act.TELL_STOPPING,)
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=True),)
     assert state.failure is ERROR
 
 
 @pytest.mark.parametrize(
     ("event", "words"),
-    [(HelperEnded(), "the privileged part has ended"), (Failed(ERROR), "does not know us")],
+    [(Fact.HELPER_ENDED, "the privileged part has ended"), (Failed(ERROR), "does not know us")],
 )
 def test_open_error_closes_and_is_the_reason(event: Event, words: str) -> None:
     state = state_after(*WAYS[State.CONNECTED])
-    assert state.on(event, 200.0) == (CloseSession(),)
+    assert state.on(event, 200.0) == (Act.CLOSE_SESSION,)
     assert words in str(state.failure)
-    assert state.on(SessionClosed(), 201.0) == (TakeDown(lifts_kill_switch=False),)
-    state.on(TakenDown(), 202.0)
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=False),)
+    state.on(Fact.TAKEN_DOWN, 202.0)
     assert state.name is State.FAILED
 
 
 @pytest.mark.parametrize(("is_captured", "end"), [(True, State.BLOCKED), (False, State.FAILED)])
 def test_error_leaves_the_kill_switch_in_place_once_it_was(is_captured: bool, end: State) -> None:
     way = WAYS[State.CONNECTED] if is_captured else ()
-    state = state_after(*way, Failed(ERROR), SessionClosed(), TakenDown(), kill_switch=True)
+    state = state_after(*way, Failed(ERROR), Fact.SESSION_CLOSED, Fact.TAKEN_DOWN, kill_switch=True)
     assert state.name is end
 
 
-@pytest.mark.parametrize("event", [HelperEnded(), Failed(OverlayError("another"))])
+@pytest.mark.parametrize("event", [Fact.HELPER_ENDED, Failed(OverlayError("another"))])
 def test_closing_error_is_not_the_reason(event: Event) -> None:
     state = state_after(*WAYS[State.CLOSING])
     assert state.on(event, 200.0) == ()
