@@ -23,6 +23,7 @@ from transport_lab import (
     free_port,
     listening,
     pair_of,
+    played_on_each_loop,
 )
 
 from vpn.errors import AuthenticationError, TransportError
@@ -81,17 +82,15 @@ def test_it_is_registered_under_its_name(transport: Transport, name: str) -> Non
     assert type(registry.load(transport.name)) is type(transport)
 
 
-def test_bytes_pass_both_ways_whoever_speaks_first(run: Run, transport: Transport) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            send(pair.server, b"server first")
-            await pair.client.until_bytes(12)
-            send(pair.client, b"then the client")
-            await pair.server.until_bytes(15)
-            assert pair.client.received == b"server first"
-            assert pair.server.received == b"then the client"
-
-    run(dialogue())
+@played_on_each_loop
+async def test_bytes_pass_both_ways_whoever_speaks_first(transport: Transport) -> None:
+    async with pair_of(transport) as pair:
+        send(pair.server, b"server first")
+        await pair.client.until_bytes(12)
+        send(pair.client, b"then the client")
+        await pair.server.until_bytes(15)
+        assert pair.client.received == b"server first"
+        assert pair.server.received == b"then the client"
 
 
 @pytest.mark.parametrize("name", sorted(TRANSPORTS))
@@ -123,138 +122,116 @@ def test_order_and_content_are_kept_for_any_chunking(
         runner.run(dialogue())
 
 
-def test_a_buffer_changed_after_write_was_sent_as_it_was(run: Run, transport: Transport) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            buffer = bytearray(b"before")
-            pair.client.transport.write(buffer)
-            buffer[:] = b"AFTER!"
-            await pair.server.until_bytes(6)
-            assert pair.server.received == b"before"
-
-    run(dialogue())
+@played_on_each_loop
+async def test_a_buffer_changed_after_write_was_sent_as_it_was(transport: Transport) -> None:
+    async with pair_of(transport) as pair:
+        buffer = bytearray(b"before")
+        pair.client.transport.write(buffer)
+        buffer[:] = b"AFTER!"
+        await pair.server.until_bytes(6)
+        assert pair.server.received == b"before"
 
 
 @pytest.mark.parametrize("is_client_first", [True, False])
-def test_half_closed_stream_still_carries_the_other_direction(
-    run: Run, transport: Transport, is_client_first: bool
+@played_on_each_loop
+async def test_half_closed_stream_still_carries_the_other_direction(
+    transport: Transport, is_client_first: bool
 ) -> None:
     request, response = noise(1, 100_000), noise(2, 700_000)
-
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            first, second = pair.ends if is_client_first else pair.ends[::-1]
-            send(first, request)
-            first.transport.write_eof()
-            await second.until_fact("eof")
-            assert second.received == request
-            send(second, response)
-            await first.until_bytes(len(response))
-            assert "eof" not in first.facts
-            second.transport.write_eof()
-            await first.until_fact("eof")
-            assert first.received == response
-            assert "lost" not in first.facts + second.facts
-            first.transport.close()
-            second.transport.close()
-            await both_end_cleanly(pair)
-
-    run(dialogue())
+    async with pair_of(transport) as pair:
+        first, second = pair.ends if is_client_first else pair.ends[::-1]
+        send(first, request)
+        first.transport.write_eof()
+        await second.until_fact("eof")
+        assert second.received == request
+        send(second, response)
+        await first.until_bytes(len(response))
+        assert "eof" not in first.facts
+        second.transport.write_eof()
+        await first.until_fact("eof")
+        assert first.received == response
+        assert "lost" not in first.facts + second.facts
+        first.transport.close()
+        second.transport.close()
+        await both_end_cleanly(pair)
 
 
-def test_false_answer_to_eof_closes_after_what_was_written(run: Run, transport: Transport) -> None:
+@played_on_each_loop
+async def test_false_answer_to_eof_closes_after_what_was_written(transport: Transport) -> None:
     response = noise(3, 500_000)
-
-    async def dialogue() -> None:
-        async with pair_of(transport, keeps_open=False) as pair:
-            send(pair.server, response)
-            pair.client.transport.write_eof()
-            await both_end_cleanly(pair)
-            assert pair.client.received == response
-
-    run(dialogue())
+    async with pair_of(transport, keeps_open=False) as pair:
+        send(pair.server, response)
+        pair.client.transport.write_eof()
+        await both_end_cleanly(pair)
+        assert pair.client.received == response
 
 
-def test_close_delivers_everything_written_before(run: Run, transport: Transport) -> None:
+@played_on_each_loop
+async def test_close_delivers_everything_written_before(transport: Transport) -> None:
     data = noise(4, 3 << 20)
-
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            send(pair.client, data)
-            pair.client.transport.close()
-            assert pair.client.transport.is_closing()
-            await pair.server.until_fact("eof")
-            assert hashlib.sha256(pair.server.received).digest() == hashlib.sha256(data).digest()
-            pair.server.transport.close()
-            await both_end_cleanly(pair)
-
-    run(dialogue())
+    async with pair_of(transport) as pair:
+        send(pair.client, data)
+        pair.client.transport.close()
+        assert pair.client.transport.is_closing()
+        await pair.server.until_fact("eof")
+        assert hashlib.sha256(pair.server.received).digest() == hashlib.sha256(data).digest()
+        pair.server.transport.close()
+        await both_end_cleanly(pair)
 
 
-def test_close_reaches_a_peer_that_reads_only_later(run: Run, transport: Transport) -> None:
+@played_on_each_loop
+async def test_close_reaches_a_peer_that_reads_only_later(transport: Transport) -> None:
     data = noise(5, 60_000)
-
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            pair.server.transport.pause_reading()
-            send(pair.client, data)
-            pair.client.transport.close()
-            await pair.client.until_fact("lost")
-            assert pair.server.received == b""
-            pair.server.transport.resume_reading()
-            await pair.server.until_fact("eof")
-            assert pair.server.received == data
-            pair.server.transport.close()
-            await pair.server.until_fact("lost")
-
-    run(dialogue())
+    async with pair_of(transport) as pair:
+        pair.server.transport.pause_reading()
+        send(pair.client, data)
+        pair.client.transport.close()
+        await pair.client.until_fact("lost")
+        assert pair.server.received == b""
+        pair.server.transport.resume_reading()
+        await pair.server.until_fact("eof")
+        assert pair.server.received == data
+        pair.server.transport.close()
+        await pair.server.until_fact("lost")
 
 
 @pytest.mark.parametrize("is_client_first", [True, False])
-def test_abort_is_a_reset_at_the_peer(
-    run: Run, transport: Transport, is_client_first: bool
-) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            first, second = pair.ends if is_client_first else pair.ends[::-1]
-            send(first, b"seen")
-            await second.until_bytes(4)
-            first.transport.abort()
-            await second.until_fact("lost")
-            assert isinstance(second.error, ConnectionResetError)
-            assert "eof" not in second.facts
-            await first.until_fact("lost")
-            assert first.error is None
-            first.transport.abort()  # again, and too late: nothing happens
-
-    run(dialogue())
+@played_on_each_loop
+async def test_abort_is_a_reset_at_the_peer(transport: Transport, is_client_first: bool) -> None:
+    async with pair_of(transport) as pair:
+        first, second = pair.ends if is_client_first else pair.ends[::-1]
+        send(first, b"seen")
+        await second.until_bytes(4)
+        first.transport.abort()
+        await second.until_fact("lost")
+        assert isinstance(second.error, ConnectionResetError)
+        assert "eof" not in second.facts
+        await first.until_fact("lost")
+        assert first.error is None
+        first.transport.abort()  # again, and too late: nothing happens
 
 
-def test_calls_after_the_end_are_harmless(run: Run, transport: Transport) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            pair.server.transport.abort()
-            await pair.client.until_fact("lost")
-            stream = pair.client.transport
-            assert stream.is_closing()
-            stream.write(b"too late")
-            stream.pause_reading()
-            stream.close()
-            stream.abort()
-
-    run(dialogue())
+@played_on_each_loop
+async def test_calls_after_the_end_are_harmless(transport: Transport) -> None:
+    async with pair_of(transport) as pair:
+        pair.server.transport.abort()
+        await pair.client.until_fact("lost")
+        stream = pair.client.transport
+        assert stream.is_closing()
+        stream.write(b"too late")
+        stream.pause_reading()
+        stream.close()
+        stream.abort()
 
 
-def test_write_after_write_eof_is_a_bug_of_the_caller(run: Run, transport: Transport) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            assert pair.client.transport.can_write_eof()
-            pair.client.transport.write_eof()
-            pair.client.transport.write_eof()
-            with pytest.raises(RuntimeError):
-                pair.client.transport.write(b"more")
-
-    run(dialogue())
+@played_on_each_loop
+async def test_write_after_write_eof_is_a_bug_of_the_caller(transport: Transport) -> None:
+    async with pair_of(transport) as pair:
+        assert pair.client.transport.can_write_eof()
+        pair.client.transport.write_eof()
+        pair.client.transport.write_eof()
+        with pytest.raises(RuntimeError):
+            pair.client.transport.write(b"more")
 
 
 async def write_until_stopped(end: Recorder) -> bytes:
@@ -272,32 +249,30 @@ async def write_until_stopped(end: Recorder) -> bytes:
 
 
 @pytest.mark.parametrize("is_client_writing", [True, False])
-def test_paused_reader_stops_the_writer_in_bounded_memory(
-    run: Run, transport: Transport, name: str, is_client_writing: bool, small_window: int
+@played_on_each_loop
+async def test_paused_reader_stops_the_writer_in_bounded_memory(
+    transport: Transport, name: str, is_client_writing: bool, small_window: int
 ) -> None:
     limit = ACCEPTED_LIMIT.get(name, small_window + HIGH_WATER + len(CHUNK))
+    async with pair_of(transport) as pair:
+        writer, reader = pair.ends if is_client_writing else pair.ends[::-1]
+        reader.transport.pause_reading()
+        assert not reader.transport.is_reading()
+        taken = await write_until_stopped(writer)
+        assert writer.facts.count("pause") == writer.facts.count("resume") + 1
+        assert len(taken) <= limit
+        assert writer.transport.get_write_buffer_size() <= HIGH_WATER + len(CHUNK)
+        assert reader.received == b""
 
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            writer, reader = pair.ends if is_client_writing else pair.ends[::-1]
-            reader.transport.pause_reading()
-            assert not reader.transport.is_reading()
-            taken = await write_until_stopped(writer)
-            assert writer.facts.count("pause") == writer.facts.count("resume") + 1
-            assert len(taken) <= limit
-            assert writer.transport.get_write_buffer_size() <= HIGH_WATER + len(CHUNK)
-            assert reader.received == b""
-
-            reader.transport.resume_reading()
-            await writer.until(lambda end: not end.is_writing_paused)
-            send(writer, b"last")
-            await reader.until_bytes(len(taken) + 4)
-            assert bytes(reader.received) == taken + b"last"
-
-    run(dialogue())
+        reader.transport.resume_reading()
+        await writer.until(lambda end: not end.is_writing_paused)
+        send(writer, b"last")
+        await reader.until_bytes(len(taken) + 4)
+        assert bytes(reader.received) == taken + b"last"
 
 
-def test_reader_may_pause_inside_data_received(run: Run, transport: Transport) -> None:
+@played_on_each_loop
+async def test_reader_may_pause_inside_data_received(transport: Transport) -> None:
     class Hesitant(Recorder):
         def data_received(self, data: bytes) -> None:
             assert self.transport.is_reading()
@@ -305,51 +280,44 @@ def test_reader_may_pause_inside_data_received(run: Run, transport: Transport) -
             self.transport.pause_reading()
             asyncio.get_running_loop().call_later(0.001, self.transport.resume_reading)
 
-    async def dialogue() -> None:
-        data = noise(6, 400_000)
-        async with listening(transport) as (listener, accepted):
-            client = Hesitant()
-            await transport.connect(dialing(listener.address), lambda: client)
-            server = await accepted.get()
-            await server.until_fact("made")
-            send(server, data)
-            server.transport.close()
-            await client.until_fact("eof")
-            assert client.received == data
-            client.transport.close()
-            await client.until_fact("lost")
-
-    run(dialogue())
+    data = noise(6, 400_000)
+    async with listening(transport) as (listener, accepted):
+        client = Hesitant()
+        await transport.connect(dialing(listener.address), lambda: client)
+        server = await accepted.get()
+        await server.until_fact("made")
+        send(server, data)
+        server.transport.close()
+        await client.until_fact("eof")
+        assert client.received == data
+        client.transport.close()
+        await client.until_fact("lost")
 
 
-def test_another_protocol_can_take_over(run: Run, transport: Transport) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            stream = pair.client.transport
-            successor = Recorder()
-            successor.connection_made(stream)
-            stream.set_protocol(successor)
-            assert stream.get_protocol() is successor
-            send(pair.server, b"for the successor")
-            await successor.until_bytes(17)
-            assert pair.client.received == b""
-            stream.set_protocol(pair.client)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_another_protocol_can_take_over(transport: Transport) -> None:
+    async with pair_of(transport) as pair:
+        stream = pair.client.transport
+        successor = Recorder()
+        successor.connection_made(stream)
+        stream.set_protocol(successor)
+        assert stream.get_protocol() is successor
+        send(pair.server, b"for the successor")
+        await successor.until_bytes(17)
+        assert pair.client.received == b""
+        stream.set_protocol(pair.client)
 
 
-def test_streams_tell_who_the_peer_is(run: Run, transport: Transport, name: str) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            address = pair.listener.address
-            client, server = pair.client.transport, pair.server.transport
-            assert client.get_extra_info("peername") == (address.host, address.port)
-            assert server.get_extra_info("peername") == client.get_extra_info("sockname")
-            assert client.get_extra_info("peer_key") == (None if name == "tcp" else PUBLIC)
-            assert server.get_extra_info("peer_key") is None
-            assert client.get_extra_info("nothing", "default") == "default"
-
-    run(dialogue())
+@played_on_each_loop
+async def test_streams_tell_who_the_peer_is(transport: Transport, name: str) -> None:
+    async with pair_of(transport) as pair:
+        address = pair.listener.address
+        client, server = pair.client.transport, pair.server.transport
+        assert client.get_extra_info("peername") == (address.host, address.port)
+        assert server.get_extra_info("peername") == client.get_extra_info("sockname")
+        assert client.get_extra_info("peer_key") == (None if name == "tcp" else PUBLIC)
+        assert server.get_extra_info("peer_key") is None
+        assert client.get_extra_info("nothing", "default") == "default"
 
 
 def test_datagrams_are_there_on_both_ends_or_on_neither(
@@ -376,34 +344,30 @@ def test_datagrams_are_there_on_both_ends_or_on_neither(
     run(dialogue())
 
 
-def test_datagrams_after_the_end_are_lost(run: Run, transport: Transport, name: str) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            ends = [end.transport.get_extra_info("datagrams") for end in pair.ends]
-            pair.client.transport.abort()
-            await pair.server.until_fact("lost")
-            for datagrams in ends:
-                assert datagrams is None or not datagrams.send(b"")
-
-    run(dialogue())
+@played_on_each_loop
+async def test_datagrams_after_the_end_are_lost(transport: Transport, name: str) -> None:
+    async with pair_of(transport) as pair:
+        ends = [end.transport.get_extra_info("datagrams") for end in pair.ends]
+        pair.client.transport.abort()
+        await pair.server.until_fact("lost")
+        for datagrams in ends:
+            assert datagrams is None or not datagrams.send(b"")
 
 
 @pytest.mark.parametrize("name", sorted({"memory"} | QUIC))
-def test_peer_key_that_nobody_checks_is_refused(run: Run, name: str) -> None:
+@played_on_each_loop
+async def test_peer_key_that_nobody_checks_is_refused(name: str) -> None:
     transport = TRANSPORTS[name]()
-
-    async def dialogue() -> None:
-        async with listening(transport) as (listener, accepted):
-            unchecked = Dialing(listener.address, PlainSockets(), timeout_s=5.0)
-            with pytest.raises(AuthenticationError, match="not known which key"):
-                await transport.connect(unchecked, Recorder)
-            assert accepted.empty()
-
-    run(dialogue())
+    async with listening(transport) as (listener, accepted):
+        unchecked = Dialing(listener.address, PlainSockets(), timeout_s=5.0)
+        with pytest.raises(AuthenticationError, match="not known which key"):
+            await transport.connect(unchecked, Recorder)
+        assert accepted.empty()
 
 
 @pytest.mark.parametrize("name", sorted({"memory"} | QUIC))
-def test_refused_peer_key_ends_the_connect_before_any_stream(run: Run, name: str) -> None:
+@played_on_each_loop
+async def test_refused_peer_key_ends_the_connect_before_any_stream(name: str) -> None:
     transport = TRANSPORTS[name]()
     seen: list[bytes] = []
 
@@ -411,137 +375,114 @@ def test_refused_peer_key_ends_the_connect_before_any_stream(run: Run, name: str
         seen.append(key)
         raise AuthenticationError("not the pinned key")
 
-    async def dialogue() -> None:
-        async with listening(transport) as (listener, accepted):
-            with pytest.raises(AuthenticationError, match=r"^not the pinned key$"):
-                await transport.connect(dialing(listener.address, check_peer=check_peer), Recorder)
-            await asyncio.sleep(0.05)
-            assert accepted.empty()
-            assert seen == [PUBLIC]
-
-    run(dialogue())
+    async with listening(transport) as (listener, accepted):
+        with pytest.raises(AuthenticationError, match=r"^not the pinned key$"):
+            await transport.connect(dialing(listener.address, check_peer=check_peer), Recorder)
+        await asyncio.sleep(0.05)
+        assert accepted.empty()
+        assert seen == [PUBLIC]
 
 
-def test_nobody_listening_is_said_at_once(run: Run, transport: Transport, name: str) -> None:
+@played_on_each_loop
+async def test_nobody_listening_is_said_at_once(transport: Transport, name: str) -> None:
     kind = socket.SOCK_DGRAM if name in QUIC else socket.SOCK_STREAM
-
-    async def dialogue() -> None:
-        address = Address("127.0.0.1", free_port(kind))
-        began = time.monotonic()
-        with pytest.raises(TransportError, match=f"cannot reach {address}: connection refused; "):
-            await transport.connect(dialing(address), Recorder)
-        assert time.monotonic() - began < 2
-
-    run(dialogue())
+    address = Address("127.0.0.1", free_port(kind))
+    began = time.monotonic()
+    with pytest.raises(TransportError, match=f"cannot reach {address}: connection refused; "):
+        await transport.connect(dialing(address), Recorder)
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("name", ["quic", "tcp"])
-def test_unknown_name_is_said(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@played_on_each_loop
+async def test_unknown_name_is_said(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(address: Address, kind: socket.SocketKind) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(dial, "resolve", resolve)
-
-    async def dialogue() -> None:
-        with pytest.raises(TransportError, match="name cannot be resolved"):
-            await TRANSPORTS[name]().connect(dialing(Address("nowhere.invalid", 1)), Recorder)
-
-    run(dialogue())
+    with pytest.raises(TransportError, match="name cannot be resolved"):
+        await TRANSPORTS[name]().connect(dialing(Address("nowhere.invalid", 1)), Recorder)
 
 
 @pytest.mark.parametrize("name", ["quic", "tcp"])
-def test_silence_is_a_timeout_and_leaves_nothing_open(run: Run, name: str) -> None:
+@played_on_each_loop
+async def test_silence_is_a_timeout_and_leaves_nothing_open(name: str) -> None:
     kind = socket.SOCK_DGRAM if name == "quic" else socket.SOCK_STREAM
-
-    async def dialogue() -> None:
-        with socket.socket(socket.AF_INET, kind) as silent:
-            silent.bind(("127.0.0.1", 0))
-            if kind == socket.SOCK_STREAM:
-                # A full backlog: the kernel drops further SYNs.
-                silent.listen(0)
-                fillers = [socket.socket() for _ in range(3)]
-                for filler in fillers:
-                    filler.setblocking(False)
-                    filler.connect_ex(silent.getsockname())
-            address = Address(*silent.getsockname())
-            with pytest.raises(TransportError, match=r"no answer within 0\.3 s"):
-                await TRANSPORTS[name]().connect(dialing(address, timeout_s=0.3), Recorder)
-            if kind == socket.SOCK_STREAM:
-                for filler in fillers:
-                    filler.close()
-
-    run(dialogue())
+    with socket.socket(socket.AF_INET, kind) as silent:
+        silent.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            # A full backlog: the kernel drops further SYNs.
+            silent.listen(0)
+            fillers = [socket.socket() for _ in range(3)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(silent.getsockname())
+        address = Address(*silent.getsockname())
+        with pytest.raises(TransportError, match=r"no answer within 0\.3 s"):
+            await TRANSPORTS[name]().connect(dialing(address, timeout_s=0.3), Recorder)
+        if kind == socket.SOCK_STREAM:
+            for filler in fillers:
+                filler.close()
 
 
-def test_address_in_use_is_said(run: Run, transport: Transport) -> None:
-    async def dialogue() -> None:
-        async with listening(transport) as (listener, _):
-            with pytest.raises(TransportError, match=r"cannot listen on .*already"):
-                await transport.listen(Listening(listener.address, SEED), Recorder)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_address_in_use_is_said(transport: Transport) -> None:
+    async with listening(transport) as (listener, _):
+        with pytest.raises(TransportError, match=r"cannot listen on .*already"):
+            await transport.listen(Listening(listener.address, SEED), Recorder)
 
 
 @pytest.mark.parametrize("name", ["quic", "tcp"])
-def test_what_is_no_name_is_said(run: Run, name: str) -> None:
-    async def dialogue() -> None:
-        with pytest.raises(TransportError, match=r"cannot listen on .*not a host name"):
-            await TRANSPORTS[name]().listen(Listening(Address("a..b", 1), SEED), Recorder)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_what_is_no_name_is_said(name: str) -> None:
+    with pytest.raises(TransportError, match=r"cannot listen on .*not a host name"):
+        await TRANSPORTS[name]().listen(Listening(Address("a..b", 1), SEED), Recorder)
 
 
-def test_closed_listener_resets_its_streams_and_frees_its_address(
-    run: Run, transport: Transport
+@played_on_each_loop
+async def test_closed_listener_resets_its_streams_and_frees_its_address(
+    transport: Transport,
 ) -> None:
-    async def dialogue() -> None:
-        async with pair_of(transport) as pair:
-            await pair.listener.close()
-            for end in pair.ends:
-                await end.until_fact("lost")
-            assert isinstance(pair.client.error, ConnectionResetError)
-            with pytest.raises(TransportError, match="refused"):
-                await transport.connect(dialing(pair.listener.address), Recorder)
-            again = await transport.listen(Listening(pair.listener.address, SEED), Recorder)
-            await again.close()
-
-    run(dialogue())
+    async with pair_of(transport) as pair:
+        await pair.listener.close()
+        for end in pair.ends:
+            await end.until_fact("lost")
+        assert isinstance(pair.client.error, ConnectionResetError)
+        with pytest.raises(TransportError, match="refused"):
+            await transport.connect(dialing(pair.listener.address), Recorder)
+        again = await transport.listen(Listening(pair.listener.address, SEED), Recorder)
+        await again.close()
 
 
 @pytest.mark.parametrize("name", ["quic", "tcp"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_any_address_listens_for_both_families(run: Run, name: str, host: str) -> None:
+@played_on_each_loop
+async def test_any_address_listens_for_both_families(name: str, host: str) -> None:
     transport = TRANSPORTS[name]()
+    async with listening(transport, "::") as (listener, accepted):
+        client = Recorder()
+        address = Address(host, listener.address.port)
+        await transport.connect(dialing(address), lambda: client)
+        server = await accepted.get()
+        await server.until_fact("made")
+        assert server.transport.get_extra_info("peername")[0] == host
+        client.transport.abort()
+        await server.until_fact("lost")
 
-    async def dialogue() -> None:
-        async with listening(transport, "::") as (listener, accepted):
-            client = Recorder()
-            address = Address(host, listener.address.port)
-            await transport.connect(dialing(address), lambda: client)
+
+@played_on_each_loop
+async def test_many_streams_of_one_listener_do_not_mix(transport: Transport) -> None:
+    async with listening(transport) as (listener, accepted):
+        clients = [Recorder() for _ in range(5)]
+        for number, client in enumerate(clients):
+            await transport.connect(dialing(listener.address), lambda client=client: client)
+            send(client, bytes([number]) * 1000)
+        for _ in clients:
             server = await accepted.get()
-            await server.until_fact("made")
-            assert server.transport.get_extra_info("peername")[0] == host
+            await server.until_bytes(1000)
+            assert len(set(server.received)) == 1
+            send(server, server.received)
+        for number, client in enumerate(clients):
+            await client.until_bytes(1000)
+            assert client.received == bytes([number]) * 1000
             client.transport.abort()
-            await server.until_fact("lost")
-
-    run(dialogue())
-
-
-def test_many_streams_of_one_listener_do_not_mix(run: Run, transport: Transport) -> None:
-    async def dialogue() -> None:
-        async with listening(transport) as (listener, accepted):
-            clients = [Recorder() for _ in range(5)]
-            for number, client in enumerate(clients):
-                await transport.connect(dialing(listener.address), lambda client=client: client)
-                send(client, bytes([number]) * 1000)
-            for _ in clients:
-                server = await accepted.get()
-                await server.until_bytes(1000)
-                assert len(set(server.received)) == 1
-                send(server, server.received)
-            for number, client in enumerate(clients):
-                await client.until_bytes(1000)
-                assert client.received == bytes([number]) * 1000
-                client.transport.abort()
-
-    run(dialogue())

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 import uvloop
@@ -58,6 +59,19 @@ def played(dialogue: Callable[..., Any]) -> Callable[..., None]:
         with Runner("asyncio") as runner:
             runner.run(dialogue(**arguments))
 
+    return test
+
+
+def played_on_each_loop(dialogue: Callable[..., Any]) -> Callable[..., None]:
+    """A dialogue as a test on each kind of event loop, which the fixture `run` gives."""
+
+    @functools.wraps(dialogue)
+    def test(run: Callable[[Any], None], **arguments: Any) -> None:
+        run(dialogue(**arguments))
+
+    parameters = signature(dialogue).parameters.values()
+    run = Parameter("run", Parameter.POSITIONAL_OR_KEYWORD)
+    test.__signature__ = Signature([run, *parameters])  # type: ignore[attr-defined]
     return test
 
 

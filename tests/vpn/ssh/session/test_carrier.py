@@ -1,12 +1,11 @@
 """Between the stream and asyncssh: last words leave, pauses are passed on, memory is bounded."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from ssh_lab import LOOPBACK, Keys, destination, session_of, tcp_pair
-from transport_lab import Recorder
+from transport_lab import Recorder, played_on_each_loop
 
 from vpn.ssh.session import carrier as carrier_module
 from vpn.ssh.session.carrier import PIECE_BYTES, Carrier
@@ -34,89 +33,76 @@ class Below:
         return self
 
 
-def test_last_words_leave_before_an_abort(run: Callable) -> None:
-    async def dialogue() -> None:
-        below = await Below().open()
-        below.carrier.write(b"farewell")
-        below.carrier.abort()
-        await below.peer.until_fact("eof")
-        assert below.peer.received == b"farewell"
-        below.peer.transport.close()
-        await below.ssh.until_fact("lost")
-
-    run(dialogue())
+@played_on_each_loop
+async def test_last_words_leave_before_an_abort() -> None:
+    below = await Below().open()
+    below.carrier.write(b"farewell")
+    below.carrier.abort()
+    await below.peer.until_fact("eof")
+    assert below.peer.received == b"farewell"
+    below.peer.transport.close()
+    await below.ssh.until_fact("lost")
 
 
-def test_nothing_is_heard_after_an_abort(run: Callable) -> None:
-    async def dialogue() -> None:
-        below = await Below().open()
-        below.carrier.abort()
-        below.carrier.data_received(b"too late")
-        assert below.ssh.received == b""
-        below.peer.transport.close()
-        await below.ssh.until_fact("lost")
-
-    run(dialogue())
+@played_on_each_loop
+async def test_nothing_is_heard_after_an_abort() -> None:
+    below = await Below().open()
+    below.carrier.abort()
+    below.carrier.data_received(b"too late")
+    assert below.ssh.received == b""
+    below.peer.transport.close()
+    await below.ssh.until_fact("lost")
 
 
-def test_abort_does_not_wait_for_ever(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+@played_on_each_loop
+async def test_abort_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carrier_module, "FAREWELL_S", 0.05)
-
-    async def dialogue() -> None:
-        below = await Below().open()
-        stream = below.carrier._stream
-        monkeypatch.setattr(type(stream), "_flushed", lambda self: False)
-        below.carrier.abort()
-        await below.ssh.until_fact("lost")
-        await below.peer.until_fact("lost")
-        assert isinstance(below.peer.error, ConnectionResetError)
-
-    run(dialogue())
+    below = await Below().open()
+    stream = below.carrier._stream
+    monkeypatch.setattr(type(stream), "_flushed", lambda self: False)
+    below.carrier.abort()
+    await below.ssh.until_fact("lost")
+    await below.peer.until_fact("lost")
+    assert isinstance(below.peer.error, ConnectionResetError)
 
 
-def test_asyncssh_gets_no_socket_to_play_with(run: Callable) -> None:
-    async def dialogue() -> None:
-        below = await Below().open()
-        assert below.carrier.get_extra_info("socket") is None
-        assert below.carrier.get_extra_info("peername") == ("192.0.2.1", 9)
-        below.peer.transport.abort()
-        await below.ssh.until_fact("lost")
-
-    run(dialogue())
+@played_on_each_loop
+async def test_asyncssh_gets_no_socket_to_play_with() -> None:
+    below = await Below().open()
+    assert below.carrier.get_extra_info("socket") is None
+    assert below.carrier.get_extra_info("peername") == ("192.0.2.1", 9)
+    below.peer.transport.abort()
+    await below.ssh.until_fact("lost")
 
 
-def test_bytes_arrive_whole_in_pieces(run: Callable) -> None:
-    async def dialogue() -> None:
-        below = await Below().open()
-        data = bytes(range(256)) * (PIECE_BYTES // 100)
-        below.peer.transport.write(data)
-        await below.ssh.until_bytes(len(data))
-        assert below.ssh.received == data
-        below.peer.transport.abort()
-        await below.ssh.until_fact("lost")
-
-    run(dialogue())
+@played_on_each_loop
+async def test_bytes_arrive_whole_in_pieces() -> None:
+    below = await Below().open()
+    data = bytes(range(256)) * (PIECE_BYTES // 100)
+    below.peer.transport.write(data)
+    await below.ssh.until_bytes(len(data))
+    assert below.ssh.received == data
+    below.peer.transport.abort()
+    await below.ssh.until_fact("lost")
 
 
-def test_peer_that_never_reads_our_answers_is_cut_off(
-    run: Callable, monkeypatch: pytest.MonkeyPatch
+@played_on_each_loop
+async def test_peer_that_never_reads_our_answers_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(carrier_module, "UNREAD_ANSWERS_BYTES", 4 * HIGH_WATER)
-
-    async def dialogue() -> None:
-        below = await Below().open()
-        below.peer.transport.pause_reading()
-        for _ in range(100):
-            below.carrier.write(bytes(CHUNK))
-            below.carrier.data_received(b"one more question")
-            await asyncio.sleep(0)
-        await below.ssh.until_fact("lost")
-        await below.peer.until_fact("lost")
-
-    run(dialogue())
+    below = await Below().open()
+    below.peer.transport.pause_reading()
+    for _ in range(100):
+        below.carrier.write(bytes(CHUNK))
+        below.carrier.data_received(b"one more question")
+        await asyncio.sleep(0)
+    await below.ssh.until_fact("lost")
+    await below.peer.until_fact("lost")
 
 
-def test_many_flows_into_a_full_stream_hold_one_read_each(run: Callable, keys: Keys) -> None:
+@played_on_each_loop
+async def test_many_flows_into_a_full_stream_hold_one_read_each(keys: Keys) -> None:
     """Without pressure, asyncssh would take all they have."""
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,31 +112,27 @@ def test_many_flows_into_a_full_stream_hold_one_read_each(run: Callable, keys: K
         totals.put_nowait(received)
 
     totals: asyncio.Queue[int] = asyncio.Queue()
-
-    async def dialogue() -> None:
-        async with session_of(keys, MemoryTransport({})) as session, destination(swallow) as port:
-            flows = 20
-            applications = []
-            for _ in range(flows):
-                pump: Pump = await session.open(LOOPBACK, port)
-                application, flow = tcp_pair()
-                application.setblocking(False)
-                await pump.attach(flow)
-                applications.append(application)
-            stream: Any = session._connection._transport._stream
-            stream._peer.pause_reading()
-            loop = asyncio.get_running_loop()
-            data = bytes(8 << 20)
-            sending = [asyncio.create_task(loop.sock_sendall(each, data)) for each in applications]
-            highest = 0
-            for _ in range(100):
-                await asyncio.sleep(0.002)
-                highest = max(highest, stream.get_write_buffer_size())
-            assert HIGH_WATER < highest < HIGH_WATER + (flows + 4) * (CHUNK + 1000)
-            stream._peer.resume_reading()
-            await asyncio.gather(*sending)
-            for application in applications:
-                application.close()
-            assert [await totals.get() for _ in range(flows)] == [len(data)] * flows
-
-    run(dialogue())
+    async with session_of(keys, MemoryTransport({})) as session, destination(swallow) as port:
+        flows = 20
+        applications = []
+        for _ in range(flows):
+            pump: Pump = await session.open(LOOPBACK, port)
+            application, flow = tcp_pair()
+            application.setblocking(False)
+            await pump.attach(flow)
+            applications.append(application)
+        stream: Any = session._connection._transport._stream
+        stream._peer.pause_reading()
+        loop = asyncio.get_running_loop()
+        data = bytes(8 << 20)
+        sending = [asyncio.create_task(loop.sock_sendall(each, data)) for each in applications]
+        highest = 0
+        for _ in range(100):
+            await asyncio.sleep(0.002)
+            highest = max(highest, stream.get_write_buffer_size())
+        assert HIGH_WATER < highest < HIGH_WATER + (flows + 4) * (CHUNK + 1000)
+        stream._peer.resume_reading()
+        await asyncio.gather(*sending)
+        for application in applications:
+            application.close()
+        assert [await totals.get() for _ in range(flows)] == [len(data)] * flows

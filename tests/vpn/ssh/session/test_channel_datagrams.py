@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 from ssh_lab import Keys, connect, login_with, our_server, trusting
-from transport_lab import Recorder, dialing
+from transport_lab import Recorder, dialing, played_on_each_loop
 
 from vpn.server.app import Server
 from vpn.ssh.session.channel_datagrams import ChannelDatagrams, Multiplexer
 from vpn.ssh.session.client import Session
 from vpn.transport.base import Datagrams
 from vpn.transport.quic.transport import QuicTransport
-
-Run = Callable[[Any], Any]
 
 REFLECTOR = ("reflector.overlay-vpn.internal", 7)
 
@@ -130,108 +128,97 @@ async def reflection(session: Session) -> tuple[Recorder, ChannelDatagrams | Non
     return client, datagrams
 
 
-def test_channels_of_a_session_get_their_own_datagrams(run: Run, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, QuicTransport()) as (server, transport):
-            reflecting(server)
-            login = login_with(keys, trusting(server.address))
-            session = await connect(transport, server.address, login)
-            opened = [await reflection(session) for _ in range(3)]
-            for number, (_, datagrams) in enumerate(opened):
-                assert datagrams is not None
-                assert datagrams.send(bytes([number]))
-            for number, (client, _) in enumerate(opened):
-                await client.until(lambda end: bool(end.datagrams))
-                assert client.datagrams == [bytes([number])]
-            await session.close()
-
-    run(dialogue())
-
-
-def test_session_without_datagrams_has_none_in_its_channels(run: Run, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys) as (server, transport):
-            reflecting(server)
-            session = await connect(
-                transport, server.address, login_with(keys, trusting(server.address))
-            )
-            assert (await reflection(session))[1] is None
-            await session.close()
-
-    run(dialogue())
-
-
-def test_channel_that_has_closed_is_sent_nothing_any_more(run: Run, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, QuicTransport()) as (server, transport):
-            reflecting(server)
-            session = await connect(
-                transport, server.address, login_with(keys, trusting(server.address))
-            )
-            client, datagrams = await reflection(session)
-            other, others = await reflection(session)
+@played_on_each_loop
+async def test_channels_of_a_session_get_their_own_datagrams(keys: Keys) -> None:
+    async with our_server(keys, QuicTransport()) as (server, transport):
+        reflecting(server)
+        login = login_with(keys, trusting(server.address))
+        session = await connect(transport, server.address, login)
+        opened = [await reflection(session) for _ in range(3)]
+        for number, (_, datagrams) in enumerate(opened):
             assert datagrams is not None
-            assert others is not None
-            client.transport.close()
-            assert not datagrams.send(b"no")
-            session._connection.datagrams._below.send(datagrams._prefix + b"yet sent")
-            others.send(b"here")
-            await other.until(lambda end: bool(end.datagrams))
-            assert client.datagrams == []
-            await session.close()
-
-    run(dialogue())
+            assert datagrams.send(bytes([number]))
+        for number, (client, _) in enumerate(opened):
+            await client.until(lambda end: bool(end.datagrams))
+            assert client.datagrams == [bytes([number])]
+        await session.close()
 
 
-def test_second_login_reaches_nothing_of_the_first(run: Run, keys: Keys) -> None:
+@played_on_each_loop
+async def test_session_without_datagrams_has_none_in_its_channels(keys: Keys) -> None:
+    async with our_server(keys) as (server, transport):
+        reflecting(server)
+        session = await connect(
+            transport, server.address, login_with(keys, trusting(server.address))
+        )
+        assert (await reflection(session))[1] is None
+        await session.close()
+
+
+@played_on_each_loop
+async def test_channel_that_has_closed_is_sent_nothing_any_more(keys: Keys) -> None:
+    async with our_server(keys, QuicTransport()) as (server, transport):
+        reflecting(server)
+        session = await connect(
+            transport, server.address, login_with(keys, trusting(server.address))
+        )
+        client, datagrams = await reflection(session)
+        other, others = await reflection(session)
+        assert datagrams is not None
+        assert others is not None
+        client.transport.close()
+        assert not datagrams.send(b"no")
+        session._connection.datagrams._below.send(datagrams._prefix + b"yet sent")
+        others.send(b"here")
+        await other.until(lambda end: bool(end.datagrams))
+        assert client.datagrams == []
+        await session.close()
+
+
+@played_on_each_loop
+async def test_second_login_reaches_nothing_of_the_first(keys: Keys) -> None:
     """Its channels have the same numbers, on another connection."""
-
-    async def dialogue() -> None:
-        async with our_server(keys, QuicTransport()) as (server, transport):
-            reflecting(server)
-            login = login_with(keys, trusting(server.address))
-            first = await connect(transport, server.address, login)
-            second = await connect(transport, server.address, login)
-            client, datagrams = await reflection(first)
-            assert datagrams is not None
-            stream = second._connection.get_extra_info("datagrams")
-            for number in range(64):
-                assert stream.send(number.to_bytes(4, "big") + b"guessed")
-            other, others = await reflection(second)
-            assert others is not None
-            others.send(b"own")
-            await other.until(lambda end: bool(end.datagrams))
-            datagrams.send(b"own")
-            await client.until(lambda end: bool(end.datagrams))
-            assert client.datagrams == other.datagrams == [b"own"]
-            await first.close()
-            await second.close()
-
-    run(dialogue())
+    async with our_server(keys, QuicTransport()) as (server, transport):
+        reflecting(server)
+        login = login_with(keys, trusting(server.address))
+        first = await connect(transport, server.address, login)
+        second = await connect(transport, server.address, login)
+        client, datagrams = await reflection(first)
+        assert datagrams is not None
+        stream = second._connection.get_extra_info("datagrams")
+        for number in range(64):
+            assert stream.send(number.to_bytes(4, "big") + b"guessed")
+        other, others = await reflection(second)
+        assert others is not None
+        others.send(b"own")
+        await other.until(lambda end: bool(end.datagrams))
+        datagrams.send(b"own")
+        await client.until(lambda end: bool(end.datagrams))
+        assert client.datagrams == other.datagrams == [b"own"]
+        await first.close()
+        await second.close()
 
 
-def test_datagrams_before_the_login_reach_nothing(run: Run, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, QuicTransport()) as (server, transport):
-            reflecting(server)
-            recorder = Recorder()
-            await QuicTransport().connect(dialing(server.address), lambda: recorder)
-            datagrams = recorder.transport.get_extra_info("datagrams")
-            datagrams.on_datagram = recorder.take_datagram
-            await recorder.until_bytes(8)  # the server's greeting: there is a session to log in to
-            session = await connect(
-                transport, server.address, login_with(keys, trusting(server.address))
-            )
-            client, own = await reflection(session)
-            for number in range(64):
-                datagrams.send(number.to_bytes(4, "big") + b"guessed")
-            await asyncio.sleep(0.05)
-            assert own is not None
-            own.send(b"own")
-            await client.until(lambda end: bool(end.datagrams))
-            assert client.datagrams == [b"own"]
-            assert recorder.datagrams == []
-            recorder.transport.abort()
-            await session.close()
-
-    run(dialogue())
+@played_on_each_loop
+async def test_datagrams_before_the_login_reach_nothing(keys: Keys) -> None:
+    async with our_server(keys, QuicTransport()) as (server, transport):
+        reflecting(server)
+        recorder = Recorder()
+        await QuicTransport().connect(dialing(server.address), lambda: recorder)
+        datagrams = recorder.transport.get_extra_info("datagrams")
+        datagrams.on_datagram = recorder.take_datagram
+        await recorder.until_bytes(8)  # the server's greeting: there is a session to log in to
+        session = await connect(
+            transport, server.address, login_with(keys, trusting(server.address))
+        )
+        client, own = await reflection(session)
+        for number in range(64):
+            datagrams.send(number.to_bytes(4, "big") + b"guessed")
+        await asyncio.sleep(0.05)
+        assert own is not None
+        own.send(b"own")
+        await client.until(lambda end: bool(end.datagrams))
+        assert client.datagrams == [b"own"]
+        assert recorder.datagrams == []
+        recorder.transport.abort()
+        await session.close()

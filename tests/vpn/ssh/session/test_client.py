@@ -27,7 +27,7 @@ from ssh_lab import (
     trusting,
     write_private,
 )
-from transport_lab import free_port
+from transport_lab import free_port, played, played_on_each_loop
 
 from vpn.errors import ConfigurationError, OverlayError, TransportError
 from vpn.protocol.failure import Failure, OpenFailed
@@ -71,65 +71,58 @@ def test_session_that_needs_datagrams_is_not_made_without(
     run(attempt())
 
 
-def test_login_tells_our_server_from_others(
-    run: Callable, keys: Keys, start_sshd: Callable, transport: Any
+@played_on_each_loop
+async def test_login_tells_our_server_from_others(
+    keys: Keys, start_sshd: Callable, transport: Any
 ) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys, transport) as session:
-            assert session.is_overlay_server
-            assert session.host_key.get_fingerprint() == IDENTITY.fingerprint
-        async with session_with_sshd(keys, start_sshd()) as session:
-            assert not session.is_overlay_server
-
-    run(dialogue())
+    async with session_of(keys, transport) as session:
+        assert session.is_overlay_server
+        assert session.host_key.get_fingerprint() == IDENTITY.fingerprint
+    async with session_with_sshd(keys, start_sshd()) as session:
+        assert not session.is_overlay_server
 
 
-def test_unknown_host_key(run_one: Callable, keys: Keys, transport: Any) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, transport) as (server, used):
-            login = login_with(keys, trusting(server.address, pin=None))
-            line = await failure_of(connect(used, server.address, login))
-            assert line.startswith("AuthenticationError: ")
-            assert IDENTITY.fingerprint in line
-            assert "--accept-new" in line
-
-    run_one(dialogue())
+@played
+async def test_unknown_host_key(keys: Keys, transport: Any) -> None:
+    async with our_server(keys, transport) as (server, used):
+        login = login_with(keys, trusting(server.address, pin=None))
+        line = await failure_of(connect(used, server.address, login))
+        assert line.startswith("AuthenticationError: ")
+        assert IDENTITY.fingerprint in line
+        assert "--accept-new" in line
 
 
-def test_changed_host_key(run_one: Callable, keys: Keys, transport: Any, tmp_path: Path) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, transport) as (server, used):
-            other = asyncssh.generate_private_key("ssh-ed25519")
-            path = tmp_path / "known_hosts"
-            known_hosts.add(path, known_hosts.name_of(server.address), other)
-            before = path.read_text()
-            policy = trusting(server.address, pin=None, accept_new=True, files=[path])
+@played
+async def test_changed_host_key(keys: Keys, transport: Any, tmp_path: Path) -> None:
+    async with our_server(keys, transport) as (server, used):
+        other = asyncssh.generate_private_key("ssh-ed25519")
+        path = tmp_path / "known_hosts"
+        known_hosts.add(path, known_hosts.name_of(server.address), other)
+        before = path.read_text()
+        policy = trusting(server.address, pin=None, accept_new=True, files=[path])
+        login = login_with(keys, policy, new_hosts_file=path)
+        line = await failure_of(connect(used, server.address, login))
+        assert "has changed" in line
+        assert path.read_text() == before
+
+
+@played
+async def test_accepted_new_is_known_the_next_time(
+    keys: Keys, transport: Any, tmp_path: Path
+) -> None:
+    async with our_server(keys, transport) as (server, used):
+        path = tmp_path / "known_hosts"
+        for accept_new in (True, False):
+            policy = trusting(server.address, pin=None, accept_new=accept_new, files=[path])
             login = login_with(keys, policy, new_hosts_file=path)
-            line = await failure_of(connect(used, server.address, login))
-            assert "has changed" in line
-            assert path.read_text() == before
-
-    run_one(dialogue())
-
-
-def test_accepted_new_is_known_the_next_time(
-    run_one: Callable, keys: Keys, transport: Any, tmp_path: Path
-) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, transport) as (server, used):
-            path = tmp_path / "known_hosts"
-            for accept_new in (True, False):
-                policy = trusting(server.address, pin=None, accept_new=accept_new, files=[path])
-                login = login_with(keys, policy, new_hosts_file=path)
-                session = await connect(used, server.address, login)
-                await session.close()
-            name = known_hosts.name_of(server.address)
-            assert path.read_text() == f"{name} {IDENTITY.openssh_public}\n"
-
-    run_one(dialogue())
+            session = await connect(used, server.address, login)
+            await session.close()
+        name = known_hosts.name_of(server.address)
+        assert path.read_text() == f"{name} {IDENTITY.openssh_public}\n"
 
 
-def test_relay_that_ends_the_transport(run_one: Callable, keys: Keys) -> None:
+@played
+async def test_relay_that_ends_the_transport(keys: Keys) -> None:
     """Both keys are known, so that only the comparison of the two can find it."""
 
     class Relayed(MemoryTransport):
@@ -139,39 +132,31 @@ def test_relay_that_ends_the_transport(run_one: Callable, keys: Keys) -> None:
             return stream
 
     relay = asyncssh.generate_private_key("ssh-ed25519")
-
-    async def dialogue() -> None:
-        async with our_server(keys, Relayed({})) as (server, used):
-            path = keys.directory / "known_hosts"
-            name = known_hosts.name_of(server.address)
-            path.write_text(f"{name} {IDENTITY.openssh_public}\n{name} {public_line(relay)}\n")
-            policy = trusting(server.address, pin=None, files=[path])
-            line = await failure_of(connect(used, server.address, login_with(keys, policy)))
-            assert "relays the connection" in line
-
-    run_one(dialogue())
+    async with our_server(keys, Relayed({})) as (server, used):
+        path = keys.directory / "known_hosts"
+        name = known_hosts.name_of(server.address)
+        path.write_text(f"{name} {IDENTITY.openssh_public}\n{name} {public_line(relay)}\n")
+        policy = trusting(server.address, pin=None, files=[path])
+        line = await failure_of(connect(used, server.address, login_with(keys, policy)))
+        assert "relays the connection" in line
 
 
-def test_permission_denied_counts_the_keys(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        keys.authorized.write_text("")
-        async with our_server(keys) as (server, used):
-            login = login_with(keys, trusting(server.address))
-            line = await failure_of(connect(used, server.address, login))
-            assert line.startswith("AuthenticationError: permission denied")
-            assert "none of 1 key(s)" in line
-
-    run_one(dialogue())
-
-
-def test_permission_denied_by_sshd(run_one: Callable, keys: Keys, start_sshd: Callable) -> None:
-    async def dialogue() -> None:
-        sshd = start_sshd("MaxAuthTries 1", authorized="# nobody\n")
-        login = login_with(keys, sshd.host_keys)
-        line = await failure_of(connect(TcpTransport(), sshd.address, login))
+@played
+async def test_permission_denied_counts_the_keys(keys: Keys) -> None:
+    keys.authorized.write_text("")
+    async with our_server(keys) as (server, used):
+        login = login_with(keys, trusting(server.address))
+        line = await failure_of(connect(used, server.address, login))
         assert line.startswith("AuthenticationError: permission denied")
+        assert "none of 1 key(s)" in line
 
-    run_one(dialogue())
+
+@played
+async def test_permission_denied_by_sshd(keys: Keys, start_sshd: Callable) -> None:
+    sshd = start_sshd("MaxAuthTries 1", authorized="# nobody\n")
+    login = login_with(keys, sshd.host_keys)
+    line = await failure_of(connect(TcpTransport(), sshd.address, login))
+    assert line.startswith("AuthenticationError: permission denied")
 
 
 Greet = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -235,30 +220,25 @@ def test_server_that_is_silent(run_one: Callable, keys: Keys) -> None:
     assert "did not finish the login in 0.2 s" in run_one(failure_at(wait, keys, timeout_s=0.2))
 
 
-def test_server_without_a_strong_algorithm(
-    run_one: Callable, keys: Keys, start_sshd: Callable
-) -> None:
-    async def dialogue() -> None:
-        sshd = start_sshd("KexAlgorithms diffie-hellman-group14-sha1")
-        login = login_with(keys, sshd.host_keys)
-        # A reset by the server overtakes its last words at times: then it is "ended the login".
-        lines = [await failure_of(connect(TcpTransport(), sshd.address, login)) for _ in range(8)]
-        assert any("no strong algorithm" in line for line in lines)
-
-    run_one(dialogue())
+@played
+async def test_server_without_a_strong_algorithm(keys: Keys, start_sshd: Callable) -> None:
+    sshd = start_sshd("KexAlgorithms diffie-hellman-group14-sha1")
+    login = login_with(keys, sshd.host_keys)
+    # A reset by the server overtakes its last words at times: then it is "ended the login".
+    lines = [await failure_of(connect(TcpTransport(), sshd.address, login)) for _ in range(8)]
+    assert any("no strong algorithm" in line for line in lines)
 
 
-def test_nobody_listens(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        address = Address(LOOPBACK, free_port(1))
-        login = login_with(keys, trusting(address))
-        with pytest.raises(TransportError):
-            await connect(TcpTransport(), address, login)
-
-    run_one(dialogue())
+@played
+async def test_nobody_listens(keys: Keys) -> None:
+    address = Address(LOOPBACK, free_port(1))
+    login = login_with(keys, trusting(address))
+    with pytest.raises(TransportError):
+        await connect(TcpTransport(), address, login)
 
 
-def test_login_cancelled_leaves_nothing(run: Callable, keys: Keys) -> None:
+@played_on_each_loop
+async def test_login_cancelled_leaves_nothing(keys: Keys) -> None:
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         came.set()
         await reader.read()
@@ -266,20 +246,16 @@ def test_login_cancelled_leaves_nothing(run: Callable, keys: Keys) -> None:
         gone.set()
 
     came, gone = asyncio.Event(), asyncio.Event()
-
-    async def dialogue() -> None:
-        server = await asyncio.start_server(wait, LOOPBACK, 0)
-        async with server:
-            address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
-            login = login_with(keys, trusting(address))
-            connecting = asyncio.create_task(connect(TcpTransport(), address, login))
-            await came.wait()
-            connecting.cancel()
-            await gone.wait()
-            with pytest.raises(asyncio.CancelledError):
-                await connecting
-
-    run(dialogue())
+    server = await asyncio.start_server(wait, LOOPBACK, 0)
+    async with server:
+        address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
+        login = login_with(keys, trusting(address))
+        connecting = asyncio.create_task(connect(TcpTransport(), address, login))
+        await came.wait()
+        connecting.cancel()
+        await gone.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
 
 
 class Agent:
@@ -318,58 +294,49 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("algorithm", ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"])
-def test_key_of_the_agent(
-    run: Callable, keys: Keys, agent: Agent, home: Path, algorithm: str
-) -> None:
-    async def dialogue() -> None:
-        key = asyncssh.generate_private_key(algorithm)
-        write_private(keys.path, key)
-        keys.authorize(key=key)
-        agent.add(keys.path)
-        keys.path.unlink()
-        async with session_of(keys, identities=None, agent_path=agent.path):
-            pass
-
-    run(dialogue())
+@played_on_each_loop
+async def test_key_of_the_agent(keys: Keys, agent: Agent, home: Path, algorithm: str) -> None:
+    key = asyncssh.generate_private_key(algorithm)
+    write_private(keys.path, key)
+    keys.authorize(key=key)
+    agent.add(keys.path)
+    keys.path.unlink()
+    async with session_of(keys, identities=None, agent_path=agent.path):
+        pass
 
 
 @pytest.mark.parametrize("name", ["id_ed25519", "id_ecdsa", "id_rsa"])
-def test_key_in_the_usual_file(run_one: Callable, keys: Keys, home: Path, name: str) -> None:
-    async def dialogue() -> None:
-        write_private(home / ".ssh" / name, keys.key)
-        for agent_path in (None, str(home / "no-such-socket")):
-            async with session_of(keys, identities=None, agent_path=agent_path):
-                pass
-
-    run_one(dialogue())
-
-
-def test_certificate_beside_the_key(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        authority = asyncssh.generate_private_key("ssh-ed25519")
-        keys.authorize("cert-authority", authority)
-        certificate = authority.generate_user_certificate(keys.key, "test", principals=["alice"])
-        certificate.write_certificate(f"{keys.path}-cert.pub")
-        async with session_of(keys, user="alice"):
+@played
+async def test_key_in_the_usual_file(keys: Keys, home: Path, name: str) -> None:
+    write_private(home / ".ssh" / name, keys.key)
+    for agent_path in (None, str(home / "no-such-socket")):
+        async with session_of(keys, identities=None, agent_path=agent_path):
             pass
 
-    run_one(dialogue())
+
+@played
+async def test_certificate_beside_the_key(keys: Keys) -> None:
+    authority = asyncssh.generate_private_key("ssh-ed25519")
+    keys.authorize("cert-authority", authority)
+    certificate = authority.generate_user_certificate(keys.key, "test", principals=["alice"])
+    certificate.write_certificate(f"{keys.path}-cert.pub")
+    async with session_of(keys, user="alice"):
+        pass
 
 
-def test_no_key_at_all(run_one: Callable, keys: Keys, home: Path) -> None:
-    async def dialogue() -> None:
-        line = await failure_of(session_of(keys, identities=None).__aenter__())
-        assert "there is no key to offer" in line
-        write_private(home / ".ssh" / "id_ed25519", keys.key)
-        encrypt(home / ".ssh" / "id_ed25519")
-        line = await failure_of(session_of(keys, identities=None).__aenter__())
-        assert "1 key(s) are encrypted, add them with ssh-add" in line
-
-    run_one(dialogue())
+@played
+async def test_no_key_at_all(keys: Keys, home: Path) -> None:
+    line = await failure_of(session_of(keys, identities=None).__aenter__())
+    assert "there is no key to offer" in line
+    write_private(home / ".ssh" / "id_ed25519", keys.key)
+    encrypt(home / ".ssh" / "id_ed25519")
+    line = await failure_of(session_of(keys, identities=None).__aenter__())
+    assert "1 key(s) are encrypted, add them with ssh-add" in line
 
 
 @pytest.mark.parametrize("trouble", ["missing", "open to others", "no key", "encrypted"])
-def test_named_key_that_cannot_be_used(run_one: Callable, keys: Keys, trouble: str) -> None:
+@played
+async def test_named_key_that_cannot_be_used(keys: Keys, trouble: str) -> None:
     if trouble == "missing":
         keys.path.unlink()
     elif trouble == "open to others":
@@ -378,73 +345,57 @@ def test_named_key_that_cannot_be_used(run_one: Callable, keys: Keys, trouble: s
         keys.path.write_text("not a key")
     else:
         encrypt(keys.path)
-
-    async def dialogue() -> None:
-        with pytest.raises(ConfigurationError) as failed:
-            await session_of(keys).__aenter__()
-        assert str(keys.path) in str(failed.value)
-
-    run_one(dialogue())
+    with pytest.raises(ConfigurationError) as failed:
+        await session_of(keys).__aenter__()
+    assert str(keys.path) in str(failed.value)
 
 
-def test_closed_by_us(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session:
-            await session.close()
-            assert await session.closed == "closed"
-            await session.close()
-            with pytest.raises(OpenFailed) as failed:
-                await session.open(LOOPBACK, 1)
-            assert failed.value.failure is Failure.UNAVAILABLE
-
-    run(dialogue())
+@played_on_each_loop
+async def test_closed_by_us(keys: Keys) -> None:
+    async with session_of(keys) as session:
+        await session.close()
+        assert await session.closed == "closed"
+        await session.close()
+        with pytest.raises(OpenFailed) as failed:
+            await session.open(LOOPBACK, 1)
+        assert failed.value.failure is Failure.UNAVAILABLE
 
 
-def test_closed_by_the_server(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys) as (server, used):
-            login = login_with(keys, trusting(server.address))
-            session = await connect(used, server.address, login)
-            await server.close()
-            assert await session.closed == "the server closed the session"
-
-    run(dialogue())
+@played_on_each_loop
+async def test_closed_by_the_server(keys: Keys) -> None:
+    async with our_server(keys) as (server, used):
+        login = login_with(keys, trusting(server.address))
+        session = await connect(used, server.address, login)
+        await server.close()
+        assert await session.closed == "the server closed the session"
 
 
-def test_server_that_died_is_noticed(
-    run_one: Callable, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@played
+async def test_server_that_died_is_noticed(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "KEEPALIVE_S", 0.1)
-
-    async def dialogue() -> None:
-        async with session_of(keys, MemoryTransport({})) as session:
-            carrier: Any = session._connection._transport
-            carrier._stream._peer.pause_reading()  # it hears nothing any more
-            assert await session.closed == "the server does not answer any more"
-
-    run_one(dialogue())
+    async with session_of(keys, MemoryTransport({})) as session:
+        carrier: Any = session._connection._transport
+        carrier._stream._peer.pause_reading()  # it hears nothing any more
+        assert await session.closed == "the server does not answer any more"
 
 
-def test_server_that_died_is_noticed_sooner_in_a_hurry(
-    run_one: Callable, keys: Keys, monkeypatch: pytest.MonkeyPatch
+@played
+async def test_server_that_died_is_noticed_sooner_in_a_hurry(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often the hurry is repeated, and with the usual patience far away."""
     monkeypatch.setattr(client_module, "KEEPALIVE_S", 1000.0)
     monkeypatch.setattr(client_module, "HURRY_S", 0.1)
-
-    async def dialogue() -> None:
-        async with session_of(keys, MemoryTransport({})) as session:
+    async with session_of(keys, MemoryTransport({})) as session:
+        session.hurry()
+        await asyncio.sleep(0.5)
+        assert not session.closed.done()
+        carrier: Any = session._connection._transport
+        carrier._stream._peer.pause_reading()
+        while not session.closed.done():
             session.hurry()
-            await asyncio.sleep(0.5)
-            assert not session.closed.done()
-            carrier: Any = session._connection._transport
-            carrier._stream._peer.pause_reading()
-            while not session.closed.done():
-                session.hurry()
-                await asyncio.sleep(0.02)
-            assert await session.closed == "the server does not answer any more"
-
-    run_one(dialogue())
+            await asyncio.sleep(0.02)
+        assert await session.closed == "the server does not answer any more"
 
 
 def test_nothing_about_destinations_or_keys_is_logged(
@@ -465,19 +416,11 @@ def test_nothing_about_destinations_or_keys_is_logged(
     assert public_line(keys.key).split()[1] not in said
 
 
-def test_reasons_in_another_encoding_are_no_offence(
-    run_one: Callable, keys: Keys, monkeypatch: pytest.MonkeyPatch
+@played
+async def test_reasons_in_another_encoding_are_no_offence(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as strerror(3) in Latin-1."""
-
-    async def dialogue() -> None:
-        async with session_of(keys) as session:
-            raw = b"Connection refused: caf\xe9"
-            monkeypatch.setattr(SSHServerConnection, "send_channel_open_failure", refuse(raw))
-            with pytest.raises(OpenFailed) as failed:
-                await session.open("nowhere.invalid", 80)
-            assert failed.value.failure is Failure.ECONNREFUSED
-            assert not session.closed.done()
 
     def refuse(raw: bytes) -> Any:
         def send(self: Any, send_chan: int, *_: Any) -> None:
@@ -486,4 +429,10 @@ def test_reasons_in_another_encoding_are_no_offence(
 
         return send
 
-    run_one(dialogue())
+    async with session_of(keys) as session:
+        raw = b"Connection refused: caf\xe9"
+        monkeypatch.setattr(SSHServerConnection, "send_channel_open_failure", refuse(raw))
+        with pytest.raises(OpenFailed) as failed:
+            await session.open("nowhere.invalid", 80)
+        assert failed.value.failure is Failure.ECONNREFUSED
+        assert not session.closed.done()

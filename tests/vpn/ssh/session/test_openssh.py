@@ -23,7 +23,7 @@ from ssh_lab import (
     session_with_sshd,
     user_name,
 )
-from transport_lab import free_port
+from transport_lab import free_port, played, played_on_each_loop
 
 from vpn.protocol.failure import Failure, OpenFailed
 from vpn.transport.base import Address
@@ -44,48 +44,40 @@ async def failure_of(session: Any, host: str, port: int) -> OpenFailed:
     return failed.value
 
 
-def test_twenty_megabytes_both_ways_arrive_whole(
-    run: Callable, keys: Keys, start_sshd: Callable
-) -> None:
-    async def dialogue() -> None:
-        async with session_with_sshd(keys, start_sshd()) as session, destination(echo) as port:
-            reader, writer, pump = await flow_to(session, port)
+@played_on_each_loop
+async def test_twenty_megabytes_both_ways_arrive_whole(keys: Keys, start_sshd: Callable) -> None:
+    async with session_with_sshd(keys, start_sshd()) as session, destination(echo) as port:
+        reader, writer, pump = await flow_to(session, port)
 
-            async def send() -> None:
-                for start in range(0, len(BULK), 1 << 18):
-                    writer.write(BULK[start : start + (1 << 18)])
-                    await writer.drain()
-                writer.write_eof()
+        async def send() -> None:
+            for start in range(0, len(BULK), 1 << 18):
+                writer.write(BULK[start : start + (1 << 18)])
+                await writer.drain()
+            writer.write_eof()
 
-            sending = asyncio.create_task(send())
-            received = hashlib.sha256()
-            while data := await reader.read(1 << 18):
-                received.update(data)
-            await sending
-            assert received.digest() == hashlib.sha256(BULK).digest()
-            assert pump.bytes_up == pump.bytes_down == len(BULK)
-            writer.close()
-
-    run(dialogue())
+        sending = asyncio.create_task(send())
+        received = hashlib.sha256()
+        while data := await reader.read(1 << 18):
+            received.update(data)
+        await sending
+        assert received.digest() == hashlib.sha256(BULK).digest()
+        assert pump.bytes_up == pump.bytes_down == len(BULK)
+        writer.close()
 
 
-def test_failures_of_sshd_are_told_apart(
-    run_one: Callable, keys: Keys, start_sshd: Callable
-) -> None:
-    async def dialogue() -> None:
-        async with session_with_sshd(keys, start_sshd()) as session:
-            closed = free_port(socket.SOCK_STREAM)
-            for host in (LOOPBACK, "localhost", "::1"):
-                failed = await failure_of(session, host, closed)
-                assert failed.failure is Failure.ECONNREFUSED, host
-            failed = await failure_of(session, "nowhere.invalid", 80)
-            assert failed.failure is Failure.NXDOMAIN
-            failed = await failure_of(session, "255.255.255.255", 80)
-            assert failed.failure is Failure.ENETUNREACH  # "open failed"
-            failed = await failure_of(session, "resolver.overlay-vpn.internal", 53)
-            assert failed.failure is Failure.NXDOMAIN
-
-    run_one(dialogue())
+@played
+async def test_failures_of_sshd_are_told_apart(keys: Keys, start_sshd: Callable) -> None:
+    async with session_with_sshd(keys, start_sshd()) as session:
+        closed = free_port(socket.SOCK_STREAM)
+        for host in (LOOPBACK, "localhost", "::1"):
+            failed = await failure_of(session, host, closed)
+            assert failed.failure is Failure.ECONNREFUSED, host
+        failed = await failure_of(session, "nowhere.invalid", 80)
+        assert failed.failure is Failure.NXDOMAIN
+        failed = await failure_of(session, "255.255.255.255", 80)
+        assert failed.failure is Failure.ENETUNREACH  # "open failed"
+        failed = await failure_of(session, "resolver.overlay-vpn.internal", 53)
+        assert failed.failure is Failure.NXDOMAIN
 
 
 @pytest.mark.parametrize(
@@ -96,47 +88,37 @@ def test_failures_of_sshd_are_told_apart(
         "DisableForwarding yes",
     ],
 )
-def test_prohibition_of_sshd_is_a_policy(
-    run_one: Callable, keys: Keys, start_sshd: Callable, line: str
+@played
+async def test_prohibition_of_sshd_is_a_policy(keys: Keys, start_sshd: Callable, line: str) -> None:
+    sshd = start_sshd(line)
+    async with session_with_sshd(keys, sshd) as session, destination(hello) as port:
+        failed = await failure_of(session, LOOPBACK, port)
+        assert failed.failure is Failure.POLICY
+
+
+@played
+async def test_keepalives_of_sshd_are_answered(keys: Keys, start_sshd: Callable) -> None:
+    sshd = start_sshd("ClientAliveInterval 1", "ClientAliveCountMax 1")
+    async with session_with_sshd(keys, sshd) as session, destination(hello) as port:
+        reader, writer, _ = await flow_to(session, port)
+        assert await reader.readexactly(5) == b"hello"
+        await asyncio.sleep(2.5)
+        assert not session.closed.done()
+        writer.close()
+
+
+@played_on_each_loop
+async def test_sshd_that_exchanges_keys_all_the_time_loses_nothing(
+    keys: Keys, start_sshd: Callable
 ) -> None:
-    async def dialogue() -> None:
-        sshd = start_sshd(line)
-        async with session_with_sshd(keys, sshd) as session, destination(hello) as port:
-            failed = await failure_of(session, LOOPBACK, port)
-            assert failed.failure is Failure.POLICY
-
-    run_one(dialogue())
-
-
-def test_keepalives_of_sshd_are_answered(
-    run_one: Callable, keys: Keys, start_sshd: Callable
-) -> None:
-    async def dialogue() -> None:
-        sshd = start_sshd("ClientAliveInterval 1", "ClientAliveCountMax 1")
-        async with session_with_sshd(keys, sshd) as session, destination(hello) as port:
-            reader, writer, _ = await flow_to(session, port)
-            assert await reader.readexactly(5) == b"hello"
-            await asyncio.sleep(2.5)
-            assert not session.closed.done()
-            writer.close()
-
-    run_one(dialogue())
-
-
-def test_sshd_that_exchanges_keys_all_the_time_loses_nothing(
-    run: Callable, keys: Keys, start_sshd: Callable
-) -> None:
-    async def dialogue() -> None:
-        sshd = start_sshd("RekeyLimit 1M")
-        async with session_with_sshd(keys, sshd) as session, destination(echo) as port:
-            reader, writer, _ = await flow_to(session, port)
-            data = BULK[: 8 << 20]
-            writer.write(data)
-            writer.write_eof()
-            assert hashlib.sha256(await reader.read(-1)).digest() == hashlib.sha256(data).digest()
-            writer.close()
-
-    run(dialogue())
+    sshd = start_sshd("RekeyLimit 1M")
+    async with session_with_sshd(keys, sshd) as session, destination(echo) as port:
+        reader, writer, _ = await flow_to(session, port)
+        data = BULK[: 8 << 20]
+        writer.write(data)
+        writer.write_eof()
+        assert hashlib.sha256(await reader.read(-1)).digest() == hashlib.sha256(data).digest()
+        writer.close()
 
 
 @pytest.mark.parametrize(
@@ -169,8 +151,9 @@ def test_sshd_that_exchanges_keys_all_the_time_loses_nothing(
         "no-pty,no-X11-forwarding,no-agent-forwarding,no-user-rc",
     ],
 )
-def test_options_mean_what_they_mean_to_sshd(
-    run_one: Callable, keys: Keys, start_sshd: Callable, options: str
+@played
+async def test_options_mean_what_they_mean_to_sshd(
+    keys: Keys, start_sshd: Callable, options: str
 ) -> None:
     """The same line for both servers: the same logins, and the same flows."""
 
@@ -188,15 +171,12 @@ def test_options_mean_what_they_mean_to_sshd(
         except asyncssh.PermissionDenied:
             return "no login"
 
-    async def dialogue() -> None:
-        async with destination(hello) as port:
-            text = options.format(port=port)
-            sshd: Sshd = start_sshd(authorized=f"{text} {keys.public}\n".lstrip())
-            keys.authorize(text)
-            async with our_server(keys, TcpTransport()) as (server, _):
-                assert await outcome(server.address, port) == await outcome(sshd.address, port)
-
-    run_one(dialogue())
+    async with destination(hello) as port:
+        text = options.format(port=port)
+        sshd: Sshd = start_sshd(authorized=f"{text} {keys.public}\n".lstrip())
+        keys.authorize(text)
+        async with our_server(keys, TcpTransport()) as (server, _):
+            assert await outcome(server.address, port) == await outcome(sshd.address, port)
 
 
 async def ssh(server_address: Address, keys: Keys, *arguments: str) -> tuple[int, bytes, bytes]:
@@ -213,34 +193,28 @@ async def ssh(server_address: Address, keys: Keys, *arguments: str) -> tuple[int
     return process.returncode or 0, output, errors
 
 
-def test_ssh_gets_a_flow_from_our_server(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _), destination(hello) as port:
-            target = f"anybody@{LOOPBACK}"
-            status, output, errors = await ssh(
-                server.address, keys, "-W", f"{LOOPBACK}:{port}", target
+@played_on_each_loop
+async def test_ssh_gets_a_flow_from_our_server(keys: Keys) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _), destination(hello) as port:
+        target = f"anybody@{LOOPBACK}"
+        status, output, errors = await ssh(server.address, keys, "-W", f"{LOOPBACK}:{port}", target)
+        assert (status, output) == (0, b"hello"), errors
+
+
+@played
+async def test_ssh_is_told_why_a_flow_is_not_opened(keys: Keys) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
+        closed = free_port(socket.SOCK_STREAM)
+        for destination_, text in (
+            (f"{LOOPBACK}:{closed}", b"ECONNREFUSED"),
+            ("nowhere.invalid:80", b"NXDOMAIN"),
+            ("x.overlay-vpn.internal:53", b"POLICY:reserved"),
+        ):
+            status, _, errors = await ssh(
+                server.address, keys, "-W", destination_, f"anybody@{LOOPBACK}"
             )
-            assert (status, output) == (0, b"hello"), errors
-
-    run(dialogue())
-
-
-def test_ssh_is_told_why_a_flow_is_not_opened(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            closed = free_port(socket.SOCK_STREAM)
-            for destination_, text in (
-                (f"{LOOPBACK}:{closed}", b"ECONNREFUSED"),
-                ("nowhere.invalid:80", b"NXDOMAIN"),
-                ("x.overlay-vpn.internal:53", b"POLICY:reserved"),
-            ):
-                status, _, errors = await ssh(
-                    server.address, keys, "-W", destination_, f"anybody@{LOOPBACK}"
-                )
-                assert status != 0
-                assert text in errors
-
-    run_one(dialogue())
+            assert status != 0
+            assert text in errors
 
 
 @pytest.mark.parametrize(
@@ -253,34 +227,29 @@ def test_ssh_is_told_why_a_flow_is_not_opened(run_one: Callable, keys: Keys) -> 
         ("-N", "-R", "/tmp/never.sock:127.0.0.1:1", "{target}"),
     ],
 )
-def test_ssh_gets_nothing_else(run_one: Callable, keys: Keys, arguments: tuple[str, ...]) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            target = f"anybody@{LOOPBACK}"
-            status, output, _ = await ssh(
-                server.address, keys, *(each.format(target=target) for each in arguments)
-            )
-            assert status != 0
-            assert output == b""
-
-    run_one(dialogue())
+@played
+async def test_ssh_gets_nothing_else(keys: Keys, arguments: tuple[str, ...]) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
+        target = f"anybody@{LOOPBACK}"
+        status, output, _ = await ssh(
+            server.address, keys, *(each.format(target=target) for each in arguments)
+        )
+        assert status != 0
+        assert output == b""
 
 
-def test_ssh_and_our_client_agree_on_the_server(run_one: Callable, keys: Keys) -> None:
+@played
+async def test_ssh_and_our_client_agree_on_the_server(keys: Keys) -> None:
     """known_hosts as ssh(1) writes it lets our client in, whose host names are hashed."""
+    from vpn.ssh.trust import known_hosts
 
-    async def dialogue() -> None:
-        from vpn.ssh.trust import known_hosts
-
-        async with our_server(keys, TcpTransport()) as (server, used):
-            path = keys.directory / "known_hosts"
-            remember = ("-o", "HashKnownHosts=yes", "-o", f"UserKnownHostsFile={path}")
-            status, _, errors = await ssh(
-                server.address, keys, *remember, "-W", f"{LOOPBACK}:1", f"anybody@{LOOPBACK}"
-            )
-            assert path.read_text().startswith("|1|"), (status, errors)
-            policy = known_hosts.policy_for(server.address, files=[path])
-            session = await connect(used, server.address, login_with(keys, policy))
-            await session.close()
-
-    run_one(dialogue())
+    async with our_server(keys, TcpTransport()) as (server, used):
+        path = keys.directory / "known_hosts"
+        remember = ("-o", "HashKnownHosts=yes", "-o", f"UserKnownHostsFile={path}")
+        status, _, errors = await ssh(
+            server.address, keys, *remember, "-W", f"{LOOPBACK}:1", f"anybody@{LOOPBACK}"
+        )
+        assert path.read_text().startswith("|1|"), (status, errors)
+        policy = known_hosts.policy_for(server.address, files=[path])
+        session = await connect(used, server.address, login_with(keys, policy))
+        await session.close()

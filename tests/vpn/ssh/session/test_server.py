@@ -23,7 +23,7 @@ from ssh_lab import (
     trusting,
     write_private,
 )
-from transport_lab import until
+from transport_lab import played, until
 
 from vpn.server.app import Server
 from vpn.ssh.session import connection as connection_module
@@ -79,26 +79,22 @@ async def opened(connection: Any, host: str, port: int) -> Any:
     return received
 
 
-def test_key_that_is_authorized_gets_a_flow(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with logged_in(keys) as connection, destination(hello) as port:
-            assert await opened(connection, LOOPBACK, port) == b"hello"
-
-    run_one(dialogue())
+@played
+async def test_key_that_is_authorized_gets_a_flow(keys: Keys) -> None:
+    async with logged_in(keys) as connection, destination(hello) as port:
+        assert await opened(connection, LOOPBACK, port) == b"hello"
 
 
-def test_key_taken_out_is_out_at_the_next_login(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert await is_in(server, keys)
-            keys.authorized.write_text("# nobody\n")
-            assert not await is_in(server, keys)
-            keys.authorized.unlink()
-            assert not await is_in(server, keys)
-            keys.authorize()
-            assert await is_in(server, keys)
-
-    run_one(dialogue())
+@played
+async def test_key_taken_out_is_out_at_the_next_login(keys: Keys) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert await is_in(server, keys)
+        keys.authorized.write_text("# nobody\n")
+        assert not await is_in(server, keys)
+        keys.authorized.unlink()
+        assert not await is_in(server, keys)
+        keys.authorize()
+        assert await is_in(server, keys)
 
 
 @pytest.mark.parametrize(
@@ -111,35 +107,29 @@ def test_key_taken_out_is_out_at_the_next_login(run_one: Callable, keys: Keys) -
         ("unknown-option", False),
     ],
 )
-def test_options_that_decide_the_login(
-    run_one: Callable, keys: Keys, options: str, is_allowed: bool
-) -> None:
-    async def dialogue() -> None:
-        keys.authorize(options)
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert await is_in(server, keys) is is_allowed
-
-    run_one(dialogue())
+@played
+async def test_options_that_decide_the_login(keys: Keys, options: str, is_allowed: bool) -> None:
+    keys.authorize(options)
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert await is_in(server, keys) is is_allowed
 
 
-def test_options_that_decide_the_flows(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with destination(hello) as port:
-            keys.authorize(f'permitopen="{LOOPBACK}:{port}"')
-            async with logged_in(keys) as connection:
-                assert await opened(connection, LOOPBACK, port) == b"hello"
-                assert await opened(connection, "localhost", port) == (
-                    OPEN_ADMINISTRATIVELY_PROHIBITED,
-                    "POLICY:permitopen",
-                )
-            keys.authorize("restrict")
-            async with logged_in(keys) as connection:
-                assert await opened(connection, LOOPBACK, port) == (
-                    OPEN_ADMINISTRATIVELY_PROHIBITED,
-                    "POLICY:port-forwarding",
-                )
-
-    run_one(dialogue())
+@played
+async def test_options_that_decide_the_flows(keys: Keys) -> None:
+    async with destination(hello) as port:
+        keys.authorize(f'permitopen="{LOOPBACK}:{port}"')
+        async with logged_in(keys) as connection:
+            assert await opened(connection, LOOPBACK, port) == b"hello"
+            assert await opened(connection, "localhost", port) == (
+                OPEN_ADMINISTRATIVELY_PROHIBITED,
+                "POLICY:permitopen",
+            )
+        keys.authorize("restrict")
+        async with logged_in(keys) as connection:
+            assert await opened(connection, LOOPBACK, port) == (
+                OPEN_ADMINISTRATIVELY_PROHIBITED,
+                "POLICY:port-forwarding",
+            )
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602])
@@ -155,14 +145,12 @@ def test_file_that_others_can_write_lets_nobody_in(
     assert f"authorized keys {keys.authorized} ignored" in caplog.text
 
 
-def test_directory_that_others_can_write_lets_nobody_in(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        keys.directory.chmod(0o777)
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert not await is_in(server, keys)
-        keys.directory.chmod(0o700)
-
-    run_one(dialogue())
+@played
+async def test_directory_that_others_can_write_lets_nobody_in(keys: Keys) -> None:
+    keys.directory.chmod(0o777)
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert not await is_in(server, keys)
+    keys.directory.chmod(0o700)
 
 
 class Authority:
@@ -195,48 +183,38 @@ class Authority:
         ({"source_address": ["192.0.2.0/24"]}, False),
     ],
 )
-def test_certificate(
-    run_one: Callable, keys: Keys, changes: dict[str, Any], is_allowed: bool
-) -> None:
-    async def dialogue() -> None:
-        authority = Authority(keys)
-        authority.authorize()
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert await is_in(server, keys, **authority.sign(**changes)) is is_allowed
-
-    run_one(dialogue())
+@played
+async def test_certificate(keys: Keys, changes: dict[str, Any], is_allowed: bool) -> None:
+    authority = Authority(keys)
+    authority.authorize()
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert await is_in(server, keys, **authority.sign(**changes)) is is_allowed
 
 
-def test_certificate_of_another_authority(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        Authority(keys).authorize()
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert not await is_in(server, keys, **Authority(keys).sign())
-
-    run_one(dialogue())
+@played
+async def test_certificate_of_another_authority(keys: Keys) -> None:
+    Authority(keys).authorize()
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert not await is_in(server, keys, **Authority(keys).sign())
 
 
-def test_certificate_by_the_principals_of_the_line(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        authority = Authority(keys)
-        authority.authorize('cert-authority,principals="ops"')
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert await is_in(server, keys, **authority.sign(principals=["ops"]))
-            assert not await is_in(server, keys, **authority.sign(principals=["alice"]))
-
-    run_one(dialogue())
+@played
+async def test_certificate_by_the_principals_of_the_line(keys: Keys) -> None:
+    authority = Authority(keys)
+    authority.authorize('cert-authority,principals="ops"')
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert await is_in(server, keys, **authority.sign(principals=["ops"]))
+        assert not await is_in(server, keys, **authority.sign(principals=["alice"]))
 
 
-def test_certificate_without_permission_to_forward(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        authority = Authority(keys)
-        authority.authorize()
-        login = authority.sign(permit_port_forwarding=False)
-        async with logged_in(keys, **login) as connection:
-            code, _ = await opened(connection, LOOPBACK, 1)
-            assert code == OPEN_ADMINISTRATIVELY_PROHIBITED
-
-    run_one(dialogue())
+@played
+async def test_certificate_without_permission_to_forward(keys: Keys) -> None:
+    authority = Authority(keys)
+    authority.authorize()
+    login = authority.sign(permit_port_forwarding=False)
+    async with logged_in(keys, **login) as connection:
+        code, _ = await opened(connection, LOOPBACK, 1)
+        assert code == OPEN_ADMINISTRATIVELY_PROHIBITED
 
 
 def test_certificate_with_an_unknown_critical_option(run_one: Callable, keys: Keys) -> None:
@@ -292,46 +270,41 @@ def certificate_with_critical_option(authority: Any, key: Any, option: bytes) ->
     return algorithm + b" " + base64.b64encode(blob) + b" test\n"
 
 
-def test_signatures_with_sha1_are_refused(run_one: Callable, keys: Keys) -> None:
+@played
+async def test_signatures_with_sha1_are_refused(keys: Keys) -> None:
     """By a user's RSA key, and by an RSA authority."""
-
-    async def dialogue() -> None:
-        rsa = asyncssh.generate_private_key("ssh-rsa")
-        write_private(keys.path, rsa)
-        keys.authorize(key=rsa)
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert await is_in(server, keys)
-            pair = asyncssh.load_keypairs([rsa])[0]
-            pair.set_sig_algorithm(b"ssh-rsa")
-            pair.sig_algorithms = (b"ssh-rsa",)
-            weak = {"client_keys": [pair], "signature_algs": ["ssh-rsa"]}
-            assert not await is_in(server, keys, **weak)
-            authority = Authority(keys, "ssh-rsa")
-            authority.authorize()
-            keys.key = asyncssh.generate_private_key("ssh-ed25519")
-            assert await is_in(server, keys, **authority.sign(sig_alg="rsa-sha2-512"))
-            assert not await is_in(server, keys, **authority.sign(sig_alg="ssh-rsa"))
-
-    run_one(dialogue())
+    rsa = asyncssh.generate_private_key("ssh-rsa")
+    write_private(keys.path, rsa)
+    keys.authorize(key=rsa)
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert await is_in(server, keys)
+        pair = asyncssh.load_keypairs([rsa])[0]
+        pair.set_sig_algorithm(b"ssh-rsa")
+        pair.sig_algorithms = (b"ssh-rsa",)
+        weak = {"client_keys": [pair], "signature_algs": ["ssh-rsa"]}
+        assert not await is_in(server, keys, **weak)
+        authority = Authority(keys, "ssh-rsa")
+        authority.authorize()
+        keys.key = asyncssh.generate_private_key("ssh-ed25519")
+        assert await is_in(server, keys, **authority.sign(sig_alg="rsa-sha2-512"))
+        assert not await is_in(server, keys, **authority.sign(sig_alg="ssh-rsa"))
 
 
-def test_passwords_are_never_asked(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            with pytest.raises(asyncssh.PermissionDenied):
-                async with stranger(
-                    server,
-                    keys,
-                    client_keys=[asyncssh.generate_private_key("ssh-ed25519")],
-                    password="secret",
-                ):
-                    pass  # fmt: skip
-            methods = await asyncssh.get_server_auth_methods(
-                server.address.host, server.address.port, username="anybody", config=None
-            )
-            assert methods == ["publickey"]
-
-    run_one(dialogue())
+@played
+async def test_passwords_are_never_asked(keys: Keys) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
+        with pytest.raises(asyncssh.PermissionDenied):
+            async with stranger(
+                server,
+                keys,
+                client_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+                password="secret",
+            ):
+                pass  # fmt: skip
+        methods = await asyncssh.get_server_auth_methods(
+            server.address.host, server.address.port, username="anybody", config=None
+        )
+        assert methods == ["publickey"]
 
 
 @pytest.mark.parametrize(
@@ -344,29 +317,24 @@ def test_passwords_are_never_asked(run_one: Callable, keys: Keys) -> None:
         {"server_host_key_algs": ["ssh-rsa"]},
     ],
 )
-def test_weak_algorithms_have_nothing_in_common(
-    run_one: Callable, keys: Keys, weak: dict[str, Any]
-) -> None:
-    async def dialogue() -> None:
-        with pytest.raises(asyncssh.KeyExchangeFailed):
-            async with logged_in(keys, **weak):
-                pass
-
-    run_one(dialogue())
+@played
+async def test_weak_algorithms_have_nothing_in_common(keys: Keys, weak: dict[str, Any]) -> None:
+    with pytest.raises(asyncssh.KeyExchangeFailed):
+        async with logged_in(keys, **weak):
+            pass
 
 
-def test_aead_and_strict_key_exchange_are_used(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with logged_in(keys) as connection:
-            for direction in ("send", "recv"):
-                assert connection.get_extra_info(f"{direction}_cipher").endswith("gcm@openssh.com")
-                assert connection.get_extra_info(f"{direction}_compression") == "none"
-            assert connection._strict_kex
-
-    run_one(dialogue())
+@played
+async def test_aead_and_strict_key_exchange_are_used(keys: Keys) -> None:
+    async with logged_in(keys) as connection:
+        for direction in ("send", "recv"):
+            assert connection.get_extra_info(f"{direction}_cipher").endswith("gcm@openssh.com")
+            assert connection.get_extra_info(f"{direction}_compression") == "none"
+        assert connection._strict_kex
 
 
-def test_each_other_channel_is_refused(run_one: Callable, keys: Keys) -> None:
+@played
+async def test_each_other_channel_is_refused(keys: Keys) -> None:
     attempts: dict[str, Callable[[Any], Any]] = {
         "shell": lambda each: each.create_session(asyncssh.SSHClientSession),
         "command": lambda each: each.create_session(asyncssh.SSHClientSession, "id"),
@@ -379,15 +347,11 @@ def test_each_other_channel_is_refused(run_one: Callable, keys: Keys) -> None:
         "TUN": lambda each: each.open_tun(),
         "TAP": lambda each: each.open_tap(),
     }
-
-    async def dialogue() -> None:
-        async with logged_in(keys) as connection:
-            for name, attempt in attempts.items():
-                with pytest.raises(asyncssh.ChannelOpenError) as refused:
-                    await attempt(connection)
-                assert refused.value.code == OPEN_ADMINISTRATIVELY_PROHIBITED, name
-
-    run_one(dialogue())
+    async with logged_in(keys) as connection:
+        for name, attempt in attempts.items():
+            with pytest.raises(asyncssh.ChannelOpenError) as refused:
+                await attempt(connection)
+            assert refused.value.code == OPEN_ADMINISTRATIVELY_PROHIBITED, name
 
 
 @pytest.mark.parametrize(
@@ -402,32 +366,26 @@ def test_each_other_channel_is_refused(run_one: Callable, keys: Keys) -> None:
         b"",
     ],
 )
-def test_each_unknown_channel_is_refused(
-    run_one: Callable, keys: Keys, channel_type: bytes
-) -> None:
-    async def dialogue() -> None:
-        async with logged_in(keys) as connection:
-            channel = connection.create_tcp_channel()
-            with pytest.raises((asyncssh.ChannelOpenError, asyncssh.DisconnectError)) as refused:
-                await channel._open(channel_type, String(""), UInt32(1), String(""), UInt32(1))
-            if isinstance(refused.value, asyncssh.ChannelOpenError):
-                assert refused.value.code in (OPEN_UNKNOWN_CHANNEL_TYPE, 2)
-
-    run_one(dialogue())
+@played
+async def test_each_unknown_channel_is_refused(keys: Keys, channel_type: bytes) -> None:
+    async with logged_in(keys) as connection:
+        channel = connection.create_tcp_channel()
+        with pytest.raises((asyncssh.ChannelOpenError, asyncssh.DisconnectError)) as refused:
+            await channel._open(channel_type, String(""), UInt32(1), String(""), UInt32(1))
+        if isinstance(refused.value, asyncssh.ChannelOpenError):
+            assert refused.value.code in (OPEN_UNKNOWN_CHANNEL_TYPE, 2)
 
 
-def test_each_global_request_is_refused(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with logged_in(keys) as connection:
-            for listen in (
-                connection.forward_remote_port("", 0, LOOPBACK, 1),
-                connection.forward_remote_port(LOOPBACK, 8080, LOOPBACK, 1),
-                connection.forward_remote_path("/tmp/listening.sock", "/tmp/x"),
-            ):
-                with pytest.raises(asyncssh.ChannelListenError):
-                    await listen
-
-    run_one(dialogue())
+@played
+async def test_each_global_request_is_refused(keys: Keys) -> None:
+    async with logged_in(keys) as connection:
+        for listen in (
+            connection.forward_remote_port("", 0, LOOPBACK, 1),
+            connection.forward_remote_port(LOOPBACK, 8080, LOOPBACK, 1),
+            connection.forward_remote_path("/tmp/listening.sock", "/tmp/x"),
+        ):
+            with pytest.raises(asyncssh.ChannelListenError):
+                await listen
 
 
 def test_asyncssh_can_do_no_more_than_what_was_looked_at() -> None:
@@ -453,67 +411,53 @@ def test_asyncssh_can_do_no_more_than_what_was_looked_at() -> None:
     }
 
 
-def test_too_many_channels_are_refused(
-    run_one: Callable, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@played
+async def test_too_many_channels_are_refused(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "MAX_CHANNELS", 2)
-
-    async def dialogue() -> None:
-        async with logged_in(keys) as connection, destination(hello) as port:
-            open_ones = [await connection.open_connection(LOOPBACK, port) for _ in range(2)]
-            code, reason = await opened(connection, LOOPBACK, port)
-            assert (code, reason) == (asyncssh.OPEN_RESOURCE_SHORTAGE, "too many channels")
-            for _, writer in open_ones:
-                writer.close()
-                await writer.channel.wait_closed()
-            assert await opened(connection, LOOPBACK, port) == b"hello"
-
-    run_one(dialogue())
-
-
-def test_too_many_attempts_end_the_connection(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            wrong = [
-                asyncssh.generate_private_key("ssh-ed25519")
-                for _ in range(server_module.MAX_ATTEMPTS + 5)
-            ]
-            with pytest.raises(asyncssh.PermissionDenied, match="Too many"):
-                async with stranger(server, keys, client_keys=[*wrong, keys.key]):
-                    pass
-
-    run_one(dialogue())
-
-
-def test_silent_client_is_cut_off(
-    run_one: Callable, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "LOGIN_TIMEOUT_S", 0.2)
-
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
-            writer.write(b"SSH-2.0-slow\r\n")
-            await reader.read()  # the version, KEXINIT, then the end
+    async with logged_in(keys) as connection, destination(hello) as port:
+        open_ones = [await connection.open_connection(LOOPBACK, port) for _ in range(2)]
+        code, reason = await opened(connection, LOOPBACK, port)
+        assert (code, reason) == (asyncssh.OPEN_RESOURCE_SHORTAGE, "too many channels")
+        for _, writer in open_ones:
             writer.close()
+            await writer.channel.wait_closed()
+        assert await opened(connection, LOOPBACK, port) == b"hello"
 
-    run_one(dialogue())
+
+@played
+async def test_too_many_attempts_end_the_connection(keys: Keys) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
+        wrong = [
+            asyncssh.generate_private_key("ssh-ed25519")
+            for _ in range(server_module.MAX_ATTEMPTS + 5)
+        ]
+        with pytest.raises(asyncssh.PermissionDenied, match="Too many"):
+            async with stranger(server, keys, client_keys=[*wrong, keys.key]):
+                pass
 
 
-def test_crowd_on_the_doorstep_does_not_keep_out_who_knocks(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            crowd = [
-                await asyncio.open_connection(server.address.host, server.address.port)
-                for _ in range(400)
-            ]
-            assert await is_in(server, keys)
-            waiting = server._acceptor._admission.waiting()
-            assert len(waiting) <= 256
-            for _, writer in crowd:
-                writer.transport.abort()
+@played
+async def test_silent_client_is_cut_off(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "LOGIN_TIMEOUT_S", 0.2)
+    async with our_server(keys, TcpTransport()) as (server, _):
+        reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+        writer.write(b"SSH-2.0-slow\r\n")
+        await reader.read()  # the version, KEXINIT, then the end
+        writer.close()
 
-    run_one(dialogue())
+
+@played
+async def test_crowd_on_the_doorstep_does_not_keep_out_who_knocks(keys: Keys) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
+        crowd = [
+            await asyncio.open_connection(server.address.host, server.address.port)
+            for _ in range(400)
+        ]
+        assert await is_in(server, keys)
+        waiting = server._acceptor._admission.waiting()
+        assert len(waiting) <= 256
+        for _, writer in crowd:
+            writer.transport.abort()
 
 
 def test_failed_login_is_one_line_with_the_source_and_nothing_else(
@@ -554,61 +498,51 @@ def test_nothing_about_users_or_destinations_is_logged(
     assert public_line(keys.key).split()[1] not in caplog.text
 
 
-def test_abrupt_end_of_a_client_resets_its_flows(run_one: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        listener = socket.create_server((LOOPBACK, 0))
-        listener.setblocking(False)
-        loop = asyncio.get_running_loop()
-        with listener:
-            async with logged_in(keys) as connection:
-                await connection.open_connection(LOOPBACK, listener.getsockname()[1])
-                far, _ = await loop.sock_accept(listener)
-                far.setblocking(False)
-                connection.abort()
-            with far, pytest.raises(ConnectionResetError):
-                await loop.sock_recv(far, 1)
-
-    run_one(dialogue())
+@played
+async def test_abrupt_end_of_a_client_resets_its_flows(keys: Keys) -> None:
+    listener = socket.create_server((LOOPBACK, 0))
+    listener.setblocking(False)
+    loop = asyncio.get_running_loop()
+    with listener:
+        async with logged_in(keys) as connection:
+            await connection.open_connection(LOOPBACK, listener.getsockname()[1])
+            far, _ = await loop.sock_accept(listener)
+            far.setblocking(False)
+            connection.abort()
+        with far, pytest.raises(ConnectionResetError):
+            await loop.sock_recv(far, 1)
 
 
-def test_client_counts_as_waiting_until_its_login_and_as_a_session_until_its_end(
-    run_one: Callable, keys: Keys
+@played
+async def test_client_counts_as_waiting_until_its_login_and_as_a_session_until_its_end(
+    keys: Keys,
 ) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, used):
-            acceptor = server._acceptor
-            _, writer = await asyncio.open_connection(server.address.host, server.address.port)
-            await until(lambda: len(acceptor._admission.waiting()) == 1)
-            session = await connect(
-                used, server.address, login_with(keys, trusting(server.address))
-            )
-            await until(lambda: len(acceptor._sessions) == 1)
-            assert len(acceptor._admission.waiting()) == 1
-            writer.close()
-            await until(lambda: not acceptor._admission.waiting())
-            await session.close()
-            await until(lambda: not acceptor._sessions)
-
-    run_one(dialogue())
+    async with our_server(keys, TcpTransport()) as (server, used):
+        acceptor = server._acceptor
+        _, writer = await asyncio.open_connection(server.address.host, server.address.port)
+        await until(lambda: len(acceptor._admission.waiting()) == 1)
+        session = await connect(used, server.address, login_with(keys, trusting(server.address)))
+        await until(lambda: len(acceptor._sessions) == 1)
+        assert len(acceptor._admission.waiting()) == 1
+        writer.close()
+        await until(lambda: not acceptor._admission.waiting())
+        await session.close()
+        await until(lambda: not acceptor._sessions)
 
 
-def test_server_that_stops_says_goodbye_and_closes_streams_that_come(
-    run_one: Callable, keys: Keys
-) -> None:
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            reasons: list[Exception | None] = []
+@played
+async def test_server_that_stops_says_goodbye_and_closes_streams_that_come(keys: Keys) -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
+        reasons: list[Exception | None] = []
 
-            class Client(asyncssh.SSHClient):
-                def connection_lost(self, exc: Exception | None) -> None:
-                    reasons.append(exc)
+        class Client(asyncssh.SSHClient):
+            def connection_lost(self, exc: Exception | None) -> None:
+                reasons.append(exc)
 
-            async with stranger(server, keys, client_factory=Client):
-                await server._acceptor.close(0.0)
-                await until(lambda: bool(reasons))
-            assert reasons == [None]  # a goodbye (RFC 4253 §11.1), no broken connection
-            reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
-            assert await reader.read() == b""
-            writer.close()
-
-    run_one(dialogue())
+        async with stranger(server, keys, client_factory=Client):
+            await server._acceptor.close(0.0)
+            await until(lambda: bool(reasons))
+        assert reasons == [None]  # a goodbye (RFC 4253 §11.1), no broken connection
+        reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+        assert await reader.read() == b""
+        writer.close()

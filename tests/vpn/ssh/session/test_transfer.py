@@ -23,6 +23,7 @@ from ssh_lab import (
     session_with_sshd,
     tcp_pair,
 )
+from transport_lab import played_on_each_loop
 
 from vpn.transport.memory import MemoryTransport
 from vpn.transport.tcp import TcpTransport
@@ -47,23 +48,19 @@ async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
         await writer.drain()
 
 
-def test_transfer_both_ways_at_once_arrives_whole(
-    run: Callable, keys: Keys, transport: Any
-) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys, transport) as session, destination(echo) as port:
-            reader, writer, pump = await flow_to(session, port)
-            sending = asyncio.create_task(send(writer, TRANSFER))
-            received = await reader.readexactly(len(TRANSFER))
-            await sending
-            assert hashlib.sha256(received).digest() == hashlib.sha256(TRANSFER).digest()
-            writer.write_eof()
-            assert await reader.read() == b""
-            writer.close()
-            await done(pump)
-            assert (pump.bytes_up, pump.bytes_down) == (len(TRANSFER), len(TRANSFER))
-
-    run(dialogue())
+@played_on_each_loop
+async def test_transfer_both_ways_at_once_arrives_whole(keys: Keys, transport: Any) -> None:
+    async with session_of(keys, transport) as session, destination(echo) as port:
+        reader, writer, pump = await flow_to(session, port)
+        sending = asyncio.create_task(send(writer, TRANSFER))
+        received = await reader.readexactly(len(TRANSFER))
+        await sending
+        assert hashlib.sha256(received).digest() == hashlib.sha256(TRANSFER).digest()
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await done(pump)
+        assert (pump.bytes_up, pump.bytes_down) == (len(TRANSFER), len(TRANSFER))
 
 
 class Raw:
@@ -108,211 +105,181 @@ async def read_all(sock: socket.socket) -> bytes:
     return b"".join(chunks)
 
 
-def test_half_closed_by_application_still_receives(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
-            writer.write(b"request")
-            writer.write_eof()
-            assert await read_all(far) == b"request"
-            sending = asyncio.get_running_loop().sock_sendall(far, TRANSFER)
-            received, _ = await asyncio.gather(reader.readexactly(len(TRANSFER)), sending)
-            far.close()
-            assert received == TRANSFER
-            assert await reader.read() == b""
-            await done(pump)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_half_closed_by_application_still_receives(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
+        writer.write(b"request")
+        writer.write_eof()
+        assert await read_all(far) == b"request"
+        sending = asyncio.get_running_loop().sock_sendall(far, TRANSFER)
+        received, _ = await asyncio.gather(reader.readexactly(len(TRANSFER)), sending)
+        far.close()
+        assert received == TRANSFER
+        assert await reader.read() == b""
+        await done(pump)
 
 
-def test_half_closed_by_destination_still_receives(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
-            far.shutdown(socket.SHUT_WR)
-            assert await reader.read() == b""
-            receiving = asyncio.create_task(read_all(far))
-            await send(writer, TRANSFER)
-            writer.write_eof()
-            assert await receiving == TRANSFER
-            await done(pump)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_half_closed_by_destination_still_receives(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
+        far.shutdown(socket.SHUT_WR)
+        assert await reader.read() == b""
+        receiving = asyncio.create_task(read_all(far))
+        await send(writer, TRANSFER)
+        writer.write_eof()
+        assert await receiving == TRANSFER
+        await done(pump)
 
 
-def test_both_closing_at_once_lose_nothing(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
+@played_on_each_loop
+async def test_both_closing_at_once_lose_nothing(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(far, b"from the destination")
+        writer.write(b"from the application")
+        writer.write_eof()
+        far.shutdown(socket.SHUT_WR)
+        assert await reader.read() == b"from the destination"
+        assert await read_all(far) == b"from the application"
+        await done(pump)
+
+
+@played_on_each_loop
+async def test_reset_by_destination_arrives_as_reset(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (reader, _writer, far, pump):
+        reset_on_close(far)
+        far.close()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        await done(pump)
+
+
+@played_on_each_loop
+async def test_reset_by_application_arrives_as_reset(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (_reader, writer, far, pump):
+        reset_on_close(writer.get_extra_info("socket"))
+        writer.transport.abort()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(far, 1)
+        await done(pump)
+
+
+@played_on_each_loop
+async def test_closed_by_application_with_unread_data_is_a_reset(keys: Keys) -> None:
+    async with session_of(keys) as session:
+        raw = Raw()
+        accepting = asyncio.create_task(raw.accept())
+        pump = await session.open("127.0.0.1", raw.port)
+        application, flow = tcp_pair()
+        await pump.attach(flow)
+        far = await accepting
+        with raw.listener, far:
             loop = asyncio.get_running_loop()
-            await loop.sock_sendall(far, b"from the destination")
-            writer.write(b"from the application")
-            writer.write_eof()
-            far.shutdown(socket.SHUT_WR)
-            assert await reader.read() == b"from the destination"
-            assert await read_all(far) == b"from the application"
-            await done(pump)
-
-    run(dialogue())
-
-
-def test_reset_by_destination_arrives_as_reset(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (reader, _writer, far, pump):
-            reset_on_close(far)
-            far.close()
+            await loop.sock_sendall(far, b"never read")
+            await wait_until(lambda: is_readable(application))
+            application.close()
             with pytest.raises(ConnectionResetError):
-                await reader.read()
+                await loop.sock_recv(far, 1)
             await done(pump)
 
-    run(dialogue())
+
+@played_on_each_loop
+async def test_closed_by_destination_with_unread_data_is_a_reset(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
+        writer.write(b"never read")
+        await wait_until(lambda: is_readable(far))
+        far.close()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        await done(pump)
 
 
-def test_reset_by_application_arrives_as_reset(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (_reader, writer, far, pump):
-            reset_on_close(writer.get_extra_info("socket"))
-            writer.transport.abort()
-            with pytest.raises(ConnectionResetError):
-                await asyncio.get_running_loop().sock_recv(far, 1)
-            await done(pump)
-
-    run(dialogue())
-
-
-def test_closed_by_application_with_unread_data_is_a_reset(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session:
-            raw = Raw()
-            accepting = asyncio.create_task(raw.accept())
-            pump = await session.open("127.0.0.1", raw.port)
-            application, flow = tcp_pair()
-            await pump.attach(flow)
-            far = await accepting
-            with raw.listener, far:
-                loop = asyncio.get_running_loop()
-                await loop.sock_sendall(far, b"never read")
-                await wait_until(lambda: is_readable(application))
-                application.close()
-                with pytest.raises(ConnectionResetError):
-                    await loop.sock_recv(far, 1)
-                await done(pump)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_data_sent_to_a_closed_destination_is_answered_by_a_reset(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
+        await asyncio.get_running_loop().sock_sendall(far, b"bye")
+        far.close()
+        assert await reader.read() == b"bye"
+        with pytest.raises(ConnectionError):
+            await send(writer, TRANSFER)
+        await done(pump)
 
 
-def test_closed_by_destination_with_unread_data_is_a_reset(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
-            writer.write(b"never read")
-            await wait_until(lambda: is_readable(far))
-            far.close()
-            with pytest.raises(ConnectionResetError):
-                await reader.read()
-            await done(pump)
-
-    run(dialogue())
-
-
-def test_data_sent_to_a_closed_destination_is_answered_by_a_reset(
-    run: Callable, keys: Keys
-) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (reader, writer, far, pump):
-            await asyncio.get_running_loop().sock_sendall(far, b"bye")
-            far.close()
-            assert await reader.read() == b"bye"
-            with pytest.raises(ConnectionError):
-                await send(writer, TRANSFER)
-            await done(pump)
-
-    run(dialogue())
-
-
-def test_session_closed_in_mid_transfer_is_a_reset_not_an_end(run: Callable, keys: Keys) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, raw_flow(session) as (reader, _writer, far, pump):
-            await asyncio.get_running_loop().sock_sendall(far, b"half of it")
-            assert await reader.readexactly(10) == b"half of it"
-            await session.close()
-            with pytest.raises(ConnectionResetError):
-                await reader.read()
-            with pytest.raises(ConnectionResetError):
-                await asyncio.get_running_loop().sock_recv(far, 1)
-            await done(pump)
-            assert session.closed.result() == "closed"
-
-    run(dialogue())
+@played_on_each_loop
+async def test_session_closed_in_mid_transfer_is_a_reset_not_an_end(keys: Keys) -> None:
+    async with session_of(keys) as session, raw_flow(session) as (reader, _writer, far, pump):
+        await asyncio.get_running_loop().sock_sendall(far, b"half of it")
+        assert await reader.readexactly(10) == b"half of it"
+        await session.close()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(far, 1)
+        await done(pump)
+        assert session.closed.result() == "closed"
 
 
 @pytest.mark.parametrize("server", ["ours", "sshd"])
-def test_reader_that_stops_stops_the_sender_and_loses_nothing(
-    run: Callable, keys: Keys, start_sshd: Callable, server: str
+@played_on_each_loop
+async def test_reader_that_stops_stops_the_sender_and_loses_nothing(
+    keys: Keys, start_sshd: Callable, server: str
 ) -> None:
     """The far end sends more than all windows hold, then ends; the reader comes back later."""
-
-    async def dialogue() -> None:
-        session_maker = (
-            session_of(keys) if server == "ours" else session_with_sshd(keys, start_sshd())
-        )
-        async with session_maker as session, raw_flow(session) as (reader, writer, far, pump):
-            writer.write_eof()  # then sshd sends CLOSE right behind its EOF
-            reader._transport.pause_reading()
-            loop = asyncio.get_running_loop()
-            sending = asyncio.create_task(loop.sock_sendall(far, TRANSFER * 4))
-            await wait_until_still(lambda: pump.bytes_down)
-            assert not sending.done()
-            assert pump.bytes_down < len(TRANSFER) * 2
-            reader._transport.resume_reading()
-            received = asyncio.create_task(reader.readexactly(len(TRANSFER) * 4))
-            await sending
-            far.close()
-            assert await received == TRANSFER * 4
-            assert await reader.read() == b""
-            await done(pump)
-
-    run(dialogue())
+    session_maker = session_of(keys) if server == "ours" else session_with_sshd(keys, start_sshd())
+    async with session_maker as session, raw_flow(session) as (reader, writer, far, pump):
+        writer.write_eof()  # then sshd sends CLOSE right behind its EOF
+        reader._transport.pause_reading()
+        loop = asyncio.get_running_loop()
+        sending = asyncio.create_task(loop.sock_sendall(far, TRANSFER * 4))
+        await wait_until_still(lambda: pump.bytes_down)
+        assert not sending.done()
+        assert pump.bytes_down < len(TRANSFER) * 2
+        reader._transport.resume_reading()
+        received = asyncio.create_task(reader.readexactly(len(TRANSFER) * 4))
+        await sending
+        far.close()
+        assert await received == TRANSFER * 4
+        assert await reader.read() == b""
+        await done(pump)
 
 
-def test_end_behind_unread_data_is_an_end_through_sshd(
-    run: Callable, keys: Keys, start_sshd: Callable
+@played_on_each_loop
+async def test_end_behind_unread_data_is_an_end_through_sshd(
+    keys: Keys, start_sshd: Callable
 ) -> None:
     """EOF and CLOSE overtake data which the application has not read yet."""
-
-    async def dialogue() -> None:
-        async with session_with_sshd(keys, start_sshd()) as session:
-            raw = Raw()
-            accepting = asyncio.create_task(raw.accept())
-            pump = await session.open("127.0.0.1", raw.port)
-            far = await accepting
-            with raw.listener, far:
-                # Nothing is attached yet: all of it waits in the channel.
-                await asyncio.get_running_loop().sock_sendall(far, b"x" * 100_000)
-            application, flow = tcp_pair()
-            await asyncio.sleep(0.2)
-            await pump.attach(flow)
-            reader, writer = await asyncio.open_connection(sock=application)
-            writer.write_eof()
-            assert await reader.read() == b"x" * 100_000
-            writer.close()
-            await done(pump)
-
-    run(dialogue())
+    async with session_with_sshd(keys, start_sshd()) as session:
+        raw = Raw()
+        accepting = asyncio.create_task(raw.accept())
+        pump = await session.open("127.0.0.1", raw.port)
+        far = await accepting
+        with raw.listener, far:
+            # Nothing is attached yet: all of it waits in the channel.
+            await asyncio.get_running_loop().sock_sendall(far, b"x" * 100_000)
+        application, flow = tcp_pair()
+        await asyncio.sleep(0.2)
+        await pump.attach(flow)
+        reader, writer = await asyncio.open_connection(sock=application)
+        writer.write_eof()
+        assert await reader.read() == b"x" * 100_000
+        writer.close()
+        await done(pump)
 
 
-def test_connection_broken_in_mid_transfer_is_a_reset(
-    run: Callable, keys: Keys, start_sshd: Callable
+@played_on_each_loop
+async def test_connection_broken_in_mid_transfer_is_a_reset(
+    keys: Keys, start_sshd: Callable
 ) -> None:
-    async def dialogue() -> None:
-        sshd: Sshd = start_sshd()
-        async with session_with_sshd(keys, sshd) as session:
-            async with raw_flow(session) as (reader, _writer, far, pump):
-                await asyncio.get_running_loop().sock_sendall(far, b"half of it")
-                assert await reader.readexactly(10) == b"half of it"
-                kill_children(sshd.process.pid)
-                with pytest.raises(ConnectionResetError):
-                    await reader.read()
-                await done(pump)
-            assert (await session.closed).startswith("the connection broke")
-
-    run(dialogue())
+    sshd: Sshd = start_sshd()
+    async with session_with_sshd(keys, sshd) as session:
+        async with raw_flow(session) as (reader, _writer, far, pump):
+            await asyncio.get_running_loop().sock_sendall(far, b"half of it")
+            assert await reader.readexactly(10) == b"half of it"
+            kill_children(sshd.process.pid)
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            await done(pump)
+        assert (await session.closed).startswith("the connection broke")
 
 
 def is_readable(sock: socket.socket) -> bool:

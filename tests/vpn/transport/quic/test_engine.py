@@ -8,13 +8,12 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_engine import FakeEngine
 from quic_lab import STEADY, call, noise
-from transport_lab import SEED, Relay, blackhole, free_port, until
+from transport_lab import SEED, Relay, blackhole, free_port, played_on_each_loop, until
 
 from vpn.transport.base import Address, Listener, Listening
 from vpn.transport.quic.aioquic_engine import AioquicEngine
@@ -29,8 +28,6 @@ from vpn.transport.quic.engine import (
     Origin,
     Termination,
 )
-
-Run = Callable[[Any], Any]
 
 ENGINES: dict[str, Callable[[Liveness], Engine]] = {
     "aioquic": AioquicEngine,
@@ -156,198 +153,168 @@ async def passes(data: bytes, source: Recorder, target: Recorder) -> None:
     await until(lambda: target.received.endswith(data))
 
 
-def test_connection_is_accepted_once_the_client_attaches(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with dialled(engine) as line:
-            await asyncio.sleep(QUIET_S)
-            assert line.accepted == []
-            line.client.attach(line.client.connection)
-            await until(lambda: len(line.accepted) == 1)
-            await passes(b"the server may speak first", line.server, line.client)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_connection_is_accepted_once_the_client_attaches(engine: Engine) -> None:
+    async with dialled(engine) as line:
+        await asyncio.sleep(QUIET_S)
+        assert line.accepted == []
+        line.client.attach(line.client.connection)
+        await until(lambda: len(line.accepted) == 1)
+        await passes(b"the server may speak first", line.server, line.client)
 
 
-def test_server_proves_its_key_and_the_client_none(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            assert line.client.connection.peer_key == PUBLIC
-            assert line.server.connection.peer_key is None
-
-    run(dialogue())
+@played_on_each_loop
+async def test_server_proves_its_key_and_the_client_none(engine: Engine) -> None:
+    async with attached(engine) as line:
+        assert line.client.connection.peer_key == PUBLIC
+        assert line.server.connection.peer_key is None
 
 
-def test_path_names_both_ends_and_measures(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            client, server = (end.connection.path for end in line.ends)
-            address = line.listener.address
-            assert server.local == (address.host, address.port)
-            assert client.local[0] == client.peer[0] == server.peer[0] == "127.0.0.1"
-            assert 0 < client.rtt_s < 5
-            assert client.lost_packets >= 0
-
-    run(dialogue())
+@played_on_each_loop
+async def test_path_names_both_ends_and_measures(engine: Engine) -> None:
+    async with attached(engine) as line:
+        client, server = (end.connection.path for end in line.ends)
+        address = line.listener.address
+        assert server.local == (address.host, address.port)
+        assert client.local[0] == client.peer[0] == server.peer[0] == "127.0.0.1"
+        assert 0 < client.rtt_s < 5
+        assert client.lost_packets >= 0
 
 
 @pytest.mark.parametrize("is_client_sending", [True, False])
-def test_bytes_and_end_arrive_in_order_and_are_acknowledged(
-    run: Run, engine: Engine, is_client_sending: bool
+@played_on_each_loop
+async def test_bytes_and_end_arrive_in_order_and_are_acknowledged(
+    engine: Engine, is_client_sending: bool
 ) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            sender, receiver = line.ends if is_client_sending else line.ends[::-1]
-            data = noise(1, 300_000)
-            buffer = bytearray(data[:1000])
-            sender.connection.write(buffer)
-            buffer[:] = bytes(1000)
-            sender.connection.write(data[1000:])
-            assert sender.connection.unsent_bytes > 0
-            assert not sender.connection.is_sending_finished
-            sender.connection.write(b"", is_end=True)
-            await until(lambda: receiver.has_fin)
-            assert receiver.received == data
-            await until(lambda: sender.connection.is_sending_finished)
-            assert sender.connection.unsent_bytes == 0
-            assert sender.progress > 0
-            await passes(b"the other direction is open", receiver, sender)
-            assert not sender.has_fin
-            assert sender.termination is receiver.termination is None
-
-    run(dialogue())
+    async with attached(engine) as line:
+        sender, receiver = line.ends if is_client_sending else line.ends[::-1]
+        data = noise(1, 300_000)
+        buffer = bytearray(data[:1000])
+        sender.connection.write(buffer)
+        buffer[:] = bytes(1000)
+        sender.connection.write(data[1000:])
+        assert sender.connection.unsent_bytes > 0
+        assert not sender.connection.is_sending_finished
+        sender.connection.write(b"", is_end=True)
+        await until(lambda: receiver.has_fin)
+        assert receiver.received == data
+        await until(lambda: sender.connection.is_sending_finished)
+        assert sender.connection.unsent_bytes == 0
+        assert sender.progress > 0
+        await passes(b"the other direction is open", receiver, sender)
+        assert not sender.has_fin
+        assert sender.termination is receiver.termination is None
 
 
-def test_unread_bytes_stop_the_sender_until_they_are_consumed(
-    run: Run, engine: Engine, small_window: int
+@played_on_each_loop
+async def test_unread_bytes_stop_the_sender_until_they_are_consumed(
+    engine: Engine, small_window: int
 ) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            line.server.is_eager = False
-            connection = line.client.connection
-            connection.write(bytes(small_window + 100_000))
-            await until(lambda: len(line.server.received) == small_window)
-            assert connection.unsent_bytes == 100_000
-            await asyncio.sleep(QUIET_S)
-            assert len(line.server.received) == small_window
-            line.server.connection.consume(small_window)
-            await until(lambda: len(line.server.received) == small_window + 100_000)
-            assert connection.unsent_bytes == 0
-
-    run(dialogue())
+    async with attached(engine) as line:
+        line.server.is_eager = False
+        connection = line.client.connection
+        connection.write(bytes(small_window + 100_000))
+        await until(lambda: len(line.server.received) == small_window)
+        assert connection.unsent_bytes == 100_000
+        await asyncio.sleep(QUIET_S)
+        assert len(line.server.received) == small_window
+        line.server.connection.consume(small_window)
+        await until(lambda: len(line.server.received) == small_window + 100_000)
+        assert connection.unsent_bytes == 0
 
 
 @pytest.mark.parametrize("code", [NO_ERROR, ABORTED, REFUSED])
 @pytest.mark.parametrize("is_client_closing", [True, False])
-def test_close_tells_the_peer_its_code_and_reason(
-    run: Run, engine: Engine, code: int, is_client_closing: bool
+@played_on_each_loop
+async def test_close_tells_the_peer_its_code_and_reason(
+    engine: Engine, code: int, is_client_closing: bool
 ) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            first, second = line.ends if is_client_closing else line.ends[::-1]
-            first.connection.close(code, "because")
-            await until(lambda: second.termination is not None)
-            assert second.termination == Termination(Origin.APPLICATION, code, "because")
-            second.connection.close()  # harmless
-            assert first.termination is None  # it has asked for it
-
-    run(dialogue())
+    async with attached(engine) as line:
+        first, second = line.ends if is_client_closing else line.ends[::-1]
+        first.connection.close(code, "because")
+        await until(lambda: second.termination is not None)
+        assert second.termination == Termination(Origin.APPLICATION, code, "because")
+        second.connection.close()  # harmless
+        assert first.termination is None  # it has asked for it
 
 
-def test_peer_that_falls_silent_is_noticed_by_both_ends(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            line.cut()
-            for end in line.ends:
-                await until(lambda end=end: end.termination is not None)
-                assert end.termination is not None
-                assert end.termination.origin is Origin.SILENCE
-
-    run(dialogue())
-
-
-def test_quiet_connection_lives_on(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            await asyncio.sleep(1.25 * STEADY.dead_after_s)
-            assert line.client.termination is line.server.termination is None
-            await passes(b"still here", line.client, line.server)
-
-    run(dialogue())
-
-
-def test_connection_that_ended_cannot_be_attached(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with dialled(engine) as line:
-            line.client.connection.close(ABORTED)
-            with pytest.raises(ConnectionClosedError) as caught:
-                line.client.attach(line.client.connection)
-            assert caught.value.termination.code == ABORTED
-            await asyncio.sleep(QUIET_S)
-            assert line.accepted == []
-
-    run(dialogue())
-
-
-def test_datagrams_pass_both_ways_up_to_the_largest(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            for first, second in (line.ends, line.ends[::-1]):
-                largest = bytes(first.connection.max_datagram_bytes)
-                assert len(largest) >= 1000
-                for data in (b"", largest):
-                    first.connection.send_datagram(data)
-                await until(lambda second=second: len(second.datagrams) == 2)
-                assert second.datagrams == [b"", largest]
-                assert second.received == b""
-
-    run(dialogue())
-
-
-def test_datagrams_without_room_are_dropped_oldest_first(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with attached(engine) as line:
-            for number in range(MAX_WAITING_DATAGRAMS + 3):
-                line.client.connection.send_datagram(number.to_bytes(2, "big"))
-            assert line.client.connection.dropped_datagrams == 3
-            last = (MAX_WAITING_DATAGRAMS + 2).to_bytes(2, "big")
-            await until(lambda: last in line.server.datagrams)
-            assert line.server.datagrams[0] == b"\x00\x03"
-
-    run(dialogue())
-
-
-def test_client_that_wants_no_datagrams_means_none_at_both_ends(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        async with dialled(engine, has_datagrams=False) as line:
-            line.client.attach(line.client.connection)
-            await until(lambda: bool(line.accepted))
-            assert [end.connection.max_datagram_bytes for end in line.ends] == [0, 0]
-
-    run(dialogue())
-
-
-def test_closed_listener_aborts_its_connections_and_accepts_no_more(
-    run: Run, engine: Engine
-) -> None:
-    async def dialogue() -> None:
-        listener, accepted = await listening(engine)
-        client = Recorder()
-        client.attach(await engine.connect(call(listener.address)))
-        await until(lambda: bool(accepted))
-        await listener.close()
-        for end in (client, *accepted):
+@played_on_each_loop
+async def test_peer_that_falls_silent_is_noticed_by_both_ends(engine: Engine) -> None:
+    async with attached(engine) as line:
+        line.cut()
+        for end in line.ends:
             await until(lambda end=end: end.termination is not None)
-            assert end.termination == Termination(Origin.APPLICATION, ABORTED)
-        with pytest.raises(ConnectionRefusedError):
-            await engine.connect(call(listener.address))
-        await listener.close()  # harmless
-
-    run(dialogue())
+            assert end.termination is not None
+            assert end.termination.origin is Origin.SILENCE
 
 
-def test_nobody_listening_is_refused(run: Run, engine: Engine) -> None:
-    async def dialogue() -> None:
-        with pytest.raises(ConnectionRefusedError):
-            await engine.connect(call(Address("127.0.0.1", free_port(socket.SOCK_DGRAM))))
+@played_on_each_loop
+async def test_quiet_connection_lives_on(engine: Engine) -> None:
+    async with attached(engine) as line:
+        await asyncio.sleep(1.25 * STEADY.dead_after_s)
+        assert line.client.termination is line.server.termination is None
+        await passes(b"still here", line.client, line.server)
 
-    run(dialogue())
+
+@played_on_each_loop
+async def test_connection_that_ended_cannot_be_attached(engine: Engine) -> None:
+    async with dialled(engine) as line:
+        line.client.connection.close(ABORTED)
+        with pytest.raises(ConnectionClosedError) as caught:
+            line.client.attach(line.client.connection)
+        assert caught.value.termination.code == ABORTED
+        await asyncio.sleep(QUIET_S)
+        assert line.accepted == []
+
+
+@played_on_each_loop
+async def test_datagrams_pass_both_ways_up_to_the_largest(engine: Engine) -> None:
+    async with attached(engine) as line:
+        for first, second in (line.ends, line.ends[::-1]):
+            largest = bytes(first.connection.max_datagram_bytes)
+            assert len(largest) >= 1000
+            for data in (b"", largest):
+                first.connection.send_datagram(data)
+            await until(lambda second=second: len(second.datagrams) == 2)
+            assert second.datagrams == [b"", largest]
+            assert second.received == b""
+
+
+@played_on_each_loop
+async def test_datagrams_without_room_are_dropped_oldest_first(engine: Engine) -> None:
+    async with attached(engine) as line:
+        for number in range(MAX_WAITING_DATAGRAMS + 3):
+            line.client.connection.send_datagram(number.to_bytes(2, "big"))
+        assert line.client.connection.dropped_datagrams == 3
+        last = (MAX_WAITING_DATAGRAMS + 2).to_bytes(2, "big")
+        await until(lambda: last in line.server.datagrams)
+        assert line.server.datagrams[0] == b"\x00\x03"
+
+
+@played_on_each_loop
+async def test_client_that_wants_no_datagrams_means_none_at_both_ends(engine: Engine) -> None:
+    async with dialled(engine, has_datagrams=False) as line:
+        line.client.attach(line.client.connection)
+        await until(lambda: bool(line.accepted))
+        assert [end.connection.max_datagram_bytes for end in line.ends] == [0, 0]
+
+
+@played_on_each_loop
+async def test_closed_listener_aborts_its_connections_and_accepts_no_more(engine: Engine) -> None:
+    listener, accepted = await listening(engine)
+    client = Recorder()
+    client.attach(await engine.connect(call(listener.address)))
+    await until(lambda: bool(accepted))
+    await listener.close()
+    for end in (client, *accepted):
+        await until(lambda end=end: end.termination is not None)
+        assert end.termination == Termination(Origin.APPLICATION, ABORTED)
+    with pytest.raises(ConnectionRefusedError):
+        await engine.connect(call(listener.address))
+    await listener.close()  # harmless
+
+
+@played_on_each_loop
+async def test_nobody_listening_is_refused(engine: Engine) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        await engine.connect(call(Address("127.0.0.1", free_port(socket.SOCK_DGRAM))))

@@ -3,7 +3,6 @@
 import asyncio
 import datetime
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from transport_lab import (
     blackhole,
     dialing,
     listening,
+    played_on_each_loop,
     relayed_pair,
     seeded_harm,
 )
@@ -40,65 +40,57 @@ from vpn.transport.quic.config import ALPN, Liveness
 from vpn.transport.quic.engine import Origin, Termination
 from vpn.transport.quic.transport import QuicTransport, open_stream, refusal
 
-Run = Callable[[Any], Any]
-
-
 # Liveness.
 
 
-def test_silence_ends_both_sides_with_a_timeout(run: Run) -> None:
-    async def dialogue() -> None:
-        async with relayed_pair(quic(QUICK)) as (pair, relay):
-            pair.client.transport.write(b"alive")
-            await pair.server.until_bytes(5)
-            relay.harm = blackhole
-            began = time.monotonic()
-            for end in pair.ends:
-                await end.until_fact("lost")
-                assert isinstance(end.error, TimeoutError)
-            assert QUICK.dead_after_s / 2 < time.monotonic() - began < 10
-
-    run(dialogue())
+@played_on_each_loop
+async def test_silence_ends_both_sides_with_a_timeout() -> None:
+    async with relayed_pair(quic(QUICK)) as (pair, relay):
+        pair.client.transport.write(b"alive")
+        await pair.server.until_bytes(5)
+        relay.harm = blackhole
+        began = time.monotonic()
+        for end in pair.ends:
+            await end.until_fact("lost")
+            assert isinstance(end.error, TimeoutError)
+        assert QUICK.dead_after_s / 2 < time.monotonic() - began < 10
 
 
-def test_one_silent_direction_is_enough_to_be_dead(run: Run) -> None:
-    async def dialogue() -> None:
-        async with relayed_pair(quic(QUICK)) as (pair, relay):
-            relay.harm = lambda data, is_upward: [data] if is_upward else []
-            for end in pair.ends:
-                await end.until_fact("lost")
-            assert isinstance(pair.client.error, TimeoutError)
-            # Nobody answers the server's pings; or the client's last packet said so before.
-            assert isinstance(pair.server.error, TimeoutError | ConnectionResetError)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_one_silent_direction_is_enough_to_be_dead() -> None:
+    async with relayed_pair(quic(QUICK)) as (pair, relay):
+        relay.harm = lambda data, is_upward: [data] if is_upward else []
+        for end in pair.ends:
+            await end.until_fact("lost")
+        assert isinstance(pair.client.error, TimeoutError)
+        # Nobody answers the server's pings; or the client's last packet said so before.
+        assert isinstance(pair.server.error, TimeoutError | ConnectionResetError)
 
 
-def test_close_that_was_lost_is_told_again(run: Run) -> None:
-    async def dialogue() -> None:
-        liveness = Liveness(ping_interval_s=0.01, dead_after_s=20)
-        async with relayed_pair(quic(liveness)) as (pair, relay):
-            lost: list[bytes] = []
+@played_on_each_loop
+async def test_close_that_was_lost_is_told_again() -> None:
+    liveness = Liveness(ping_interval_s=0.01, dead_after_s=20)
+    async with relayed_pair(quic(liveness)) as (pair, relay):
+        lost: list[bytes] = []
 
-            def lose_one(data: bytes, is_upward: bool) -> list[bytes]:
-                if is_upward or lost:
-                    return [data]
-                lost.append(data)
-                return []
+        def lose_one(data: bytes, is_upward: bool) -> list[bytes]:
+            if is_upward or lost:
+                return [data]
+            lost.append(data)
+            return []
 
-            relay.harm = lose_one
-            pair.server.transport.abort()
-            await asyncio.wait_for(pair.client.until_fact("lost"), 10)
-            assert isinstance(pair.client.error, ConnectionResetError)
-            assert lost
-
-    run(dialogue())
+        relay.harm = lose_one
+        pair.server.transport.abort()
+        await asyncio.wait_for(pair.client.until_fact("lost"), 10)
+        assert isinstance(pair.client.error, ConnectionResetError)
+        assert lost
 
 
 # Keys.
 
 
-def test_keys_are_updated_and_the_stream_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@played_on_each_loop
+async def test_keys_are_updated_and_the_stream_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp_connection, "KEY_UPDATE_PACKETS", 200)
     updates: list[AioquicConnection] = []
     real_update = AioquicConnection.request_key_update
@@ -108,145 +100,127 @@ def test_keys_are_updated_and_the_stream_goes_on(run: Run, monkeypatch: pytest.M
         real_update(engine)
 
     monkeypatch.setattr(AioquicConnection, "request_key_update", request_key_update)
-
-    async def dialogue() -> None:
-        data = noise(7, 1 << 20)
-        async with relayed_pair(QuicTransport()) as (pair, _):
-            pair.client.transport.write(data)
-            await pair.server.until_bytes(len(data))
-            assert digest(pair.server.received) == digest(data)
-            assert len(updates) >= 3
-
-    run(dialogue())
+    data = noise(7, 1 << 20)
+    async with relayed_pair(QuicTransport()) as (pair, _):
+        pair.client.transport.write(data)
+        await pair.server.until_bytes(len(data))
+        assert digest(pair.server.received) == digest(data)
+        assert len(updates) >= 3
 
 
 # Hostile peers.
 
 
-def test_second_stream_ends_the_connection(run: Run) -> None:
-    async def dialogue() -> None:
-        async with listening(QuicTransport()) as (listener, accepted):
-            client = await handshaken(listener.address)
-            recorder = Recorder()
-            open_stream(client, recorder)
-            server = await accepted.get()
-            machine = machine_of(client)
-            machine._remote_max_streams_bidi = 2  # a client that does not keep to the limit
-            machine.send_stream_data(4, b"more")
-            connection_of(recorder).transmit()
-            await server.until_fact("lost")
-            assert isinstance(server.error, ConnectionResetError)
-            await recorder.until_fact("lost")
-
-    run(dialogue())
+@played_on_each_loop
+async def test_second_stream_ends_the_connection() -> None:
+    async with listening(QuicTransport()) as (listener, accepted):
+        client = await handshaken(listener.address)
+        recorder = Recorder()
+        open_stream(client, recorder)
+        server = await accepted.get()
+        machine = machine_of(client)
+        machine._remote_max_streams_bidi = 2  # a client that does not keep to the limit
+        machine.send_stream_data(4, b"more")
+        connection_of(recorder).transmit()
+        await server.until_fact("lost")
+        assert isinstance(server.error, ConnectionResetError)
+        await recorder.until_fact("lost")
 
 
 @pytest.mark.usefixtures("small_window")
-def test_peer_that_overruns_its_credit_is_cut_off(run: Run) -> None:
-    async def dialogue() -> None:
-        async with relayed_pair(QuicTransport()) as (pair, _):
-            pair.server.transport.pause_reading()
-            stream = pair.client.transport
-            machine = machine_of(connection_of(pair.client))
-            assert machine._stream is not None
-            machine._stream.max_stream_data_remote = machine._remote_max_data = 1 << 40
-            while "lost" not in pair.server.facts:
-                if not pair.client.is_writing_paused:
-                    stream.write(bytes(1 << 16))
-                await asyncio.sleep(0)
-            assert "Over stream data limit" in str(pair.server.error)
-
-    run(dialogue())
+@played_on_each_loop
+async def test_peer_that_overruns_its_credit_is_cut_off() -> None:
+    async with relayed_pair(QuicTransport()) as (pair, _):
+        pair.server.transport.pause_reading()
+        stream = pair.client.transport
+        machine = machine_of(connection_of(pair.client))
+        assert machine._stream is not None
+        machine._stream.max_stream_data_remote = machine._remote_max_data = 1 << 40
+        while "lost" not in pair.server.facts:
+            if not pair.client.is_writing_paused:
+                stream.write(bytes(1 << 16))
+            await asyncio.sleep(0)
+        assert "Over stream data limit" in str(pair.server.error)
 
 
-def test_failing_library_ends_its_connection_alone(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def dialogue() -> None:
-        loop = asyncio.get_running_loop()
-        told: list[dict[str, Any]] = []
-        loop.set_exception_handler(lambda _, context: told.append(context))
-        transport = QuicTransport()
-        async with listening(transport) as (listener, accepted):
-            clients, servers = [], []
-            for _ in range(2):
-                clients.append(Recorder())
-                await transport.connect(dialing(listener.address), lambda: clients[-1])
-                servers.append(await accepted.get())
-            machine = machine_of(connection_of(servers[0]))
+@played_on_each_loop
+async def test_failing_library_ends_its_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    transport = QuicTransport()
+    async with listening(transport) as (listener, accepted):
+        clients, servers = [], []
+        for _ in range(2):
+            clients.append(Recorder())
+            await transport.connect(dialing(listener.address), lambda: clients[-1])
+            servers.append(await accepted.get())
+        machine = machine_of(connection_of(servers[0]))
 
-            def receive_datagram(*arguments: object) -> None:
-                raise AssertionError("a bug")
+        def receive_datagram(*arguments: object) -> None:
+            raise AssertionError("a bug")
 
-            monkeypatch.setattr(machine, "receive_datagram", receive_datagram)
-            clients[0].transport.write(b"trigger")
-            for end in (clients[0], servers[0]):
-                await end.until_fact("lost")
-                assert isinstance(end.error, ConnectionResetError)
-            assert "the QUIC engine failed" in str(servers[0].error)
-            assert len(told) == 1
-            clients[1].transport.write(b"unharmed")
-            await servers[1].until_bytes(8)
-            clients[1].transport.abort()
-
-    run(dialogue())
+        monkeypatch.setattr(machine, "receive_datagram", receive_datagram)
+        clients[0].transport.write(b"trigger")
+        for end in (clients[0], servers[0]):
+            await end.until_fact("lost")
+            assert isinstance(end.error, ConnectionResetError)
+        assert "the QUIC engine failed" in str(servers[0].error)
+        assert len(told) == 1
+        clients[1].transport.write(b"unharmed")
+        await servers[1].until_bytes(8)
+        clients[1].transport.abort()
 
 
 # The network.
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_loss_doubles_corruption_and_disorder_do_no_harm(run: Run, seed: int) -> None:
-    async def dialogue() -> None:
-        up, down = noise(seed, 300_000), noise(seed + 100, 300_000)
-        async with relayed_pair(QuicTransport()) as (pair, relay):
-            relay.harm = seeded_harm(seed)
-            pair.client.transport.write(up)
-            pair.server.transport.write(down)
-            pair.client.transport.write_eof()
-            pair.server.transport.write_eof()
-            for end in pair.ends:
-                await end.until_fact("eof")
-            assert digest(pair.server.received) == digest(up)
-            assert digest(pair.client.received) == digest(down)
-            assert all(connection_of(end).path.lost_packets > 0 for end in pair.ends)
-            relay.harm = lambda data, is_upward: [data]
-
-    run(dialogue())
+@played_on_each_loop
+async def test_loss_doubles_corruption_and_disorder_do_no_harm(seed: int) -> None:
+    up, down = noise(seed, 300_000), noise(seed + 100, 300_000)
+    async with relayed_pair(QuicTransport()) as (pair, relay):
+        relay.harm = seeded_harm(seed)
+        pair.client.transport.write(up)
+        pair.server.transport.write(down)
+        pair.client.transport.write_eof()
+        pair.server.transport.write_eof()
+        for end in pair.ends:
+            await end.until_fact("eof")
+        assert digest(pair.server.received) == digest(up)
+        assert digest(pair.client.received) == digest(down)
+        assert all(connection_of(end).path.lost_packets > 0 for end in pair.ends)
+        relay.harm = lambda data, is_upward: [data]
 
 
-def test_client_that_changes_its_address_is_followed(run: Run) -> None:
-    async def dialogue() -> None:
-        async with relayed_pair(QuicTransport()) as (pair, relay):
-            pair.client.transport.write(b"from here")
-            await pair.server.until_bytes(9)
-            before = connection_of(pair.server).path
-            await relay.rebind()
-            pair.client.transport.write(b", and from there")
-            await pair.server.until_bytes(25)
-            pair.server.transport.write(b"answer")
-            await pair.client.until_bytes(6)
-            path = connection_of(pair.server).path
-            assert path.local == before.local
-            assert path.peer != before.peer
-
-    run(dialogue())
+@played_on_each_loop
+async def test_client_that_changes_its_address_is_followed() -> None:
+    async with relayed_pair(QuicTransport()) as (pair, relay):
+        pair.client.transport.write(b"from here")
+        await pair.server.until_bytes(9)
+        before = connection_of(pair.server).path
+        await relay.rebind()
+        pair.client.transport.write(b", and from there")
+        await pair.server.until_bytes(25)
+        pair.server.transport.write(b"answer")
+        await pair.client.until_bytes(6)
+        path = connection_of(pair.server).path
+        assert path.local == before.local
+        assert path.peer != before.peer
 
 
 @pytest.mark.parametrize("any_address", ["::", "0.0.0.0"])
-def test_answer_comes_from_the_address_that_was_called(run: Run, any_address: str) -> None:
-    async def dialogue() -> None:
-        async with listening(QuicTransport(), any_address) as (listener, accepted):
-            # Routing would answer 127.0.0.1 from 127.0.0.1.
-            called = Address("127.0.0.2", listener.address.port)
-            client = Recorder()
-            await QuicTransport().connect(dialing(called, timeout_s=2), lambda: client)
-            server = await accepted.get()
-            server.transport.write(b"answer")
-            await client.until_bytes(6)
-            client.transport.abort()
-
-    run(dialogue())
+@played_on_each_loop
+async def test_answer_comes_from_the_address_that_was_called(any_address: str) -> None:
+    async with listening(QuicTransport(), any_address) as (listener, accepted):
+        # Routing would answer 127.0.0.1 from 127.0.0.1.
+        called = Address("127.0.0.2", listener.address.port)
+        client = Recorder()
+        await QuicTransport().connect(dialing(called, timeout_s=2), lambda: client)
+        server = await accepted.get()
+        server.transport.write(b"answer")
+        await client.until_bytes(6)
+        client.transport.abort()
 
 
 # Identity.
@@ -270,30 +244,18 @@ def test_refusal_is_told_with_its_reason(
     assert words in str(error)
 
 
-def test_server_of_another_protocol_is_named(run: Run) -> None:
-    async def dialogue() -> None:
-        transport = QuicTransport()
-        async with listening(transport) as (listener, accepted):
-            configuration_of(listener).alpn_protocols = ["h3"]
-            with pytest.raises(TransportError, match=f"does not speak {ALPN}"):
-                await transport.connect(dialing(listener.address), Recorder)
-            assert accepted.empty()
-
-    run(dialogue())
+@played_on_each_loop
+async def test_server_of_another_protocol_is_named() -> None:
+    transport = QuicTransport()
+    async with listening(transport) as (listener, accepted):
+        configuration_of(listener).alpn_protocols = ["h3"]
+        with pytest.raises(TransportError, match=f"does not speak {ALPN}"):
+            await transport.connect(dialing(listener.address), Recorder)
+        assert accepted.empty()
 
 
-def test_certificate_of_another_algorithm_is_refused(run: Run) -> None:
-    async def dialogue() -> None:
-        transport = QuicTransport()
-        async with listening(transport) as (listener, accepted):
-            configuration_of(listener).private_key = ec.generate_private_key(ec.SECP256R1())
-            configuration_of(listener).certificate = ec_certificate(
-                configuration_of(listener).private_key
-            )
-            with pytest.raises(AuthenticationError, match="no Ed25519 key"):
-                await transport.connect(dialing(listener.address), Recorder)
-            assert accepted.empty()
-
+@played_on_each_loop
+async def test_certificate_of_another_algorithm_is_refused() -> None:
     def ec_certificate(key: ec.EllipticCurvePrivateKey) -> Any:
         template = self_signed(Ed25519PrivateKey.generate())
         return (
@@ -307,39 +269,41 @@ def test_certificate_of_another_algorithm_is_refused(run: Run) -> None:
             .sign(key, SHA256())
         )
 
-    run(dialogue())
+    transport = QuicTransport()
+    async with listening(transport) as (listener, accepted):
+        configuration_of(listener).private_key = ec.generate_private_key(ec.SECP256R1())
+        configuration_of(listener).certificate = ec_certificate(
+            configuration_of(listener).private_key
+        )
+        with pytest.raises(AuthenticationError, match="no Ed25519 key"):
+            await transport.connect(dialing(listener.address), Recorder)
+        assert accepted.empty()
 
 
-def test_certificate_without_its_key_proves_nothing(run: Run) -> None:
+@played_on_each_loop
+async def test_certificate_without_its_key_proves_nothing() -> None:
     """The chain is not checked; the signature of the handshake must be."""
     seen: list[bytes] = []
-
-    async def dialogue() -> None:
-        transport = QuicTransport()
-        async with listening(transport) as (listener, accepted):
-            configuration_of(listener).private_key = Ed25519PrivateKey.generate()
-            with pytest.raises(AuthenticationError, match="does not hold the key"):
-                await transport.connect(dialing(listener.address, check_peer=seen.append), Recorder)
-            assert seen == []
-            assert accepted.empty()
-
-    run(dialogue())
+    transport = QuicTransport()
+    async with listening(transport) as (listener, accepted):
+        configuration_of(listener).private_key = Ed25519PrivateKey.generate()
+        with pytest.raises(AuthenticationError, match="does not hold the key"):
+            await transport.connect(dialing(listener.address, check_peer=seen.append), Recorder)
+        assert seen == []
+        assert accepted.empty()
 
 
 # Close to the ground.
 
 
-def test_relay_forwards_what_it_is_not_told_to_harm(run: Run) -> None:
+@played_on_each_loop
+async def test_relay_forwards_what_it_is_not_told_to_harm() -> None:
     """The detector first: without harm the relay changes nothing, with it it does."""
-
-    async def dialogue() -> None:
-        async with relayed_pair(QuicTransport()) as (_, relay):
-            assert isinstance(relay, Relay)
-            assert relay.forwarded > 0
-        harm = seeded_harm(1)
-        outcomes = [harm(b"datagram", True) for _ in range(200)]
-        assert [] in outcomes
-        assert [b"datagram", b"datagram"] in outcomes
-        assert any(each != b"datagram" for outcome in outcomes for each in outcome)
-
-    run(dialogue())
+    async with relayed_pair(QuicTransport()) as (_, relay):
+        assert isinstance(relay, Relay)
+        assert relay.forwarded > 0
+    harm = seeded_harm(1)
+    outcomes = [harm(b"datagram", True) for _ in range(200)]
+    assert [] in outcomes
+    assert [b"datagram", b"datagram"] in outcomes
+    assert any(each != b"datagram" for outcome in outcomes for each in outcome)

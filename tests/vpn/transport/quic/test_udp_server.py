@@ -3,8 +3,6 @@
 import asyncio
 import random
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from aioquic.buffer import Buffer
@@ -16,34 +14,25 @@ from quic_lab import (
     quic,
     server_of,
 )
-from transport_lab import (
-    Recorder,
-    dialing,
-    listening,
-    until,
-)
+from transport_lab import Recorder, dialing, listening, played_on_each_loop, until
 
 from vpn.errors import TransportError
 from vpn.transport.base import Listener
 from vpn.transport.quic import udp_server
 from vpn.transport.quic.transport import QuicTransport
 
-Run = Callable[[Any], Any]
 
-
-def test_handshake_without_a_stream_is_given_up(run: Run) -> None:
-    async def dialogue() -> None:
-        transport = quic(STEADY)
-        async with listening(transport) as (listener, accepted):
-            client = await handshaken(listener.address)
-            await until(lambda: bool(server_of(listener)._half_open))
-            await until(
-                lambda: not (server_of(listener)._half_open or server_of(listener)._connections)
-            )
-            assert accepted.empty()
-            client.close()
-
-    run(dialogue())
+@played_on_each_loop
+async def test_handshake_without_a_stream_is_given_up() -> None:
+    transport = quic(STEADY)
+    async with listening(transport) as (listener, accepted):
+        client = await handshaken(listener.address)
+        await until(lambda: bool(server_of(listener)._half_open))
+        await until(
+            lambda: not (server_of(listener)._half_open or server_of(listener)._connections)
+        )
+        assert accepted.empty()
+        client.close()
 
 
 async def exchange(listener: Listener, datagram: bytes) -> bytes:
@@ -56,68 +45,57 @@ async def exchange(listener: Listener, datagram: bytes) -> bytes:
         return await loop.sock_recv(udp, 2048)
 
 
-def test_first_packet_is_answered_with_a_retry_and_no_state(run: Run) -> None:
-    async def dialogue() -> None:
-        async with listening(QuicTransport()) as (listener, _):
-            answer = await exchange(listener, first_packet())
-            header = pull_quic_header(Buffer(data=answer), host_cid_length=8)
-            assert header.packet_type == QuicPacketType.RETRY
-            assert len(answer) < len(first_packet()) / 3  # no amplification
-            assert not server_of(listener)._connections
-
-    run(dialogue())
+@played_on_each_loop
+async def test_first_packet_is_answered_with_a_retry_and_no_state() -> None:
+    async with listening(QuicTransport()) as (listener, _):
+        answer = await exchange(listener, first_packet())
+        header = pull_quic_header(Buffer(data=answer), host_cid_length=8)
+        assert header.packet_type == QuicPacketType.RETRY
+        assert len(answer) < len(first_packet()) / 3  # no amplification
+        assert not server_of(listener)._connections
 
 
-def test_other_version_is_told_ours(run: Run) -> None:
-    async def dialogue() -> None:
-        async with listening(QuicTransport()) as (listener, _):
-            datagram = bytearray(first_packet())
-            datagram[1:5] = b"\x1a\x2a\x3a\x4a"  # reserved for this (RFC 9000, section 15)
-            answer = await exchange(listener, bytes(datagram))
-            header = pull_quic_header(Buffer(data=answer), host_cid_length=8)
-            assert header.packet_type == QuicPacketType.VERSION_NEGOTIATION
-            assert header.supported_versions == [QuicProtocolVersion.VERSION_1]
-
-    run(dialogue())
+@played_on_each_loop
+async def test_other_version_is_told_ours() -> None:
+    async with listening(QuicTransport()) as (listener, _):
+        datagram = bytearray(first_packet())
+        datagram[1:5] = b"\x1a\x2a\x3a\x4a"  # reserved for this (RFC 9000, section 15)
+        answer = await exchange(listener, bytes(datagram))
+        header = pull_quic_header(Buffer(data=answer), host_cid_length=8)
+        assert header.packet_type == QuicPacketType.VERSION_NEGOTIATION
+        assert header.supported_versions == [QuicProtocolVersion.VERSION_1]
 
 
-def test_flood_of_handshakes_is_bounded_and_passes(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@played_on_each_loop
+async def test_flood_of_handshakes_is_bounded_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp_server, "MAX_HALF_OPEN", 2)
-
-    async def dialogue() -> None:
-        transport = quic(STEADY)
-        async with listening(transport) as (listener, accepted):
-            idle = [await handshaken(listener.address) for _ in range(2)]
-            with pytest.raises(TransportError, match="no answer"):
-                await transport.connect(dialing(listener.address, timeout_s=0.1), Recorder)
-            await until(lambda: not server_of(listener)._half_open)
-            client = Recorder()
-            await transport.connect(dialing(listener.address), lambda: client)
-            await accepted.get()
-            client.transport.abort()
-            for each in idle:
-                each.close()
-
-    run(dialogue())
+    transport = quic(STEADY)
+    async with listening(transport) as (listener, accepted):
+        idle = [await handshaken(listener.address) for _ in range(2)]
+        with pytest.raises(TransportError, match="no answer"):
+            await transport.connect(dialing(listener.address, timeout_s=0.1), Recorder)
+        await until(lambda: not server_of(listener)._half_open)
+        client = Recorder()
+        await transport.connect(dialing(listener.address), lambda: client)
+        await accepted.get()
+        client.transport.abort()
+        for each in idle:
+            each.close()
 
 
-def test_garbage_is_ignored(run: Run) -> None:
-    async def dialogue() -> None:
-        async with listening(QuicTransport()) as (listener, accepted):
-            dice = random.Random(11)
-            real = first_packet()
-            for _ in range(300):
-                garbage = bytearray(dice.randbytes(dice.randrange(1300)))
-                if dice.random() < 0.5:
-                    garbage[:6] = real[:6]
-                server_of(listener).on_datagram(bytes(garbage), ("127.0.0.1", 9))
-            server_of(listener).on_batch_end()
-            assert not server_of(listener)._connections
-            client = Recorder()
-            await QuicTransport().connect(dialing(listener.address), lambda: client)
-            await accepted.get()
-            client.transport.abort()
-
-    run(dialogue())
+@played_on_each_loop
+async def test_garbage_is_ignored() -> None:
+    async with listening(QuicTransport()) as (listener, accepted):
+        dice = random.Random(11)
+        real = first_packet()
+        for _ in range(300):
+            garbage = bytearray(dice.randbytes(dice.randrange(1300)))
+            if dice.random() < 0.5:
+                garbage[:6] = real[:6]
+            server_of(listener).on_datagram(bytes(garbage), ("127.0.0.1", 9))
+        server_of(listener).on_batch_end()
+        assert not server_of(listener)._connections
+        client = Recorder()
+        await QuicTransport().connect(dialing(listener.address), lambda: client)
+        await accepted.get()
+        client.transport.abort()
