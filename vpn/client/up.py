@@ -207,11 +207,11 @@ class Client(Instance):
 
     def stop(self) -> None:
         """Take everything down in order; a second time, at once."""
-        self._on(states.StopRequested())
+        self._on(states.Fact.SIGNALLED)
 
     async def take_down(self) -> None:
         """Take everything down, and return when that is done."""
-        self._on(states.StopRequested(is_command=True))
+        self._on(states.Fact.DOWN_REQUESTED)
         await self._is_down.wait()
 
     async def pause(self, seconds: int) -> None:
@@ -355,8 +355,10 @@ class Client(Instance):
             match order:
                 case states.Act.CLOSE_SESSION:
                     self._is_closing.set()
-                case states.TakeDown(lifts_kill_switch):
-                    self._monitor.down() if lifts_kill_switch else self._monitor.close()
+                case states.Act.TAKE_DOWN:
+                    self._monitor.close()
+                case states.Act.TAKE_DOWN_AND_LIFT:
+                    self._monitor.down()
                 case _:
                     self._tell(order)
         self.events.publish(StateChanged(_SHOWN[self._state.name], self._state.last_error))

@@ -74,26 +74,16 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Everything:
-    """Matches every name and every address."""
+class Names:
+    """Matches one name, or with `is_below` the names below it, itself excluded."""
 
-
-@dataclass(frozen=True, slots=True)
-class Exact:
-    """Matches one name."""
-
-    name: Labels
+    labels: Labels
     """In lower case."""
+    is_below: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Below:
-    """Matches the names below a suffix, the suffix itself excluded."""
-
-    suffix: Labels
-
-
-Pattern = Everything | Exact | Below | IPv4Network | IPv6Network
+Pattern = Names | IPv4Network | IPv6Network | None
+"""None matches every name and every address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +209,11 @@ def _read(host: str) -> Labels | _Address | None:
 def _covers(rule: Rule, destination: Labels | _Address) -> bool:
     """Return whether the rule is about this destination, on whatever port."""
     match rule.pattern:
-        case Everything():
+        case None:
             return True
-        case Exact(name):
-            return destination == name
-        case Below(suffix):
+        case Names(labels, False):
+            return destination == labels
+        case Names(suffix):
             return (
                 isinstance(destination, tuple)
                 and len(destination) > len(suffix)
@@ -273,14 +263,14 @@ def _parse_ports(text: str) -> range:
 
 def _parse_pattern(text: str) -> Pattern:
     if text == "*":
-        return Everything()
+        return None
     if ":" in text or "/" in text or _DOTTED.fullmatch(text):
         return _parse_network(text)
     if not text.isascii():
         raise ValueError("a name in another script is written in its ASCII form (xn--…)")
     if text.startswith("*."):
-        return Below(from_text(text[2:]))
-    return Exact(from_text(text))
+        return Names(from_text(text[2:]), is_below=True)
+    return Names(from_text(text))
 
 
 def _parse_network(text: str) -> IPv4Network | IPv6Network:

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
     connecting ──CAPTURED──▶ connected ◀──CONNECTED── reconnecting
         │                        │  └───────Lost──────────▶ │
-        └──── StopRequested, HELPER_ENDED, Failed ──────────┴──▶ closing ──TAKEN_DOWN──▶ …
+        └─── SIGNALLED, …, HELPER_ENDED, Failed ───────────┴──▶ closing ──TAKEN_DOWN──▶ …
 
 Whatever happens is reported as an event, with the time; the answer is what has to be done, as
 orders. `TRANSITIONS` is all that changes the state, but for its end, which is `blocked` if the kill
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum, auto
+from enum import Enum, StrEnum
 from math import ceil, inf
 from typing import Final
 
@@ -47,45 +47,17 @@ class State(StrEnum):
 
 
 class Fact(Enum):
-    """The events that carry nothing."""
+    """The events that carry nothing, and what each says."""
 
-    CONNECTED = auto()
-    """There is a session: the first one, or one that replaces a lost one."""
-    CAPTURED = auto()
-    """Traffic goes through the tunnel: routes, or the namespace of a command, are in place."""
-    ATTEMPT_BEGAN = auto()
-    """An attempt to make a new session is under way."""
-    NETWORK_CHANGED = auto()
-    """A link, address or route of this machine has changed, or it has been suspended."""
-    HELPER_ENDED = auto()
-    """The gate or the monitor has ended."""
-    SESSION_CLOSED = auto()
-    """The session and its flows have ended in order, or have had their time to."""
-    TAKEN_DOWN = auto()
-    """The monitor has ended, and with it what it had changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The session has ended."""
-
-    why: str
-    jitter: float
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptFailed:
-    """The attempt has failed, with an error that may pass, or was given up (empty)."""
-
-    why: str
-    jitter: float
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkUnwatched:
-    """Changes of the network cannot be noticed."""
-
-    why: str
+    CONNECTED = "there is a session: the first one, or one that replaces a lost one"
+    CAPTURED = "traffic goes through the tunnel: by routes, or in the namespace of a command"
+    ATTEMPT_BEGAN = "an attempt to make a new session is under way"
+    NETWORK_CHANGED = "a link, address or route has changed, or the machine was suspended"
+    SIGNALLED = "the user wants an end, by a signal"
+    DOWN_REQUESTED = "the user wants an end, by `overlay-vpn down`"
+    HELPER_ENDED = "the gate or the monitor has ended"
+    SESSION_CLOSED = "the session and its flows have ended in order, or have had their time to"
+    TAKEN_DOWN = "the monitor has ended, and with it what it had changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +68,30 @@ class Paused:
 
 
 @dataclass(frozen=True, slots=True)
-class StopRequested:
-    """The user wants an end, by `overlay-vpn down` or else by a signal."""
+class _NoSession:
+    """There is none, for a reason in words for the user; `jitter` puts off the next attempt."""
 
-    is_command: bool = False
+    why: str
+    jitter: float
+
+
+class Lost(_NoSession):
+    """The session has ended."""
+
+    __slots__ = ()
+
+
+class AttemptFailed(_NoSession):
+    """The attempt has failed, with an error that may pass, or was given up (empty)."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUnwatched:
+    """Changes of the network cannot be noticed."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +101,12 @@ class Failed:
     error: OverlayError
 
 
-_Carrier = Lost | AttemptFailed | NetworkUnwatched | Paused | StopRequested | Failed
+_Carrier = Paused | Lost | AttemptFailed | NetworkUnwatched | Failed
 Event = Fact | _Carrier
 Kind = Fact | type[_Carrier]
 
 
 # Orders: what has to be done.
-
-
-class Act(Enum):
-    """The orders that carry nothing."""
-
-    TELL_READY = auto()
-    """Tell whoever has started this client that the tunnel is usable."""
-    TELL_STOPPING = auto()
-    """Tell the service manager that the end has begun."""
-    CLOSE_SESSION = auto()
-    """Reset the flows and end the session; `Fact.SESSION_CLOSED` follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +116,25 @@ class Say:
     line: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakeDown:
-    """Have the monitor undo what it has changed; the kill switch holds unless it is lifted."""
+class Act(Enum):
+    """The orders that carry nothing, and what each asks for."""
 
-    lifts_kill_switch: bool
+    TELL_READY = "tell whoever has started this client that the tunnel is usable"
+    TELL_STOPPING = "tell the service manager that the end has begun"
+    CLOSE_SESSION = "reset the flows and end the session; `Fact.SESSION_CLOSED` follows"
+    TAKE_DOWN = "have the monitor undo what it has changed, but for the kill switch"
+    TAKE_DOWN_AND_LIFT = "have the monitor undo all that it has changed"
 
 
-Order = Act | Say | TakeDown
+Order = Act | Say
 
 _OPEN: Final = (State.CONNECTING, State.CONNECTED, State.RECONNECTING)
-_ENDS: Final[tuple[Kind, ...]] = (StopRequested, Fact.HELPER_ENDED, Failed)
+_ENDS: Final[tuple[Kind, ...]] = (
+    Fact.SIGNALLED,
+    Fact.DOWN_REQUESTED,
+    Fact.HELPER_ENDED,
+    Failed,
+)
 
 TRANSITIONS: Final[Mapping[tuple[State, Kind], State]] = {
     (State.CONNECTING, Fact.CAPTURED): State.CONNECTED,
@@ -239,15 +228,15 @@ class SessionState:
         before: State,
     ) -> tuple[Order, ...]:
         match event:
-            case StopRequested(is_command):
-                return self._on_stop(before, is_command=is_command)
+            case Fact.SIGNALLED | Fact.DOWN_REQUESTED:
+                return self._on_stop(before, is_command=event is Fact.DOWN_REQUESTED)
             case Fact.HELPER_ENDED:
                 error = OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
                 return self._on_failure(error, before)
             case Failed(error):
                 return self._on_failure(error, before)
             case Fact.SESSION_CLOSED:
-                return (TakeDown(self._is_lifted),)
+                return (Act.TAKE_DOWN_AND_LIFT if self._is_lifted else Act.TAKE_DOWN,)
             case Fact.TAKEN_DOWN:
                 self.name = self._final
         return ()
@@ -257,7 +246,7 @@ class SessionState:
             # The second time the user does not wait for the session; the link to the monitor is
             # closed at once, without a word that would lift the kill switch.
             self._is_lifted = False
-            return (TakeDown(lifts_kill_switch=False),)
+            return (Act.TAKE_DOWN,)
         self._is_stop_requested = True
         self._is_lifted = is_command or self.is_captured
         if before is State.CONNECTING:

@@ -20,8 +20,6 @@ from vpn.client.session.state import (
     Say,
     SessionState,
     State,
-    StopRequested,
-    TakeDown,
     kind_of,
 )
 from vpn.errors import OverlayError
@@ -37,8 +35,8 @@ EVENTS: tuple[Event, ...] = (
     Fact.NETWORK_CHANGED,
     NetworkUnwatched("not permitted"),
     Paused(10),
-    StopRequested(),
-    StopRequested(is_command=True),
+    Fact.SIGNALLED,
+    Fact.DOWN_REQUESTED,
     Fact.HELPER_ENDED,
     Failed(ERROR),
     Fact.SESSION_CLOSED,
@@ -47,7 +45,7 @@ WAYS: dict[State, tuple[Event, ...]] = {
     State.CONNECTING: (),
     State.CONNECTED: (Fact.CONNECTED, Fact.CAPTURED),
     State.RECONNECTING: (Fact.CONNECTED, Fact.CAPTURED, LOST),
-    State.CLOSING: (Fact.CONNECTED, Fact.CAPTURED, StopRequested()),
+    State.CLOSING: (Fact.CONNECTED, Fact.CAPTURED, Fact.SIGNALLED),
 }
 """By which events a state is come to."""
 
@@ -68,9 +66,8 @@ def test_table_is_all_that_changes_the_state(name: State, event: Event) -> None:
 
 
 def test_table_as_a_whole() -> None:
-    ends = {
-        (one, end) for one in list(WAYS)[:3] for end in (StopRequested, Fact.HELPER_ENDED, Failed)
-    }
+    reasons = (Fact.SIGNALLED, Fact.DOWN_REQUESTED, Fact.HELPER_ENDED, Failed)
+    ends = set(product(list(WAYS)[:3], reasons))
     assert {key for key, to in TRANSITIONS.items() if to is State.CLOSING} == ends
     assert {key: to for key, to in TRANSITIONS.items() if to is not State.CLOSING} == {
         (State.CONNECTING, Fact.CAPTURED): State.CONNECTED,
@@ -127,7 +124,7 @@ def test_reconnecting_change_of_the_network_brings_the_attempt_forward() -> None
 
 
 def test_captured_while_closing_is_nothing_to_tell() -> None:
-    assert state_after(Fact.CONNECTED, StopRequested()).on(Fact.CAPTURED, 102.0) == ()
+    assert state_after(Fact.CONNECTED, Fact.SIGNALLED).on(Fact.CAPTURED, 102.0) == ()
 
 
 def test_lost_while_closing_is_no_news() -> None:
@@ -151,38 +148,43 @@ def test_pause_ends_by_itself_or_when_asked() -> None:
 
 
 @pytest.mark.parametrize("name", [State.CONNECTED, State.RECONNECTING])
-@pytest.mark.parametrize("is_command", [True, False])
-def test_open_stopped_by_the_user_lifts_the_kill_switch(name: State, is_command: bool) -> None:
+@pytest.mark.parametrize("wish", [Fact.SIGNALLED, Fact.DOWN_REQUESTED])
+def test_open_stopped_by_the_user_lifts_the_kill_switch(name: State, wish: Fact) -> None:
     state = state_after(*WAYS[name], kill_switch=True)
-    assert state.on(StopRequested(is_command), 200.0) == (Act.TELL_STOPPING, Act.CLOSE_SESSION)
+    assert state.on(wish, 200.0) == (Act.TELL_STOPPING, Act.CLOSE_SESSION)
     assert state.failure is None
-    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=True),)
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (Act.TAKE_DOWN_AND_LIFT,)
     assert state.on(Fact.TAKEN_DOWN, 202.0) == ()
     assert state.name is State.DOWN
 
 
-@pytest.mark.parametrize("is_command", [True, False])
-def test_connecting_stopped_leaves_what_an_earlier_instance_has_closed(is_command: bool) -> None:
+@pytest.mark.parametrize(
+    ("wish", "act"),
+    [(Fact.SIGNALLED, Act.TAKE_DOWN), (Fact.DOWN_REQUESTED, Act.TAKE_DOWN_AND_LIFT)],
+)
+def test_connecting_stopped_leaves_what_an_earlier_instance_has_closed(
+    wish: Fact, act: Act
+) -> None:
     state = SessionState(0.0, kill_switch=True)
-    assert state.on(StopRequested(is_command), 1.0) == (Act.TELL_STOPPING, Act.CLOSE_SESSION)
+    assert state.on(wish, 1.0) == (Act.TELL_STOPPING, Act.CLOSE_SESSION)
     assert str(state.failure) == "stopped before the tunnel was up"
-    assert state.on(Fact.SESSION_CLOSED, 2.0) == (TakeDown(lifts_kill_switch=is_command),)
+    assert state.on(Fact.SESSION_CLOSED, 2.0) == (act,)
     state.on(Fact.TAKEN_DOWN, 3.0)
     assert state.name is State.FAILED
 
 
 def test_closing_stopped_again_is_taken_down_at_once_and_stays_blocked() -> None:
     state = state_after(*WAYS[State.CLOSING], kill_switch=True)
-    assert state.on(StopRequested(), 200.0) == (TakeDown(lifts_kill_switch=False),)
-    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=False),)
+    assert state.on(Fact.SIGNALLED, 200.0) == (Act.TAKE_DOWN,)
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (Act.TAKE_DOWN,)
     state.on(Fact.TAKEN_DOWN, 202.0)
     assert state.name is State.BLOCKED
 
 
 def test_closing_after_an_error_stopped_once_lifts_the_kill_switch() -> None:
     state = state_after(*WAYS[State.CONNECTED], Failed(ERROR), kill_switch=True)
-    assert state.on(StopRequested(), 200.0) == (Act.TELL_STOPPING,)
-    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=True),)
+    assert state.on(Fact.SIGNALLED, 200.0) == (Act.TELL_STOPPING,)
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (Act.TAKE_DOWN_AND_LIFT,)
     assert state.failure is ERROR
 
 
@@ -194,7 +196,7 @@ def test_open_error_closes_and_is_the_reason(event: Event, words: str) -> None:
     state = state_after(*WAYS[State.CONNECTED])
     assert state.on(event, 200.0) == (Act.CLOSE_SESSION,)
     assert words in str(state.failure)
-    assert state.on(Fact.SESSION_CLOSED, 201.0) == (TakeDown(lifts_kill_switch=False),)
+    assert state.on(Fact.SESSION_CLOSED, 201.0) == (Act.TAKE_DOWN,)
     state.on(Fact.TAKEN_DOWN, 202.0)
     assert state.name is State.FAILED
 
