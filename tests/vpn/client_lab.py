@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from dialogues import TIMEOUT_S
 
@@ -90,6 +90,32 @@ class FakeConnector:
         self.is_closed = True
 
 
+async def received(link: Link, kind: type[M]) -> tuple[M, list[int]]:
+    """Return the next message of a link, which is of this kind, and its descriptors."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while (one := link.receive()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    message, fds = one
+    assert isinstance(message, kind), message
+    return message, fds
+
+
+class Serving(Protocol):
+    """A client that comes up, and serves until its end."""
+
+    async def serve(self) -> None: ...
+
+
+def started(client: Serving) -> asyncio.Task[None]:
+    """A client that begins as soon as the test has set its scene."""
+
+    async def serve() -> None:
+        await asyncio.sleep(0)
+        await client.serve()
+
+    return asyncio.create_task(serve())
+
+
 class FakeGate:
     """The gate's end of a link: what the client says is taken from it one by one."""
 
@@ -102,12 +128,7 @@ class FakeGate:
 
     async def next(self, kind: type[M], link: Link | None = None) -> tuple[M, list[int]]:
         """Return the next message, which is of this kind, and its descriptors."""
-        async with asyncio.timeout(TIMEOUT_S):
-            while (received := (link or self._ours).receive()) is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        message, fds = received
-        assert isinstance(message, kind), message
-        return message, fds
+        return await received(link or self._ours, kind)
 
     async def configured(self, role: Any) -> Configure:
         """Be configured, and take over the link for datagrams, of which this end has a role."""

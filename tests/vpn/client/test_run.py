@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-from client_lab import FakeConnector, FakeGate
-from dialogues import TIMEOUT_S, dialogue, until
+from client_lab import FakeConnector, FakeGate, close_all, received, started
+from dialogues import dialogue, until
 
 from shim.protocol import datagrams
 from shim.protocol.common import Missing
@@ -96,21 +96,12 @@ class Bench:
             say=self.said.append,
             clock=lambda: self.now,
         )
-        self.serving = asyncio.create_task(self._serve())
-
-    async def _serve(self) -> None:
-        await asyncio.sleep(0)  # the test sets its scene first
-        await self.client.serve()
+        self.serving = started(self.client)
 
     async def hears(self, kind: type[M]) -> M:
         """Return the next message to the parent."""
-        async with asyncio.timeout(TIMEOUT_S):
-            while (received := self.parent.receive()) is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        message, fds = received
-        for fd in fds:
-            os.close(fd)
-        assert isinstance(message, kind), message
+        message, fds = await received(self.parent, kind)
+        close_all(fds)
         return message
 
     def has_heard(self) -> bool:

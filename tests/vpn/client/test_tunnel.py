@@ -38,6 +38,7 @@ from shim.protocol.gate import (
     Refused,
     Started,
 )
+from shim.protocol.link import Link
 from vpn.client.explain import TunnelContext
 from vpn.client.session.renewing import Uplink
 from vpn.client.session.state import Event, SessionState
@@ -78,11 +79,21 @@ class Bench:
         self.gate = gate
         self.session = connector.sessions[0]
 
-    async def configure(self) -> None:
-        """Configure the gate, and have its link for datagrams."""
+    async def configure(self) -> Link:
+        """Configure the gate; returns its link for datagrams."""
         configuring = asyncio.create_task(self.tunnel.configure(SETTINGS))
         assert await self.gate.configured(datagrams.GATE) == SETTINGS
         await configuring
+        assert self.gate.datagrams is not None
+        return self.gate.datagrams
+
+    async def associate(self) -> Link:
+        """Have an association whose channel is still opening; returns the link of datagrams."""
+        self.session.is_silent = True
+        link = await self.configure()
+        link.send(Send(1, 4, "www.example", 9, 64, False, b"x"))
+        await until(lambda: len(self.tunnel._associations) == 1)
+        return link
 
     async def open(self, flow: int = 1) -> None:
         """Open a flow at the far end."""
@@ -258,9 +269,7 @@ async def test_dropped_packets_are_added_up(bench: Bench) -> None:
 
 @dialogue(bench)
 async def test_ping_is_answered_over_the_link_for_datagrams(bench: Bench) -> None:
-    await bench.configure()
-    link = bench.gate.datagrams
-    assert link is not None
+    link = await bench.configure()
     link.send(Ping(1, 4, "me", 64, False, 9, b"payload"))
     pong, _ = await bench.gate.next(Pong, link)
     assert (pong.query, pong.sequence, pong.payload) == (1, 9, b"payload")
@@ -268,12 +277,7 @@ async def test_ping_is_answered_over_the_link_for_datagrams(bench: Bench) -> Non
 
 @dialogue(bench)
 async def test_association_is_there_until_it_is_forgotten(bench: Bench) -> None:
-    bench.session.is_silent = True
-    await bench.configure()
-    link = bench.gate.datagrams
-    assert link is not None
-    link.send(Send(1, 4, "www.example", 9, 64, False, b"x"))
-    await until(lambda: len(bench.tunnel._associations) == 1)
+    link = await bench.associate()
     link.send(Forget(1))
     await until(lambda: len(bench.tunnel._associations) == 0)
 
@@ -283,12 +287,7 @@ async def test_association_is_there_until_it_is_forgotten(bench: Bench) -> None:
 
 @dialogue(bench)
 async def test_aborted_resets_flows_and_ends_captures_and_datagrams(bench: Bench) -> None:
-    await bench.configure()
-    bench.session.is_silent = True
-    link = bench.gate.datagrams
-    assert link is not None
-    link.send(Send(1, 4, "www.example", 9, 64, False, b"x"))
-    await until(lambda: len(bench.tunnel._associations) == 1)
+    link = await bench.associate()
     bench.session.is_silent = False
     with await bench.accept() as application:
         packets = bench.tunnel.captures.begin()
@@ -307,10 +306,8 @@ async def test_aborted_resets_flows_and_ends_captures_and_datagrams(bench: Bench
 
 @dialogue(bench)
 async def test_aborted_ends_a_channel_that_is_opening_for_pings(bench: Bench) -> None:
-    await bench.configure()
     bench.session.is_silent = True
-    link = bench.gate.datagrams
-    assert link is not None
+    link = await bench.configure()
     link.send(Ping(1, 4, "www.example", 64, False, 9, b""))
     await until(lambda: bench.session.opened)
     opening = [task for task in asyncio.all_tasks() if "Echo._open" in str(task.get_coro())]

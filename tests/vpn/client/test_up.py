@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from client_lab import FakeConnector, FakeGate
+from client_lab import FakeConnector, FakeGate, started
 from dialogues import dialogue, until
 
 from shim.protocol import DEVICE, datagrams
@@ -142,11 +142,7 @@ class Bench:
             tell=self.log.append,
             clock=lambda: self.now,
         )
-        self.serving = asyncio.create_task(self._serve())
-
-    async def _serve(self) -> None:
-        await asyncio.sleep(0)  # the test sets its scene first
-        await self.client.serve()
+        self.serving = started(self.client)
 
     def _control(self, listener: socket.socket, instance: Instance) -> ControlServer:
         assert (listener, instance) == (self.monitor.listener, self.client)
@@ -165,6 +161,12 @@ class Bench:
             event()
         await asyncio.wait_for(asyncio.shield(self.serving), 5)
         return self.log
+
+    async def fail(self, reason: str) -> None:
+        """Wait for it to fail before it has told anybody that it is ready."""
+        with pytest.raises(OverlayError, match=reason):
+            await self.serving
+        assert Act.TELL_READY not in self.log
 
     @property
     def captured(self) -> list[dict[str, Any]]:
@@ -332,9 +334,7 @@ async def test_configuring_the_gate_ends(bench: Bench) -> None:
 async def test_capturing_is_refused(bench: Bench) -> None:
     bench.monitor.error = OverlayError("the policy does not permit it")
     await bench.gate.configured(datagrams.GATE)
-    with pytest.raises(OverlayError, match="does not permit"):
-        await bench.serving
-    assert Act.TELL_READY not in bench.log
+    await bench.fail("does not permit")
     assert "announce" not in bench.log
     assert bench.state is State.FAILED
 
@@ -343,9 +343,7 @@ async def test_capturing_is_refused(bench: Bench) -> None:
 async def test_configuring_is_stopped_and_tells_nobody_that_it_is_ready(bench: Bench) -> None:
     await until(lambda: bench.client.tunnel)
     bench.client.stop()
-    with pytest.raises(OverlayError, match="stopped before"):
-        await bench.serving
-    assert Act.TELL_READY not in bench.log
+    await bench.fail("stopped before")
     assert not bench.captured
 
 
@@ -356,9 +354,7 @@ async def test_capturing_is_stopped_and_the_kill_switch_holds(bench: Bench) -> N
     await until(lambda: bench.captured)
     bench.client.stop()
     bench.monitor.may_capture.set()
-    with pytest.raises(OverlayError, match="stopped before"):
-        await bench.serving
-    assert Act.TELL_READY not in bench.log
+    await bench.fail("stopped before")
     assert "down" not in bench.log
     assert bench.state is State.BLOCKED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -52,6 +53,8 @@ from vpn.control.messages import (
 )
 from vpn.control.server import flow_pages
 
+Timeout = Callable[[float], None]
+
 LONG_NAME = "\\000" * 253
 
 
@@ -59,6 +62,18 @@ async def has_hung_up(client: Client) -> bool:
     with pytest.raises(LinkClosedError):
         await client.receive()
     return True
+
+
+async def is_turned_away(client: Client) -> bool:
+    """Whether a client hears the greeting, and then the end."""
+    assert await client.receive() == Hello(VERSION)
+    return await has_hung_up(client)
+
+
+@pytest.fixture
+def timeout(monkeypatch: pytest.MonkeyPatch) -> Timeout:
+    """Sets for how long a message may take."""
+    return partial(monkeypatch.setattr, messages, "TIMEOUT_S")
 
 
 played = dialogue(partial(Bench, lambda: Up(Tunnel())))
@@ -147,10 +162,8 @@ async def test_pause_is_no_longer_than_the_monitor_allows(bench: Bench) -> None:
 
 
 @played
-async def test_down_is_answered_once_it_is_done(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(messages, "TIMEOUT_S", 0.05)
+async def test_down_is_answered_once_it_is_done(bench: Bench, timeout: Timeout) -> None:
+    timeout(0.05)
     bench.up.may_be_down.clear()
     client = bench.connect()
     answer = asyncio.create_task(client.ask(TakeDown()))
@@ -220,8 +233,7 @@ async def test_client_of_another_version_is_told_the_version_and_may_take_it_dow
 ) -> None:
     client = bench.connect()
     client.send(Hello(VERSION + 1), GetStatus())
-    assert await client.receive() == Hello(VERSION)
-    assert await has_hung_up(client)
+    assert await is_turned_away(client)
     client = bench.connect()
     client.send(Hello(VERSION + 1), TakeDown())
     assert await client.receive() == Hello(VERSION)
@@ -257,8 +269,7 @@ async def test_what_breaks_a_rule_ends_the_connection_and_no_other(
     client = bench.connect()
     for packet in packets:
         client.sock.send(packet)
-    assert await client.receive() == Hello(VERSION)
-    assert await has_hung_up(client)
+    assert await is_turned_away(client)
     assert await bench.ask(GetStatus()) == StatusAnswer(STATUS)
 
 
@@ -266,8 +277,7 @@ async def test_what_breaks_a_rule_ends_the_connection_and_no_other(
 async def test_descriptors_of_a_client_are_a_violation(bench: Bench) -> None:
     client = bench.connect()
     socket.send_fds(client.sock, [b"\x92\xa5hello\x01"], [0])
-    assert await client.receive() == Hello(VERSION)
-    assert await has_hung_up(client)
+    assert await is_turned_away(client)
 
 
 # One client does not stop another.
@@ -275,21 +285,18 @@ async def test_descriptors_of_a_client_are_a_violation(bench: Bench) -> None:
 
 @played
 async def test_client_that_says_nothing_stops_no_other_and_is_hung_up_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, timeout: Timeout
 ) -> None:
-    monkeypatch.setattr(messages, "TIMEOUT_S", 0.2)
+    timeout(0.2)
     silent = [bench.connect() for _ in range(20)]
     assert await bench.ask(GetStatus()) == StatusAnswer(STATUS)
     for client in silent:
-        assert await client.receive() == Hello(VERSION)
-        assert await has_hung_up(client)
+        assert await is_turned_away(client)
 
 
 @played_with_many_flows
-async def test_client_that_does_not_read_is_hung_up_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(messages, "TIMEOUT_S", 0.2)
+async def test_client_that_does_not_read_is_hung_up_on(bench: Bench, timeout: Timeout) -> None:
+    timeout(0.2)
     client = bench.connect()
     client.send(Hello(VERSION), ListFlows())
     await asyncio.sleep(0.4)
@@ -299,14 +306,11 @@ async def test_client_that_does_not_read_is_hung_up_on(
 
 
 @played
-async def test_answer_that_takes_too_long_is_none(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(messages, "TIMEOUT_S", 0.05)
+async def test_answer_that_takes_too_long_is_none(bench: Bench, timeout: Timeout) -> None:
+    timeout(0.05)
     client = bench.connect()
     client.send(Hello(VERSION), GetDestination("silent.example", 1))
-    assert await client.receive() == Hello(VERSION)
-    assert await has_hung_up(client)
+    assert await is_turned_away(client)
 
 
 @played
@@ -323,10 +327,8 @@ async def test_client_that_connects_while_no_descriptor_is_left_is_answered_late
 
 
 @played
-async def test_capture_lasts_as_long_as_the_connection(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(messages, "TIMEOUT_S", 0.05)
+async def test_capture_lasts_as_long_as_the_connection(bench: Bench, timeout: Timeout) -> None:
+    timeout(0.05)
     tap = bench.tunnel.captures
     first = bench.connect()
     first.send(Hello(VERSION), CapturePackets())
@@ -353,9 +355,9 @@ async def test_capture_lasts_as_long_as_the_connection(
 
 @played
 async def test_subscriber_is_told_the_state_and_then_what_happens(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, timeout: Timeout
 ) -> None:
-    monkeypatch.setattr(messages, "TIMEOUT_S", 0.05)
+    timeout(0.05)
     client = await bench.subscriber()
     await asyncio.sleep(0.1)
     happens = [StateChanged("reconnecting", "it fell silent"), Warned("no Landlock")]
@@ -381,9 +383,9 @@ async def test_subscription_ends_with_the_server(bench: Bench) -> None:
 
 @played
 async def test_subscriber_that_does_not_read_stops_nobody_and_is_hung_up_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, timeout: Timeout
 ) -> None:
-    monkeypatch.setattr(messages, "TIMEOUT_S", 0.1)
+    timeout(0.1)
     await bench.subscriber()
     for _ in range(100):
         for _ in range(50):

@@ -8,13 +8,11 @@ import pytest
 from ssh_lab import (
     LOOPBACK,
     Keys,
-    connect,
     destination,
     echo,
+    enter,
     flow_to,
-    login_with,
     our_server,
-    trusting,
 )
 from transport_lab import SEED, played_on_each_loop
 
@@ -33,7 +31,7 @@ async def a_flow(
 ) -> AsyncIterator[tuple[Server, Session, asyncio.StreamReader, asyncio.StreamWriter]]:
     """A server, a session with it, and the ends of a flow to a destination that echoes."""
     async with our_server(keys, TcpTransport()) as (server, used), destination(echo) as port:
-        session = await connect(used, server.address, login_with(keys, trusting(server.address)))
+        session = await enter(used, server.address, keys)
         reader, writer, _ = await flow_to(session, port)
         yield server, session, reader, writer
 
@@ -57,9 +55,7 @@ async def test_draining_lets_flows_end_and_nobody_in(keys: Keys) -> None:
             await session.open(LOOPBACK, 9)
         assert failed.value.failure is Failure.UNAVAILABLE
         with pytest.raises(TransportError):
-            await connect(
-                TcpTransport(), server.address, login_with(keys, trusting(server.address))
-            )
+            await enter(TcpTransport(), server.address, keys)
         writer.write(b"still open")
         assert await reader.readexactly(10) == b"still open"
         writer.close()
@@ -81,7 +77,7 @@ async def test_drain_time_over_resets_what_is_left(keys: Keys) -> None:
 @played_on_each_loop
 async def test_flow_count(keys: Keys) -> None:
     async with our_server(keys) as (server, used), destination(echo) as port:
-        session = await connect(used, server.address, login_with(keys, trusting(server.address)))
+        session = await enter(used, server.address, keys)
         assert server.flow_count == 0
         pumps = [await session.open(LOOPBACK, port) for _ in range(3)]
         assert server.flow_count == 3
@@ -102,7 +98,7 @@ async def test_two_servers_with_one_identity_serve_apart(keys: Keys) -> None:
             addresses.append(server.address)
         fingerprints = set()
         for address in addresses:
-            session = await connect(transport, address, login_with(keys, trusting(address)))
+            session = await enter(transport, address, keys)
             fingerprints.add(session.host_key.get_fingerprint())
             await session.close()
         assert len(fingerprints) == 1

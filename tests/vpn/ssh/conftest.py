@@ -11,14 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ssh_lab import Keys, Sshd, keys, started_sshd
 
 __all__ = ["keys"]
-from transport_lab import Runner
-
-
-@pytest.fixture
-def run_one() -> Iterator[Callable]:
-    """Run a coroutine on asyncio's own event loop."""
-    with Runner("asyncio") as runner:
-        yield runner.run
 
 
 @pytest.fixture

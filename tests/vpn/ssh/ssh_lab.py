@@ -103,6 +103,11 @@ async def connect(
     return await client.connect(transport, dialing, login)
 
 
+async def enter(transport: Transport, address: Address, keys: Keys) -> client.Session:
+    """A session with the server of ours that has this address."""
+    return await connect(transport, address, login_with(keys, trusting(address)))
+
+
 @asynccontextmanager
 async def our_server(
     keys: Keys, transport: Transport | None = None

@@ -4,18 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from asyncssh.constants import (
-    MSG_CHANNEL_CLOSE,
-    MSG_CHANNEL_DATA,
-    MSG_CHANNEL_EOF,
-    MSG_CHANNEL_EXTENDED_DATA,
-    MSG_CHANNEL_FAILURE,
-    MSG_CHANNEL_OPEN,
-    MSG_CHANNEL_REQUEST,
-    MSG_CHANNEL_WINDOW_ADJUST,
-    OPEN_CONNECT_FAILED,
-    OPEN_RESOURCE_SHORTAGE,
-)
+from asyncssh import constants as ssh
 from asyncssh.misc import ChannelOpenError, ProtocolError
 from asyncssh.packet import Boolean, PacketDecodeError, SSHPacket, String, UInt32
 from transport_lab import Recorder, played
@@ -25,12 +14,12 @@ from vpn.ssh.session.pressure import Pressure
 from vpn.ssh.session.window import INITIAL_BYTES, WindowBudget
 
 NAMES = {
-    MSG_CHANNEL_DATA: "data",
-    MSG_CHANNEL_EOF: "eof",
-    MSG_CHANNEL_CLOSE: "close",
-    MSG_CHANNEL_OPEN: "open",
-    MSG_CHANNEL_WINDOW_ADJUST: "adjust",
-    MSG_CHANNEL_FAILURE: "failure",
+    ssh.MSG_CHANNEL_DATA: "data",
+    ssh.MSG_CHANNEL_EOF: "eof",
+    ssh.MSG_CHANNEL_CLOSE: "close",
+    ssh.MSG_CHANNEL_OPEN: "open",
+    ssh.MSG_CHANNEL_WINDOW_ADJUST: "adjust",
+    ssh.MSG_CHANNEL_FAILURE: "failure",
 }
 NUMBER, PEER = 5, 9
 
@@ -91,9 +80,20 @@ class Desk:
         self.app = Recorder()
         self.channel = Channel(self.paper, self.app, **options)
 
-    async def open(self, window: int = 1 << 20, packet: int = 32768) -> "Desk":
+    async def opening(self) -> asyncio.Task[None]:
+        """Ask for a channel, of which nothing is heard yet."""
         connecting = asyncio.create_task(self.channel.connect("host.example", 80))
-        await asyncio.sleep(0)
+        await self.settle()
+        return connecting
+
+    async def given_up(self) -> "Desk":
+        connecting = await self.opening()
+        connecting.cancel()
+        await self.settle()
+        return self
+
+    async def open(self, window: int = 1 << 20, packet: int = 32768) -> "Desk":
+        connecting = await self.opening()
         assert self.paper.names == ["open"]
         self.confirm(window, packet)
         await connecting
@@ -107,7 +107,7 @@ class Desk:
         assert self.channel.process_packet(pkttype, 0, SSHPacket(b"".join(args)))
 
     def hear_data(self, data: bytes) -> None:
-        self.hear(MSG_CHANNEL_DATA, String(data))
+        self.hear(ssh.MSG_CHANNEL_DATA, String(data))
 
     async def settle(self) -> None:
         for _ in range(5):
@@ -123,9 +123,8 @@ async def test_confirmed_begins() -> None:
 @played
 async def test_refused_raises_what_the_peer_said() -> None:
     desk = Desk()
-    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-    await desk.settle()
-    desk.channel.process_open_failure(OPEN_CONNECT_FAILED, "Connection refused", "")
+    connecting = await desk.opening()
+    desk.channel.process_open_failure(ssh.OPEN_CONNECT_FAILED, "Connection refused", "")
     with pytest.raises(ChannelOpenError) as refused:
         await connecting
     assert (refused.value.code, refused.value.reason) == (2, "Connection refused")
@@ -135,15 +134,11 @@ async def test_refused_raises_what_the_peer_said() -> None:
 
 @played
 async def test_given_up_then_confirmed_is_closed_at_once() -> None:
-    desk = Desk()
-    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-    await desk.settle()
-    connecting.cancel()
-    await desk.settle()
+    desk = await Desk().given_up()
     desk.confirm()
     assert desk.paper.names == ["open", "close"]
     desk.hear_data(b"x")
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     await desk.settle()
     assert desk.app.facts == []
     assert not desk.paper.is_registered
@@ -151,12 +146,8 @@ async def test_given_up_then_confirmed_is_closed_at_once() -> None:
 
 @played
 async def test_given_up_then_refused_is_forgotten() -> None:
-    desk = Desk()
-    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-    await desk.settle()
-    connecting.cancel()
-    await desk.settle()
-    desk.channel.process_open_failure(OPEN_CONNECT_FAILED, "Connection refused", "")
+    desk = await Desk().given_up()
+    desk.channel.process_open_failure(ssh.OPEN_CONNECT_FAILED, "Connection refused", "")
     assert not desk.paper.is_registered
 
 
@@ -186,7 +177,7 @@ async def test_closed_between_turns_sends_nothing_more() -> None:
     desk = await Desk().open(packet=1)
     desk.channel.write(bytes(PACKETS_PER_TURN + 1))
     desk.channel.write_eof()
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     desk.paper.take()
     await desk.settle()
     assert desk.paper.names == []
@@ -199,8 +190,8 @@ async def test_write_beyond_the_window_waits_for_an_adjustment() -> None:
     desk.channel.write_eof()
     assert desk.paper.take() == [("data", b"abcd")]
     assert desk.channel.get_write_buffer_size() == 2
-    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(1))
-    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(9))
+    desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(1))
+    desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(9))
     assert desk.paper.take() == [("data", b"e"), ("data", b"f"), ("eof", None)]
 
 
@@ -210,12 +201,12 @@ async def test_close_with_data_waiting_sends_it_and_eof_first() -> None:
     desk.channel.write(b"rest")
     desk.channel.close()
     assert desk.paper.take() == []
-    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
+    desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
     assert desk.paper.take() == [("data", b"rest"), ("eof", None), ("close", None)]
     await desk.settle()
     assert desk.app.facts == ["made", "lost"]
     assert desk.app.error is None
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     assert not desk.paper.is_registered
 
 
@@ -225,10 +216,10 @@ async def test_abort_sends_close_without_eof_and_drops_the_rest() -> None:
     desk.channel.write(b"rest")
     desk.channel.abort()
     assert desk.paper.names == ["close"]
-    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
+    desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
     desk.hear_data(b"too late")
-    desk.hear(MSG_CHANNEL_EOF)
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_EOF)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     await desk.settle()
     assert desk.paper.names == []
     assert desk.app.facts == ["made", "lost"]
@@ -241,8 +232,8 @@ async def test_eof_and_close_behind_unread_data_are_an_end() -> None:
     desk = await Desk().open()
     desk.channel.pause_reading()
     desk.hear_data(b"unread")
-    desk.hear(MSG_CHANNEL_EOF)
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_EOF)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     assert desk.paper.names == ["close"]
     assert not desk.paper.is_registered
     await desk.settle()
@@ -257,7 +248,7 @@ async def test_eof_and_close_behind_unread_data_are_an_end() -> None:
 @played
 async def test_close_without_eof_is_a_reset() -> None:
     desk = await Desk().open()
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     await desk.settle()
     assert desk.app.facts == ["made", "lost"]
     assert isinstance(desk.app.error, ConnectionResetError)
@@ -268,7 +259,7 @@ async def test_close_without_eof_of_a_foreign_server_is_an_end() -> None:
     desk = await Desk(is_close_reset=False).open()
     desk.channel.pause_reading()
     desk.hear_data(b"all of it")
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     desk.channel.resume_reading()
     await desk.settle()
     assert desk.app.received == b"all of it"
@@ -289,8 +280,7 @@ async def test_connection_lost_is_a_reset() -> None:
 @played
 async def test_connection_lost_while_opening_raises() -> None:
     desk = Desk()
-    connecting = asyncio.create_task(desk.channel.connect("host.example", 80))
-    await desk.settle()
+    connecting = await desk.opening()
     desk.channel.process_connection_close(None)
     with pytest.raises(ChannelOpenError):
         await connecting
@@ -304,9 +294,9 @@ async def test_backlog_pauses_the_writer_until_it_is_small() -> None:
     assert desk.app.facts == ["made"]
     desk.channel.write(b"x")
     assert desk.app.facts == ["made", "pause"]
-    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES // 2))
+    desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES // 2))
     assert desk.app.facts == ["made", "pause"]
-    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES))
+    desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(HIGH_BYTES))
     assert desk.app.facts == ["made", "pause", "resume"]
 
 
@@ -326,7 +316,7 @@ async def test_full_stream_and_full_window_must_both_end() -> None:
     desk = await Desk().open(window=0)
     desk.channel.write(bytes(HIGH_BYTES + 1))
     desk.paper.pressure.on_stream(is_full=True)
-    desk.hear(MSG_CHANNEL_WINDOW_ADJUST, UInt32(1 << 20))
+    desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(1 << 20))
     assert desk.app.facts == ["made", "pause"]
     desk.paper.pressure.on_stream(is_full=False)
     await desk.settle()
@@ -338,7 +328,7 @@ async def test_closed_while_in_line_is_left_alone() -> None:
     desk = await Desk().open()
     desk.paper.pressure.on_stream(is_full=True)
     desk.channel.write(b"x")
-    desk.hear(MSG_CHANNEL_CLOSE)
+    desk.hear(ssh.MSG_CHANNEL_CLOSE)
     desk.paper.pressure.on_stream(is_full=False)
     await desk.settle()
     assert desk.app.facts == ["made", "pause", "lost"]
@@ -362,10 +352,10 @@ async def test_consumed_data_is_credited_paused_data_is_not() -> None:
 @pytest.mark.parametrize(
     "messages",
     [
-        [(MSG_CHANNEL_EOF,), (MSG_CHANNEL_DATA, String(b"x"))],
-        [(MSG_CHANNEL_EOF,), (MSG_CHANNEL_EOF,)],
-        [(MSG_CHANNEL_EXTENDED_DATA, UInt32(1), String(b"x"))],
-        [(MSG_CHANNEL_OPEN,)],
+        [(ssh.MSG_CHANNEL_EOF,), (ssh.MSG_CHANNEL_DATA, String(b"x"))],
+        [(ssh.MSG_CHANNEL_EOF,), (ssh.MSG_CHANNEL_EOF,)],
+        [(ssh.MSG_CHANNEL_EXTENDED_DATA, UInt32(1), String(b"x"))],
+        [(ssh.MSG_CHANNEL_OPEN,)],
     ],
 )
 @played
@@ -380,10 +370,10 @@ async def test_offence_ends_the_connection(messages: list[Any]) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        (MSG_CHANNEL_DATA, String(b"x")),
-        (MSG_CHANNEL_WINDOW_ADJUST, UInt32(1)),
-        (MSG_CHANNEL_EOF,),
-        (MSG_CHANNEL_CLOSE,),
+        (ssh.MSG_CHANNEL_DATA, String(b"x")),
+        (ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(1)),
+        (ssh.MSG_CHANNEL_EOF,),
+        (ssh.MSG_CHANNEL_CLOSE,),
     ],
 )
 @played
@@ -402,9 +392,9 @@ async def test_message_before_confirmation_is_an_offence() -> None:
 @played
 async def test_keepalive_of_sshd_is_answered() -> None:
     desk = await Desk().open()
-    desk.hear(MSG_CHANNEL_REQUEST, String(b"keepalive@openssh.com"), Boolean(True))
+    desk.hear(ssh.MSG_CHANNEL_REQUEST, String(b"keepalive@openssh.com"), Boolean(True))
     assert desk.paper.names == ["failure"]
-    desk.hear(MSG_CHANNEL_REQUEST, String(b"eow@openssh.com"), Boolean(False))
+    desk.hear(ssh.MSG_CHANNEL_REQUEST, String(b"eow@openssh.com"), Boolean(False))
     assert desk.paper.names == []
 
 
@@ -426,12 +416,12 @@ async def test_asked_to_open_confirms_only_when_the_protocol_is_there() -> None:
 @played
 async def test_asked_to_open_refuses_with_the_reason() -> None:
     async def refuse() -> Any:
-        raise ChannelOpenError(OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused")
+        raise ChannelOpenError(ssh.OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused")
 
     desk = Desk()
     desk.channel.process_open(PEER, 1000, 100, refuse())
     await desk.settle()
-    refusal = (PEER, OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused", "en-US")
+    refusal = (PEER, ssh.OPEN_CONNECT_FAILED, "ECONNREFUSED: connection refused", "en-US")
     assert desk.paper.take() == [("refusal", refusal)]
     assert not desk.paper.is_registered
 
@@ -448,7 +438,7 @@ async def test_asked_to_open_with_a_bug_refuses_and_reports_it() -> None:
     desk.channel.process_open(PEER, 1000, 100, fail())
     await desk.settle()
     ((name, arguments),) = desk.paper.take()
-    assert (name, arguments[1]) == ("refusal", OPEN_RESOURCE_SHORTAGE)
+    assert (name, arguments[1]) == ("refusal", ssh.OPEN_RESOURCE_SHORTAGE)
     assert isinstance(reported[0]["exception"], ZeroDivisionError)
 
 

@@ -1,17 +1,18 @@
 """Whose a datagram is: of the channel that was opened inside SSH, and of no other."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from ssh_lab import Keys, connect, login_with, our_server, trusting
+from ssh_lab import Keys, enter, our_server
 from transport_lab import Recorder, dialing, played_on_each_loop
 
 from vpn.server.app import Server
 from vpn.ssh.session.channel_datagrams import ChannelDatagrams, Multiplexer
 from vpn.ssh.session.client import Session
-from vpn.transport.base import Datagrams
+from vpn.transport.base import Datagrams, Transport
 from vpn.transport.quic.transport import QuicTransport
 
 REFLECTOR = ("reflector.overlay-vpn.internal", 7)
@@ -113,9 +114,14 @@ class Reflector(Recorder):
             datagrams.on_datagram = datagrams.send
 
 
-def reflecting(server: Server) -> None:
-    """Give a server the service."""
-    server._services = {**server._services, REFLECTOR: lambda _: Reflector()}
+@asynccontextmanager
+async def reflecting(
+    keys: Keys, transport: Transport | None = None
+) -> AsyncIterator[tuple[Server, Transport]]:
+    """A server that has the service."""
+    async with our_server(keys, transport) as (server, used):
+        server._services = {**server._services, REFLECTOR: lambda _: Reflector()}
+        yield server, used
 
 
 async def reflection(session: Session) -> tuple[Recorder, ChannelDatagrams | None]:
@@ -130,10 +136,8 @@ async def reflection(session: Session) -> tuple[Recorder, ChannelDatagrams | Non
 
 @played_on_each_loop
 async def test_channels_of_a_session_get_their_own_datagrams(keys: Keys) -> None:
-    async with our_server(keys, QuicTransport()) as (server, transport):
-        reflecting(server)
-        login = login_with(keys, trusting(server.address))
-        session = await connect(transport, server.address, login)
+    async with reflecting(keys, QuicTransport()) as (server, transport):
+        session = await enter(transport, server.address, keys)
         opened = [await reflection(session) for _ in range(3)]
         for number, (_, datagrams) in enumerate(opened):
             assert datagrams is not None
@@ -146,22 +150,16 @@ async def test_channels_of_a_session_get_their_own_datagrams(keys: Keys) -> None
 
 @played_on_each_loop
 async def test_session_without_datagrams_has_none_in_its_channels(keys: Keys) -> None:
-    async with our_server(keys) as (server, transport):
-        reflecting(server)
-        session = await connect(
-            transport, server.address, login_with(keys, trusting(server.address))
-        )
+    async with reflecting(keys) as (server, transport):
+        session = await enter(transport, server.address, keys)
         assert (await reflection(session))[1] is None
         await session.close()
 
 
 @played_on_each_loop
 async def test_channel_that_has_closed_is_sent_nothing_any_more(keys: Keys) -> None:
-    async with our_server(keys, QuicTransport()) as (server, transport):
-        reflecting(server)
-        session = await connect(
-            transport, server.address, login_with(keys, trusting(server.address))
-        )
+    async with reflecting(keys, QuicTransport()) as (server, transport):
+        session = await enter(transport, server.address, keys)
         client, datagrams = await reflection(session)
         other, others = await reflection(session)
         assert datagrams is not None
@@ -178,11 +176,9 @@ async def test_channel_that_has_closed_is_sent_nothing_any_more(keys: Keys) -> N
 @played_on_each_loop
 async def test_second_login_reaches_nothing_of_the_first(keys: Keys) -> None:
     """Its channels have the same numbers, on another connection."""
-    async with our_server(keys, QuicTransport()) as (server, transport):
-        reflecting(server)
-        login = login_with(keys, trusting(server.address))
-        first = await connect(transport, server.address, login)
-        second = await connect(transport, server.address, login)
+    async with reflecting(keys, QuicTransport()) as (server, transport):
+        first = await enter(transport, server.address, keys)
+        second = await enter(transport, server.address, keys)
         client, datagrams = await reflection(first)
         assert datagrams is not None
         stream = second._connection.get_extra_info("datagrams")
@@ -201,16 +197,13 @@ async def test_second_login_reaches_nothing_of_the_first(keys: Keys) -> None:
 
 @played_on_each_loop
 async def test_datagrams_before_the_login_reach_nothing(keys: Keys) -> None:
-    async with our_server(keys, QuicTransport()) as (server, transport):
-        reflecting(server)
+    async with reflecting(keys, QuicTransport()) as (server, transport):
         recorder = Recorder()
         await QuicTransport().connect(dialing(server.address), lambda: recorder)
         datagrams = recorder.transport.get_extra_info("datagrams")
         datagrams.on_datagram = recorder.take_datagram
         await recorder.until_bytes(8)  # the server's greeting: there is a session to log in to
-        session = await connect(
-            transport, server.address, login_with(keys, trusting(server.address))
-        )
+        session = await enter(transport, server.address, keys)
         client, own = await reflection(session)
         for number in range(64):
             datagrams.send(number.to_bytes(4, "big") + b"guessed")

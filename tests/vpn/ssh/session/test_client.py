@@ -19,6 +19,7 @@ from ssh_lab import (
     Keys,
     connect,
     encrypt,
+    enter,
     login_with,
     our_server,
     public_line,
@@ -55,20 +56,16 @@ async def failure_of(attempt: Any) -> str:
     return f"{type(failed.value).__name__}: {text}"
 
 
-def test_session_that_needs_datagrams_is_not_made_without(
-    run: Callable, keys: Keys, transport: Any
-) -> None:
-    async def attempt() -> None:
-        async with our_server(keys, transport) as (server, used):
-            login = login_with(keys, trusting(server.address))
-            to = Dialing(server.address, PlainSockets(), datagrams=True)
-            if transport.name == "quic":
-                await (await client_module.connect(used, to, login)).close()
-                return
-            said = await failure_of(client_module.connect(used, to, login))
-            assert said.startswith("ConfigurationError: there are no datagrams on the way to")
-
-    run(attempt())
+@played_on_each_loop
+async def test_session_that_needs_datagrams_is_not_made_without(keys: Keys, transport: Any) -> None:
+    async with our_server(keys, transport) as (server, used):
+        login = login_with(keys, trusting(server.address))
+        to = Dialing(server.address, PlainSockets(), datagrams=True)
+        if transport.name == "quic":
+            await (await client_module.connect(used, to, login)).close()
+            return
+        said = await failure_of(client_module.connect(used, to, login))
+        assert said.startswith("ConfigurationError: there are no datagrams on the way to")
 
 
 @played_on_each_loop
@@ -145,8 +142,7 @@ async def test_relay_that_ends_the_transport(keys: Keys) -> None:
 async def test_permission_denied_counts_the_keys(keys: Keys) -> None:
     keys.authorized.write_text("")
     async with our_server(keys) as (server, used):
-        login = login_with(keys, trusting(server.address))
-        line = await failure_of(connect(used, server.address, login))
+        line = await failure_of(enter(used, server.address, keys))
         assert line.startswith("AuthenticationError: permission denied")
         assert "none of 1 key(s)" in line
 
@@ -179,12 +175,13 @@ async def failure_at(greet: Greet, keys: Keys, **options: Any) -> str:
         (b"SSH-2.0-broken\r\n\xff\xff\xff\xff\xff", "ended the login"),
     ],
 )
-def test_what_is_no_ssh_server(run_one: Callable, keys: Keys, greeting: bytes, text: str) -> None:
+@played
+async def test_what_is_no_ssh_server(keys: Keys, greeting: bytes, text: str) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(greeting)
         writer.close()
 
-    line = run_one(failure_at(greet, keys))
+    line = await failure_at(greet, keys)
     assert line.startswith("TransportError: ")
     assert text in line
 
@@ -199,7 +196,8 @@ def kexinit(algorithm: bytes) -> bytes:
 @pytest.mark.parametrize(
     "greeting", [b"SSH-2.0-caf\xe9\r\n", b"SSH-2.0-broken\r\n" + kexinit(b"caf\xe9")]
 )
-def test_server_whose_words_are_not_ascii(run_one: Callable, keys: Keys, greeting: bytes) -> None:
+@played
+async def test_server_whose_words_are_not_ascii(keys: Keys, greeting: bytes) -> None:
     """Nobody has proven yet who it is."""
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,17 +205,19 @@ def test_server_whose_words_are_not_ascii(run_one: Callable, keys: Keys, greetin
         await reader.read()
         writer.close()
 
-    line = run_one(failure_at(greet, keys))
+    line = await failure_at(greet, keys)
     assert line.startswith("TransportError: ")
     assert "does not speak SSH" in line
 
 
-def test_server_that_is_silent(run_one: Callable, keys: Keys) -> None:
+@played
+async def test_server_that_is_silent(keys: Keys) -> None:
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
-    assert "did not finish the login in 0.2 s" in run_one(failure_at(wait, keys, timeout_s=0.2))
+    line = await failure_at(wait, keys, timeout_s=0.2)
+    assert "did not finish the login in 0.2 s" in line
 
 
 @played
@@ -232,9 +232,8 @@ async def test_server_without_a_strong_algorithm(keys: Keys, start_sshd: Callabl
 @played
 async def test_nobody_listens(keys: Keys) -> None:
     address = Address(LOOPBACK, free_port(1))
-    login = login_with(keys, trusting(address))
     with pytest.raises(TransportError):
-        await connect(TcpTransport(), address, login)
+        await enter(TcpTransport(), address, keys)
 
 
 @played_on_each_loop
@@ -249,8 +248,7 @@ async def test_login_cancelled_leaves_nothing(keys: Keys) -> None:
     server = await asyncio.start_server(wait, LOOPBACK, 0)
     async with server:
         address = Address(LOOPBACK, server.sockets[0].getsockname()[1])
-        login = login_with(keys, trusting(address))
-        connecting = asyncio.create_task(connect(TcpTransport(), address, login))
+        connecting = asyncio.create_task(enter(TcpTransport(), address, keys))
         await came.wait()
         connecting.cancel()
         await gone.wait()
@@ -364,8 +362,7 @@ async def test_closed_by_us(keys: Keys) -> None:
 @played_on_each_loop
 async def test_closed_by_the_server(keys: Keys) -> None:
     async with our_server(keys) as (server, used):
-        login = login_with(keys, trusting(server.address))
-        session = await connect(used, server.address, login)
+        session = await enter(used, server.address, keys)
         await server.close()
         assert await session.closed == "the server closed the session"
 
@@ -398,18 +395,15 @@ async def test_server_that_died_is_noticed_sooner_in_a_hurry(
         assert await session.closed == "the server does not answer any more"
 
 
-def test_nothing_about_destinations_or_keys_is_logged(
-    run_one: Callable, keys: Keys, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+@played
+async def test_nothing_about_destinations_or_keys_is_logged(
+    keys: Keys, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-
-    async def dialogue() -> None:
-        async with session_of(keys, user="canary-user") as session:
-            for host in ("canary.invalid", "canary.overlay-vpn.internal"):
-                with pytest.raises(OpenFailed):
-                    await session.open(host, 80)
-
-    run_one(dialogue())
+    async with session_of(keys, user="canary-user") as session:
+        for host in ("canary.invalid", "canary.overlay-vpn.internal"):
+            with pytest.raises(OpenFailed):
+                await session.open(host, 80)
     said = caplog.text + "".join(capfd.readouterr())
     assert "canary" not in said
     assert IDENTITY.fingerprint not in said

@@ -7,6 +7,7 @@ import pytest
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS
 from ssh_lab import LOOPBACK, Keys, destination, echo, flow_to, session_of, session_with_sshd
+from transport_lab import played
 
 from vpn.ssh.session.pressure import Pressure
 
@@ -25,22 +26,17 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return types
 
 
-def test_no_chaff_is_sent(run_one: Callable, keys: Keys, sent: list[int]) -> None:
-    async def dialogue() -> None:
-        async with session_of(keys) as session, destination(echo) as port:
-            (await session.open(LOOPBACK, port)).abort()
-
-    run_one(dialogue())
+@played
+async def test_no_chaff_is_sent(keys: Keys, sent: list[int]) -> None:
+    async with session_of(keys) as session, destination(echo) as port:
+        (await session.open(LOOPBACK, port)).abort()
     assert MSG_CHANNEL_OPEN in sent
     assert MSG_IGNORE not in sent
 
 
-def test_each_key_exchange_holds_the_flows_back(
-    run_one: Callable,
-    keys: Keys,
-    start_sshd: Callable,
-    sent: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+@played
+async def test_each_key_exchange_holds_the_flows_back(
+    keys: Keys, start_sshd: Callable, sent: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noticed: list[bool] = []
     original = Pressure.on_key_exchange
@@ -50,16 +46,12 @@ def test_each_key_exchange_holds_the_flows_back(
         original(self, is_running)
 
     monkeypatch.setattr(Pressure, "on_key_exchange", on_key_exchange)
-
-    async def dialogue() -> None:
-        sshd = start_sshd("RekeyLimit 1M")
-        async with session_with_sshd(keys, sshd) as session, destination(echo) as port:
-            reader, writer, _ = await flow_to(session, port)
-            writer.write(bytes(4 << 20))
-            await reader.readexactly(4 << 20)
-            writer.close()
-
-    run_one(dialogue())
+    sshd = start_sshd("RekeyLimit 1M")
+    async with session_with_sshd(keys, sshd) as session, destination(echo) as port:
+        reader, writer, _ = await flow_to(session, port)
+        writer.write(bytes(4 << 20))
+        await reader.readexactly(4 << 20)
+        writer.close()
     assert len(noticed) >= 4
     assert noticed == [True, False] * (len(noticed) // 2)
     assert [each for each in sent if each in (MSG_KEXINIT, MSG_NEWKEYS)] == [

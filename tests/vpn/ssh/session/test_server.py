@@ -15,12 +15,10 @@ from asyncssh.packet import String, UInt32
 from ssh_lab import (
     LOOPBACK,
     Keys,
-    connect,
     destination,
-    login_with,
+    enter,
     our_server,
     public_line,
-    trusting,
     write_private,
 )
 from transport_lab import played, until
@@ -133,15 +131,13 @@ async def test_options_that_decide_the_flows(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602])
-def test_file_that_others_can_write_lets_nobody_in(
-    run_one: Callable, keys: Keys, caplog: pytest.LogCaptureFixture, mode: int
+@played
+async def test_file_that_others_can_write_lets_nobody_in(
+    keys: Keys, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:
-    async def dialogue() -> None:
-        keys.authorized.chmod(mode)
-        async with our_server(keys, TcpTransport()) as (server, _):
-            assert not await is_in(server, keys)
-
-    run_one(dialogue())
+    keys.authorized.chmod(mode)
+    async with our_server(keys, TcpTransport()) as (server, _):
+        assert not await is_in(server, keys)
     assert f"authorized keys {keys.authorized} ignored" in caplog.text
 
 
@@ -217,10 +213,10 @@ async def test_certificate_without_permission_to_forward(keys: Keys) -> None:
         assert code == OPEN_ADMINISTRATIVELY_PROHIBITED
 
 
-def test_certificate_with_an_unknown_critical_option(run_one: Callable, keys: Keys) -> None:
+@played
+async def test_certificate_with_an_unknown_critical_option(keys: Keys) -> None:
     """`verify-required` is one which asyncssh does not know."""
-
-    async def dialogue() -> None:
+    async with our_server(keys, TcpTransport()) as (server, _):
         authority = Authority(keys)
         authority.authorize()
         blob = certificate_with_critical_option(authority.key, keys.key, b"verify-required")
@@ -234,14 +230,6 @@ def test_certificate_with_an_unknown_critical_option(run_one: Callable, keys: Ke
         )  # fmt: skip
         _, errors = await process.communicate()
         assert b"Permission denied" in errors
-
-    async def with_server() -> None:
-        nonlocal server
-        async with our_server(keys, TcpTransport()) as (server, _):
-            await dialogue()
-
-    server: Any = None
-    run_one(with_server())
 
 
 def certificate_with_critical_option(authority: Any, key: Any, option: bytes) -> bytes:
@@ -460,39 +448,33 @@ async def test_crowd_on_the_doorstep_does_not_keep_out_who_knocks(keys: Keys) ->
             writer.transport.abort()
 
 
-def test_failed_login_is_one_line_with_the_source_and_nothing_else(
-    run_one: Callable, keys: Keys, caplog: pytest.LogCaptureFixture
+@played
+async def test_failed_login_is_one_line_with_the_source_and_nothing_else(
+    keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-
-    async def dialogue() -> None:
-        async with our_server(keys, TcpTransport()) as (server, _):
-            intruder = asyncssh.generate_private_key("ssh-ed25519", comment="canary-key")
-            assert not await is_in(
-                server, keys, username="canary-user", client_keys=[intruder, intruder]
-            )
-
-    run_one(dialogue())
+    async with our_server(keys, TcpTransport()) as (server, _):
+        intruder = asyncssh.generate_private_key("ssh-ed25519", comment="canary-key")
+        assert not await is_in(
+            server, keys, username="canary-user", client_keys=[intruder, intruder]
+        )
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("vpn.")]
     (line,) = ours
     assert line.startswith(f"authentication failed from {LOOPBACK} port ")
     assert "canary" not in caplog.text
 
 
-def test_nothing_about_users_or_destinations_is_logged(
-    run_one: Callable, keys: Keys, caplog: pytest.LogCaptureFixture
+@played
+async def test_nothing_about_users_or_destinations_is_logged(
+    keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-
-    async def dialogue() -> None:
-        async with logged_in(keys, username="canary-user") as connection:
-            code, _ = await opened(connection, "canary.invalid", 80)
-            assert code == asyncssh.OPEN_CONNECT_FAILED
-            async with destination(hello) as port:
-                assert await opened(connection, "localhost", port) == b"hello"
-                assert str(port) not in caplog.text
-
-    run_one(dialogue())
+    async with logged_in(keys, username="canary-user") as connection:
+        code, _ = await opened(connection, "canary.invalid", 80)
+        assert code == asyncssh.OPEN_CONNECT_FAILED
+        async with destination(hello) as port:
+            assert await opened(connection, "localhost", port) == b"hello"
+            assert str(port) not in caplog.text
     assert "canary" not in caplog.text
     assert "localhost" not in caplog.text
     assert public_line(keys.key).split()[1] not in caplog.text
@@ -521,7 +503,7 @@ async def test_client_counts_as_waiting_until_its_login_and_as_a_session_until_i
         acceptor = server._acceptor
         _, writer = await asyncio.open_connection(server.address.host, server.address.port)
         await until(lambda: len(acceptor._admission.waiting()) == 1)
-        session = await connect(used, server.address, login_with(keys, trusting(server.address)))
+        session = await enter(used, server.address, keys)
         await until(lambda: len(acceptor._sessions) == 1)
         assert len(acceptor._admission.waiting()) == 1
         writer.close()

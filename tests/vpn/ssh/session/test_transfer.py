@@ -81,6 +81,17 @@ class Raw:
 
 
 @asynccontextmanager
+async def unattached_flow(session: Any) -> Any:
+    """A flow without an application, and the destination's socket."""
+    raw = Raw()
+    with raw.listener:
+        accepting = asyncio.create_task(raw.accept())
+        pump = await session.open("127.0.0.1", raw.port)
+        with await accepting as far:
+            yield pump, far
+
+
+@asynccontextmanager
 async def raw_flow(session: Any) -> Any:
     """An application's stream and the destination's socket, joined by a flow."""
     raw = Raw()
@@ -166,21 +177,16 @@ async def test_reset_by_application_arrives_as_reset(keys: Keys) -> None:
 
 @played_on_each_loop
 async def test_closed_by_application_with_unread_data_is_a_reset(keys: Keys) -> None:
-    async with session_of(keys) as session:
-        raw = Raw()
-        accepting = asyncio.create_task(raw.accept())
-        pump = await session.open("127.0.0.1", raw.port)
+    async with session_of(keys) as session, unattached_flow(session) as (pump, far):
         application, flow = tcp_pair()
         await pump.attach(flow)
-        far = await accepting
-        with raw.listener, far:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(far, b"never read")
-            await wait_until(lambda: is_readable(application))
-            application.close()
-            with pytest.raises(ConnectionResetError):
-                await loop.sock_recv(far, 1)
-            await done(pump)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(far, b"never read")
+        await wait_until(lambda: is_readable(application))
+        application.close()
+        with pytest.raises(ConnectionResetError):
+            await loop.sock_recv(far, 1)
+        await done(pump)
 
 
 @played_on_each_loop
@@ -249,11 +255,7 @@ async def test_end_behind_unread_data_is_an_end_through_sshd(
 ) -> None:
     """EOF and CLOSE overtake data which the application has not read yet."""
     async with session_with_sshd(keys, start_sshd()) as session:
-        raw = Raw()
-        accepting = asyncio.create_task(raw.accept())
-        pump = await session.open("127.0.0.1", raw.port)
-        far = await accepting
-        with raw.listener, far:
+        async with unattached_flow(session) as (pump, far):
             # Nothing is attached yet: all of it waits in the channel.
             await asyncio.get_running_loop().sock_sendall(far, b"x" * 100_000)
         application, flow = tcp_pair()
