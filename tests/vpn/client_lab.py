@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, cast
 
+import pytest
 from dialogues import TIMEOUT_S
 
 from shim.protocol.gate import CLIENT_OF_GATE, GATE, Configure, Configured
@@ -114,6 +117,14 @@ def started(client: Serving) -> asyncio.Task[None]:
         await client.serve()
 
     return asyncio.create_task(serve())
+
+
+@contextmanager
+def no_wait_between_tries() -> Iterator[None]:
+    """Have a session that is lost tried again at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vpn.client.session.renewing.random.random", lambda: 0.0)
+        yield
 
 
 class FakeGate:

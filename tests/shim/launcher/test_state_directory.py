@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,15 +77,10 @@ def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.fixture
-def killed(run_directory: Path) -> Callable[[State], None]:
-    """What the kernel does to a process that is killed: its descriptors are closed, no more."""
-
-    def kill(state: State) -> None:
-        for fd in state.fds:
-            os.close(fd)
-
-    return kill
+def kill(state: State) -> None:
+    """As the kernel does to a process that is killed: its descriptors are closed, no more."""
+    for fd in state.fds:
+        os.close(fd)
 
 
 def undo(state: State, kernel: Kernel | None = None) -> list[Change]:
@@ -115,23 +109,19 @@ def test_changes_are_undone_last_first_and_only_once(run_directory: Path) -> Non
     assert not run_directory.exists()
 
 
-def test_killed_instance_is_undone_by_the_next(
-    run_directory: Path, killed: Callable[[State], None]
-) -> None:
+def test_killed_instance_is_undone_by_the_next(run_directory: Path) -> None:
     first = State(0)
     make(first, PLAN[:3])
-    killed(first)
+    kill(first)
     second = State(0)
     assert undo(second) == PLAN[2::-1]
     second.remove()
 
 
-def test_torn_last_line_is_a_change_that_was_not_made(
-    run_directory: Path, killed: Callable[[State], None]
-) -> None:
+def test_torn_last_line_is_a_change_that_was_not_made(run_directory: Path) -> None:
     first = State(0)
     make(first, PLAN[:1])
-    killed(first)
+    kill(first)
     with (run_directory / "net-1/journal").open("ab") as journal:
         journal.write(b'{"family":4,"prio')
     second = State(0)
@@ -142,12 +132,10 @@ def test_torn_last_line_is_a_change_that_was_not_made(
 
 
 @pytest.mark.parametrize("garbage", [b"\n", b"{}\n", b"\xff\xfe\n", b'{"family":5}\n' * 1000])
-def test_journal_full_of_garbage_undoes_what_it_can(
-    run_directory: Path, killed: Callable[[State], None], garbage: bytes
-) -> None:
+def test_journal_full_of_garbage_undoes_what_it_can(run_directory: Path, garbage: bytes) -> None:
     first = State(0)
     make(first, PLAN[:1])
-    killed(first)
+    kill(first)
     with (run_directory / "net-1/journal").open("ab") as journal:
         journal.write(garbage)
     second = State(0)
@@ -183,24 +171,20 @@ def test_owner_is_in_the_lock(run_directory: Path) -> None:
     state.remove()
 
 
-def test_owner_who_was_killed_is_not_the_next_one(
-    run_directory: Path, killed: Callable[[State], None]
-) -> None:
+def test_owner_who_was_killed_is_not_the_next_one(run_directory: Path) -> None:
     """His number may be anybody's by now, and `down` would end whose it is."""
     first = State(0)
     first.set_owner(4711)
-    killed(first)
+    kill(first)
     second = State(0)
     assert (run_directory / "net-1/lock").read_text() == ""
     second.remove()
 
 
-def test_listener_takes_the_place_of_a_stale_one(
-    run_directory: Path, killed: Callable[[State], None]
-) -> None:
+def test_listener_takes_the_place_of_a_stale_one(run_directory: Path) -> None:
     first = State(0)
     first.listen().close()
-    killed(first)
+    kill(first)
     second = State(0)
     listener = second.listen()
     assert (run_directory / "net-1/client.sock").stat().st_mode & 0o777 == 0o666
@@ -220,13 +204,11 @@ def test_refused_plan_leaves_nothing_changed(run_directory: Path) -> None:
     state.remove()
 
 
-def test_refused_plan_leaves_the_switch_of_an_earlier_one(
-    run_directory: Path, killed: Callable[[State], None]
-) -> None:
+def test_refused_plan_leaves_the_switch_of_an_earlier_one(run_directory: Path) -> None:
     kernel = Kernel()
     first = State(0)
     make(first, changes(SWITCH), kernel)
-    killed(first)
+    kill(first)
     before = list(kernel.there)
     second = State(0)
     kernel.refuses_at = len(before) + 2
@@ -252,14 +234,14 @@ def test_disk_that_is_full_changes_nothing(
 
 @pytest.mark.parametrize("then", [SWITCH, OPEN], ids=["switch", "open"])
 def test_switch_has_no_gap_wherever_instances_are_killed(
-    run_directory: Path, killed: Callable[[State], None], then: Capture
+    run_directory: Path, then: Capture
 ) -> None:
     """Killed after every step of the second start: a whole filter is there until the third."""
     for steps in range(200):
         kernel = Kernel()
         first = State(0)
         make(first, changes(SWITCH), kernel)
-        killed(first)
+        kill(first)
         second = State(0)
         assert second.journal.has_kill_switch
         kernel.killed_after = steps
@@ -274,7 +256,7 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
             assert switches or _is_only_opening(then, kernel)
         else:
             assert len(switches) == then.kill_switch
-        killed(second)
+        kill(second)
         third = State(0)
         undo(third, kernel)
         assert kernel.there == []
@@ -286,7 +268,7 @@ def test_switch_has_no_gap_wherever_instances_are_killed(
 
 
 def test_starts_that_are_killed_in_the_middle_leave_the_next_one_a_whole_filter(
-    run_directory: Path, killed: Callable[[State], None]
+    run_directory: Path,
 ) -> None:
     other = Capture(True, True, (), kill_switch=True, lan=False)
     for steps in range(len(changes(SWITCH)) + 2):
@@ -301,7 +283,7 @@ def test_starts_that_are_killed_in_the_middle_leave_the_next_one_a_whole_filter(
             kernel.killed_after = killed_after
             with suppress(Killed):
                 make(state, changes(capture, held=state.journal.held), kernel)
-            killed(state)
+            kill(state)
             assert any(isinstance(change, KillSwitch) for change in kernel.there), steps
         (switch,) = [change for change in kernel.there if isinstance(change, KillSwitch)]
         assert kernel.begun == {switch.name}

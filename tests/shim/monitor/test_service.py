@@ -18,23 +18,11 @@ from shim.monitor import service as module
 from shim.monitor.plan import EVERYTHING, Network, changes
 from shim.monitor.service import Service
 from shim.netlink.changes import Change, KillSwitch, Rule
+from shim.protocol import monitor as messages
 from shim.protocol.common import Failed, Fault, Hello, Missing
 from shim.protocol.handover import pair
 from shim.protocol.link import LinkClosedError, Message
-from shim.protocol.monitor import (
-    CLIENT_OF_MONITOR,
-    MAX_PAUSE_S,
-    MONITOR,
-    Capture,
-    Captured,
-    Down,
-    Mark,
-    Marked,
-    Pause,
-    Paused,
-    Prefix,
-    Welcome,
-)
+from shim.protocol.monitor import Capture, Captured, Down, Mark, Marked, Pause, Paused, Prefix
 
 ALL = tuple(map(ip_network, EVERYTHING))
 NET = Prefix(bytes([10, 0, 0, 0]), 8)
@@ -70,7 +58,7 @@ class Conversation:
 
     def __init__(self, routes: tuple[Network, ...] = ALL, netns: bytes = b"") -> None:
         self.world = World()
-        self.client, monitor = pair(CLIENT_OF_MONITOR, MONITOR)
+        self.client, monitor = pair(messages.CLIENT_OF_MONITOR, messages.MONITOR)
         self._gate, self._other = socket.socketpair()
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end, end = os.pipe()
@@ -129,7 +117,7 @@ def conversation() -> Iterator[Conversation]:
 
 def test_hello_is_welcomed(conversation: Conversation) -> None:
     welcome = conversation.say(Hello(protocol.VERSION))
-    assert welcome == Welcome(protocol.VERSION, "ovpn0", (Missing.LANDLOCK,))
+    assert welcome == messages.Welcome(protocol.VERSION, "ovpn0", (Missing.LANDLOCK,))
 
 
 def test_capture_makes_what_was_planned(conversation: Conversation) -> None:
@@ -196,7 +184,7 @@ def test_second_pause_takes_the_place_of_the_first(conversation: Conversation) -
         [Hello(protocol.VERSION), Capture(False, False, (Prefix(b"\x0a\0\0\1", 8),))],
         [Hello(protocol.VERSION), Capture(True, True, ()), Capture(True, True, ())],
         [Hello(protocol.VERSION), Pause(1)],
-        [Hello(protocol.VERSION), Capture(True, True, ()), Pause(MAX_PAUSE_S + 1)],
+        [Hello(protocol.VERSION), Capture(True, True, ()), Pause(messages.MAX_PAUSE_S + 1)],
         [Hello(protocol.VERSION), Capture(True, True, ()), Pause(-1)],
     ],
     ids=[
@@ -317,8 +305,8 @@ def test_outer_socket_is_marked(
 
 def test_longest_pause_is_one(conversation: Conversation) -> None:
     world = capturing(conversation)
-    assert conversation.say(Pause(MAX_PAUSE_S)) == Paused()
-    assert world.open_for == [MAX_PAUSE_S]
+    assert conversation.say(Pause(messages.MAX_PAUSE_S)) == Paused()
+    assert world.open_for == [messages.MAX_PAUSE_S]
 
 
 def test_descriptor_that_becomes_readable_ends_it(conversation: Conversation) -> None:

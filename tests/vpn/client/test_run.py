@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-from client_lab import FakeConnector, FakeGate, close_all, received, started
+from client_lab import FakeConnector, FakeGate, close_all, no_wait_between_tries, received, started
 from dialogues import dialogue, until
 
 from shim.protocol import datagrams
@@ -296,8 +296,7 @@ async def test_running_loses_its_session_and_has_it_renewed(bench: Bench) -> Non
 async def test_running_goes_on_where_there_is_no_session_any_more(bench: Bench) -> None:
     await bench.start()
     bench.connector.error = AuthenticationError("the key is no longer accepted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vpn.client.session.renewing.random.random", lambda: 0.0)
+    with no_wait_between_tries():
         bench.connector.sessions[0].closed.set_result("gone")
         await until(lambda: len(bench.said) == 3)
     assert bench.said[2] == ("the key is no longer accepted; the command has no network any more")

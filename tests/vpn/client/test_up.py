@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from client_lab import FakeConnector, FakeGate, started
+from client_lab import FakeConnector, FakeGate, no_wait_between_tries, started
 from dialogues import dialogue, until
 
 from shim.protocol import DEVICE, datagrams
@@ -521,8 +521,7 @@ async def test_connected_helper_ends(bench: Bench, helper: str) -> None:
 async def test_reconnecting_is_refused_for_good(bench: Bench) -> None:
     await bench.come_up()
     bench.connector.error = AuthenticationError("the key is no longer accepted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vpn.client.session.renewing.random.random", lambda: 0.0)
+    with no_wait_between_tries():
         bench.connector.sessions[0].closed.set_result("gone")
         with pytest.raises(AuthenticationError, match="no longer accepted"):
             await bench.serving

@@ -69,17 +69,17 @@ def test_any_text_is_a_target_or_a_usage_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
+    ("text", "host", "port"),
     [
-        ("[::]:4433", Address("::", 4433)),
-        ("[::]", Address("::", QUIC_PORT)),
-        ("192.0.2.1:1", Address("192.0.2.1", 1)),
-        ("host.example", Address("host.example", QUIC_PORT)),
-        ("[fe80::1%eth0]:1", Address("fe80::1%eth0", 1)),
+        ("[::]:4433", "::", 4433),
+        ("[::]", "::", QUIC_PORT),
+        ("192.0.2.1:1", "192.0.2.1", 1),
+        ("host.example", "host.example", QUIC_PORT),
+        ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
     ],
 )
-def test_address_to_listen_on_is_read(text: str, address: Address) -> None:
-    assert parse_listen(text) == address
+def test_address_to_listen_on_is_read(text: str, host: str, port: int) -> None:
+    assert parse_listen(text) == Address(host, port)
 
 
 @pytest.mark.parametrize(

@@ -439,6 +439,10 @@ def _both(*lines: str) -> tuple[str, ...]:
     return tuple(one for line in lines for one in (line, f"{line} --json"))
 
 
+def _routes(*destinations: str) -> tuple[str, ...]:
+    return _both(*(f"route get {destination}" for destination in destinations))
+
+
 STATUS: Final = _both("status")
 NOT_UP: Final = (
     *_both("flows"),
@@ -547,36 +551,36 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "route": Scenario(
         world=World(up=UP),
         steps=(
-            *_both(
-                "route get www.example.org:443",
-                "route get v4only.example.org",
-                "route get 192.0.2.7:80",
-                "route get 192.0.2.7",
-                "route get [2001:db8::7]:443",
-                "route get 198.18.0.9:443",
-                "route get 198.18.0.77:443",
-                "route get 198.18.0.1",
-                "route get 198.18.0.1:53",
-                "route get 192.0.2.7:53",
-                "route get 10.0.0.7:22",
-                "route get 10.0.0.20:631",
-                "route get 172.20.1.1:80",
-                "route get 127.0.0.1:8080",
-                "route get 198.51.100.2:4422",
-                "route get 198.51.100.66:1",
-                "route get 203.0.113.66:1",
-                "route get 255.255.255.255",
-                "route get 224.0.0.251:5353",
-                "route get localhost:80",
-                "route get ipv4only.arpa",
-                "route get x.onion:80",
-                "route get none.example.org:80",
-                "route get nodata.example.org:80",
-                "route get broken.example.org:80",
-                "route get full.example.org:80",
+            *_routes(
+                "www.example.org:443",
+                "v4only.example.org",
+                "192.0.2.7:80",
+                "192.0.2.7",
+                "[2001:db8::7]:443",
+                "198.18.0.9:443",
+                "198.18.0.77:443",
+                "198.18.0.1",
+                "198.18.0.1:53",
+                "192.0.2.7:53",
+                "10.0.0.7:22",
+                "10.0.0.20:631",
+                "172.20.1.1:80",
+                "127.0.0.1:8080",
+                "198.51.100.2:4422",
+                "198.51.100.66:1",
+                "203.0.113.66:1",
+                "255.255.255.255",
+                "224.0.0.251:5353",
+                "localhost:80",
+                "ipv4only.arpa",
+                "x.onion:80",
+                "none.example.org:80",
+                "nodata.example.org:80",
+                "broken.example.org:80",
+                "full.example.org:80",
             ),
             "@wait 20",
-            *_both("route get www.example.org:443"),
+            *_routes("www.example.org:443"),
             "@wait 100",
             "route get WWW.Example.Org.:443",
             "route get 'a b'",
@@ -587,95 +591,76 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "route-plain-sshd": Scenario(
         world=World(up=replace(UP, is_our_server=False, target="ssh://bob@[2001:db8::22]:2222")),
-        steps=_both(
-            "route get www.example.org:443",
-            "route get www.example.org",
-            "route get 192.0.2.7:443",
-            "route get 192.0.2.7",
-        ),
+        steps=_routes("www.example.org:443", "www.example.org", "192.0.2.7:443", "192.0.2.7"),
     ),
     "route-split": Scenario(
         world=World(up=SPLIT, kernel="split"),
-        steps=_both(
-            "route get 10.9.3.4:443",
-            "route get 192.0.2.7:80",
-            "route get www.example.com:443",
-            "route get unknown.example.com:443",
-            "route get www.example.org:443",
-            "route get db.corp.example:5432",
-            "route get db.corp.example:1",
-            "route get me.example:80",
-            "route get printer.home.arpa:631",
+        steps=_routes(
+            "10.9.3.4:443",
+            "192.0.2.7:80",
+            "www.example.com:443",
+            "unknown.example.com:443",
+            "www.example.org:443",
+            "db.corp.example:5432",
+            "db.corp.example:1",
+            "me.example:80",
+            "printer.home.arpa:631",
         ),
     ),
     "route-without-names": Scenario(
         world=World(up=replace(UP, routes=("10.9.0.0/16",)), kernel="split"),
-        steps=_both("route get www.example.com:443", "route get 10.9.3.4:443"),
+        steps=_routes("www.example.com:443", "10.9.3.4:443"),
     ),
     "route-reconnecting": Scenario(
         world=World(up=LOST),
-        steps=_both(
-            "route get 192.0.2.7:80",
-            "route get www.example.org:443",
-            "route get 198.18.0.9:443",
-            "route get 10.0.0.20:631",
-        ),
+        steps=_routes("192.0.2.7:80", "www.example.org:443", "198.18.0.9:443", "10.0.0.20:631"),
     ),
     "route-trying-now": Scenario(
-        world=World(up=replace(LOST, retry_in_s=0)), steps=_both("route get 192.0.2.7:80")
+        world=World(up=replace(LOST, retry_in_s=0)), steps=_routes("192.0.2.7:80")
     ),
     "route-switch": Scenario(
         world=World(up=SWITCH, kernel="plain"),
         steps=(
-            *_both(
-                "route get 192.0.2.7:80",
-                "route get 10.0.0.20:631",
-                "route get 198.51.100.66:1",
-                "route get [2001:db8::7]:443",
-            ),
+            *_routes("192.0.2.7:80", "10.0.0.20:631", "198.51.100.66:1", "[2001:db8::7]:443"),
             "pause --for 5m",
-            *_both("route get 192.0.2.7:80", "route get 198.51.100.66:1"),
+            *_routes("192.0.2.7:80", "198.51.100.66:1"),
         ),
     ),
     "route-switch-without-lan": Scenario(
         world=World(up=replace(SWITCH, lan=False), kernel="plain"),
-        steps=_both("route get 10.0.0.20:631"),
+        steps=_routes("10.0.0.20:631"),
     ),
     "route-blocked": Scenario(
         world=World(left="blocked", kernel="none"),
-        steps=_both("route get 192.0.2.7:80", "route get www.example.com:443"),
+        steps=_routes("192.0.2.7:80", "www.example.com:443"),
     ),
     "route-down": Scenario(
         world=World(kernel="plain"),
-        steps=_both(
-            "route get 192.0.2.7",
-            "route get 10.0.0.7",
-            "route get www.example.com:443",
-            "route get unknown.example.com",
-            "route get 198.51.100.66",
+        steps=_routes(
+            "192.0.2.7", "10.0.0.7", "www.example.com:443", "unknown.example.com", "198.51.100.66"
         ),
     ),
-    "route-unclear": Scenario(world=World(kernel="unclear"), steps=_both("route get 192.0.2.7:80")),
+    "route-unclear": Scenario(world=World(kernel="unclear"), steps=_routes("192.0.2.7:80")),
     "route-run": Scenario(
         world=World(runs=RUNS),
         steps=(
-            *_both(
-                "route get --run quiet-otter www.example.org:443",
-                "route get --run quiet-otter www.example.org:8443",
-                "route get --run quiet-otter web.denied.example:443",
-                "route get --run quiet-otter 192.0.2.7:80",
-                "route get --run quiet-otter 203.0.113.7:80",
-                "route get --run quiet-otter 10.1.2.3",
-                "route get --run quiet-otter me.example:1",
-                "route get --run brave-lynx www.example.org:443",
-                "route get --run new-one 203.0.113.7:80",
+            *_routes(
+                "--run quiet-otter www.example.org:443",
+                "--run quiet-otter www.example.org:8443",
+                "--run quiet-otter web.denied.example:443",
+                "--run quiet-otter 192.0.2.7:80",
+                "--run quiet-otter 203.0.113.7:80",
+                "--run quiet-otter 10.1.2.3",
+                "--run quiet-otter me.example:1",
+                "--run brave-lynx www.example.org:443",
+                "--run new-one 203.0.113.7:80",
             ),
             "route get --run none 192.0.2.7:80",
         ),
     ),
     "route-gate-silent": Scenario(
         world=World(up=replace(UP, is_gate_silent=True)),
-        steps=_both("route get www.example.org:443", "route get 198.18.0.9:443"),
+        steps=_routes("www.example.org:443", "198.18.0.9:443"),
     ),
     "dns": Scenario(
         world=World(up=UP),

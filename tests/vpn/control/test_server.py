@@ -228,12 +228,14 @@ async def test_another_user_is_refused_before_a_word(
 
 
 @played
-async def test_client_of_another_version_is_told_the_version_and_may_take_it_down(
-    bench: Bench,
-) -> None:
+async def test_client_of_another_version_is_turned_away(bench: Bench) -> None:
     client = bench.connect()
     client.send(Hello(VERSION + 1), GetStatus())
     assert await is_turned_away(client)
+
+
+@played
+async def test_client_of_another_version_may_take_it_down(bench: Bench) -> None:
     client = bench.connect()
     client.send(Hello(VERSION + 1), TakeDown())
     assert await client.receive() == Hello(VERSION)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from dialogues import dialogue
 from ssh_lab import Keys, session_of
-from transport_lab import Recorder
+from transport_lab import Recorder, played_on_each_loop
 
 from vpn.protocol import echo
 from vpn.protocol.echo import Failed, Reply, Request
@@ -69,14 +71,20 @@ class Kernel:
 class Bench:
     """A channel to the service: requests go in, and what comes out is looked at."""
 
-    def __init__(self, grant: Grant = EVERYTHING, refusal: OSError | None = None) -> None:
+    def __init__(self) -> None:
         self.kernels: list[Kernel] = []
-        self.refusal = refusal
         self.resolved: list[tuple[str, Any]] = []
         self.service = EchoService(self._resolve)
         self.service.new_socket = self._new_socket  # type: ignore[method-assign, assignment]
-        self.login = Login(grant)
+        self.login = Login(EVERYTHING)
         self.client, self.answers = self.channel()
+
+    async def log_in(self, *permit_open: tuple[str, int | None]) -> None:
+        """Have a channel of a login that may open this only, in place of the one there is."""
+        self.client.transport.abort()
+        self.login = Login(Grant(permit_open=frozenset(permit_open)))
+        self.client, self.answers = self.channel()
+        await self.client.until_fact("made")
 
     def channel(self) -> tuple[Recorder, Frames]:
         client = Recorder()
@@ -84,8 +92,6 @@ class Bench:
         return client, Frames(echo.MAX_MESSAGE)
 
     def _new_socket(self, family: int) -> Kernel:
-        if self.refusal is not None:
-            raise self.refusal
         self.kernels.append(Kernel())
         return self.kernels[-1]
 
@@ -121,108 +127,88 @@ def request(query: int = 1, host: str = "192.0.2.1", sequence: int = 7, **fields
     return Request(query=query, host=host, sequence=sequence, **given)
 
 
-def played(run: Callable, dialogue: Callable[[Bench], Any], **arguments: Any) -> None:
-    """Play a dialogue with a service, over a channel that is ended afterwards."""
-
-    async def play() -> None:
-        bench = Bench(**arguments)
-        await bench.client.until_fact("made")
-        await dialogue(bench)
-        bench.client.transport.abort()
-        await bench.settle()
-        bench.service.close()
-        assert all(kernel.is_closed for kernel in bench.kernels)
-        assert bench.login.held["echo"] == 0
-
-    run(play())
+@asynccontextmanager
+async def channel() -> AsyncIterator[Bench]:
+    """A channel to the service, which is ended afterwards."""
+    bench = Bench()
+    await bench.client.until_fact("made")
+    yield bench
+    bench.client.transport.abort()
+    await bench.settle()
+    bench.service.close()
+    assert all(kernel.is_closed for kernel in bench.kernels)
+    assert bench.login.held["echo"] == 0
 
 
-def test_request_is_sent_as_it_is(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(hop_limit=3, may_fragment=False))
-        await bench.settle()
-        assert bench.kernels[0].sent == [("192.0.2.1", 3, 7, b"payload", False)]
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_request_is_sent_as_it_is(bench: Bench) -> None:
+    bench.send(request(hop_limit=3, may_fragment=False))
+    await bench.settle()
+    assert bench.kernels[0].sent == [("192.0.2.1", 3, 7, b"payload", False)]
 
 
-def test_replies_come_doubled_and_out_of_order_as_they_are(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request())
-        await bench.settle()
-        replies = [Answer("192.0.2.1", number, 60, b"payload") for number in (9, 7, 7, 8)]
-        bench.kernels[0].answer(*replies)
-        assert await bench.hears(4) == [
-            Reply(1, number, 60, "192.0.2.1", b"payload") for number in (9, 7, 7, 8)
-        ]
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_replies_come_doubled_and_out_of_order_as_they_are(bench: Bench) -> None:
+    bench.send(request())
+    await bench.settle()
+    replies = [Answer("192.0.2.1", number, 60, b"payload") for number in (9, 7, 7, 8)]
+    bench.kernels[0].answer(*replies)
+    assert await bench.hears(4) == [
+        Reply(1, number, 60, "192.0.2.1", b"payload") for number in (9, 7, 7, 8)
+    ]
 
 
-def test_nothing_comes_where_nothing_answers(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request())
-        await bench.settle()
-        assert not bench.client.received
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_nothing_comes_where_nothing_answers(bench: Bench) -> None:
+    bench.send(request())
+    await bench.settle()
+    assert not bench.client.received
 
 
-def test_name_is_resolved_once_and_answers_under_its_name(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(*(request(host="a.example", family=6, sequence=number) for number in range(3)))
-        await bench.settle()
-        bench.send(request(host="a.example", family=6, sequence=3))
-        await bench.settle()
-        assert bench.resolved == [("a.example", socket.AF_INET6)]
-        assert [each[::2] for each in bench.kernels[0].sent] == [
-            ("2001:db8::1", number, True) for number in range(4)
-        ]
-        bench.kernels[0].answer(
-            Answer("2001:db8::1", 0, 60, b""), Answer("2001:db8::9", 1, 60, b"")
-        )
-        assert [each.source for each in await bench.hears(2)] == ["a.example", "2001:db8::9"]
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_name_is_resolved_once_and_answers_under_its_name(bench: Bench) -> None:
+    bench.send(*(request(host="a.example", family=6, sequence=number) for number in range(3)))
+    await bench.settle()
+    bench.send(request(host="a.example", family=6, sequence=3))
+    await bench.settle()
+    assert bench.resolved == [("a.example", socket.AF_INET6)]
+    assert [each[::2] for each in bench.kernels[0].sent] == [
+        ("2001:db8::1", number, True) for number in range(4)
+    ]
+    bench.kernels[0].answer(Answer("2001:db8::1", 0, 60, b""), Answer("2001:db8::9", 1, 60, b""))
+    assert [each.source for each in await bench.hears(2)] == ["a.example", "2001:db8::9"]
 
 
-def test_name_that_does_not_exist_is_a_host_that_cannot_be_reached(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(host="none.example"), request(2, "none.example", family=6))
-        assert await bench.hears(2) == [Failed(1, 7, 3, 1, 0, ""), Failed(2, 7, 1, 3, 0, "")]
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_name_that_does_not_exist_is_a_host_that_cannot_be_reached(bench: Bench) -> None:
+    bench.send(request(host="none.example"), request(2, "none.example", family=6))
+    assert await bench.hears(2) == [Failed(1, 7, 3, 1, 0, ""), Failed(2, 7, 1, 3, 0, "")]
 
 
-def test_error_of_send_is_said_by_the_server_itself(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request())
-        await bench.settle()
-        bench.kernels[0].refusal = OSError(101, "Network is unreachable")
-        bench.send(request(sequence=8))
-        assert await bench.hears(1) == [Failed(1, 8, 3, 0, 0, "")]
-        bench.kernels[0].refusal = OSError(105, "No buffer space available")
-        bench.send(request(sequence=9))
-        await bench.settle()
-        assert not bench.client.received  # lost like any other
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_error_of_send_is_said_by_the_server_itself(bench: Bench) -> None:
+    bench.send(request())
+    await bench.settle()
+    bench.kernels[0].refusal = OSError(101, "Network is unreachable")
+    bench.send(request(sequence=8))
+    assert await bench.hears(1) == [Failed(1, 8, 3, 0, 0, "")]
+    bench.kernels[0].refusal = OSError(105, "No buffer space available")
+    bench.send(request(sequence=9))
+    await bench.settle()
+    assert not bench.client.received  # lost like any other
 
 
-def test_kernel_that_forbids_is_prohibited_and_logged_once(
-    run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@dialogue(channel, run="run")
+async def test_kernel_that_forbids_is_prohibited_and_logged_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(family: int) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(module, "PingSocket", refuse)
-
-    async def dialogue(bench: Bench) -> None:
-        del bench.service.new_socket  # the real one, on a kernel that refuses
-        bench.send(request(), request(2, "2001:db8::1", family=6))
-        assert await bench.hears(2) == [Failed(1, 7, 3, 13, 0, ""), Failed(2, 7, 1, 1, 0, "")]
-
-    played(run, dialogue)
+    del bench.service.new_socket  # the real one, on a kernel that refuses
+    bench.send(request(), request(2, "2001:db8::1", family=6))
+    assert await bench.hears(2) == [Failed(1, 7, 3, 13, 0, ""), Failed(2, 7, 1, 1, 0, "")]
     assert [line.getMessage() for line in caplog.records] == [
         "ICMP echo is not available: net.ipv4.ping_group_range does not include the group of "
         "this process; see icmp(7)"
@@ -232,159 +218,139 @@ def test_kernel_that_forbids_is_prohibited_and_logged_once(
 @pytest.mark.parametrize(
     ("host", "permitted"),
     [
-        ("192.0.2.1", [("192.0.2.1", None)]),
-        ("192.0.2.1", [("*", None)]),
-        ("db.example", [("db.example", None)]),
+        ("192.0.2.1", ("192.0.2.1", None)),
+        ("192.0.2.1", ("*", None)),
+        ("db.example", ("db.example", None)),
     ],
 )
-def test_host_of_which_any_port_may_be_opened_may_be_pinged(
-    run: Callable, host: str, permitted: list[tuple[str, int | None]]
+@dialogue(channel, run="run")
+async def test_host_of_which_any_port_may_be_opened_may_be_pinged(
+    bench: Bench, host: str, permitted: tuple[str, int | None]
 ) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(host=host))
-        await bench.settle()
-        assert len(bench.kernels[0].sent) == 1
-
-    played(run, dialogue, grant=Grant(permit_open=frozenset(permitted)))
+    await bench.log_in(permitted)
+    bench.send(request(host=host))
+    await bench.settle()
+    assert len(bench.kernels[0].sent) == 1
 
 
 @pytest.mark.parametrize(
     ("host", "permitted"),
     [
-        ("192.0.2.1", [("192.0.2.1", 443)]),
-        ("192.0.2.1", [("*", 443)]),
-        ("192.0.2.1", [("192.0.2.2", None)]),
-        ("db.example", [("192.0.2.1", None)]),
+        ("192.0.2.1", ("192.0.2.1", 443)),
+        ("192.0.2.1", ("*", 443)),
+        ("192.0.2.1", ("192.0.2.2", None)),
+        ("db.example", ("192.0.2.1", None)),
     ],
 )
-def test_host_of_which_some_ports_may_be_opened_is_prohibited(
-    run: Callable, host: str, permitted: list[tuple[str, int | None]]
+@dialogue(channel, run="run")
+async def test_host_of_which_some_ports_may_be_opened_is_prohibited(
+    bench: Bench, host: str, permitted: tuple[str, int | None]
 ) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(host=host))
-        assert await bench.hears(1) == [Failed(1, 7, 3, 13, 0, "")]
-        assert not bench.kernels
-        assert not bench.resolved
-
-    played(run, dialogue, grant=Grant(permit_open=frozenset(permitted)))
+    await bench.log_in(permitted)
+    bench.send(request(host=host))
+    assert await bench.hears(1) == [Failed(1, 7, 3, 13, 0, "")]
+    assert not bench.kernels
+    assert not bench.resolved
 
 
 @pytest.mark.parametrize("host", ["resolver.overlay-vpn.internal", "224.0.0.1"])
-def test_what_nobody_may_ping_is_prohibited(run: Callable, host: str) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(host=host))
-        assert await bench.hears(1) == [Failed(1, 7, 3, 13, 0, "")]
-        assert not bench.kernels
-        assert not bench.resolved
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_what_nobody_may_ping_is_prohibited(bench: Bench, host: str) -> None:
+    bench.send(request(host=host))
+    assert await bench.hears(1) == [Failed(1, 7, 3, 13, 0, "")]
+    assert not bench.kernels
+    assert not bench.resolved
 
 
-def test_too_many_queries_push_out_the_idlest(
-    run: Callable, monkeypatch: pytest.MonkeyPatch
+@dialogue(channel, run="run")
+async def test_too_many_queries_push_out_the_idlest(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_QUERIES", 2)
-
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(1), request(2))
-        await bench.settle()
-        bench.send(request(1), request(3))
-        await bench.settle()
-        assert [kernel.is_closed for kernel in bench.kernels] == [False, True, False]
-
-    played(run, dialogue)
+    bench.send(request(1), request(2))
+    await bench.settle()
+    bench.send(request(1), request(3))
+    await bench.settle()
+    assert [kernel.is_closed for kernel in bench.kernels] == [False, True, False]
 
 
-def test_channels_of_a_login_share_the_limit(
-    run: Callable, monkeypatch: pytest.MonkeyPatch
+@dialogue(channel, run="run")
+async def test_channels_of_a_login_share_the_limit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_QUERIES", 1)
-
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(1))
-        await bench.settle()
-        other, _ = bench.channel()
-        await other.until_fact("made")
-        other.transport.write(frame(echo.encode(request(1))))
-        await bench.settle()
-        assert [kernel.is_closed for kernel in bench.kernels] == [False]
-        other.transport.abort()
-
-    played(run, dialogue)
+    bench.send(request(1))
+    await bench.settle()
+    other, _ = bench.channel()
+    await other.until_fact("made")
+    other.transport.write(frame(echo.encode(request(1))))
+    await bench.settle()
+    assert [kernel.is_closed for kernel in bench.kernels] == [False]
+    other.transport.abort()
 
 
-def test_idle_query_is_forgotten(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def idle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TICK_S", 0.01)
     monkeypatch.setattr(module, "IDLE_S", 0.0)
 
-    async def dialogue(bench: Bench) -> None:
-        bench.send(request(1))
-        await bench.settle()
-        await asyncio.sleep(0.1)
-        assert bench.kernels[0].is_closed
 
-    played(run, dialogue)
-
-
-def test_requests_that_wait_for_a_name_are_bounded(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.send(*(request(host="a.example", sequence=number) for number in range(100)))
-        await bench.settle()
-        assert len(bench.kernels[0].sent) == module.MAX_WAITING
-
-    played(run, dialogue)
+@pytest.mark.usefixtures("idle_at_once")
+@dialogue(channel, run="run")
+async def test_idle_query_is_forgotten(bench: Bench) -> None:
+    bench.send(request(1))
+    await bench.settle()
+    await asyncio.sleep(0.1)
+    assert bench.kernels[0].is_closed
 
 
-def test_client_that_does_not_read_loses_replies(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.client.transport.pause_reading()
-        bench.send(request())
-        await bench.settle()
-        for _ in range(200):
-            bench.kernels[0].answer(Answer("192.0.2.1", 7, 60, bytes(60000)))
-            await asyncio.sleep(0)
-        await bench.settle()
-        bench.client.transport.resume_reading()
-        await bench.settle()
-        assert 0 < len(bench.client.received) < 100 * 60000
-
-    played(run, dialogue)
+@dialogue(channel, run="run")
+async def test_requests_that_wait_for_a_name_are_bounded(bench: Bench) -> None:
+    bench.send(*(request(host="a.example", sequence=number) for number in range(100)))
+    await bench.settle()
+    assert len(bench.kernels[0].sent) == module.MAX_WAITING
 
 
-def test_what_is_no_message_ends_the_channel(run: Callable) -> None:
-    async def dialogue(bench: Bench) -> None:
-        bench.client.transport.write(b"\xff\xff\xff\xff")
-        await bench.client.until_fact("lost")
+@dialogue(channel, run="run")
+async def test_client_that_does_not_read_loses_replies(bench: Bench) -> None:
+    bench.client.transport.pause_reading()
+    bench.send(request())
+    await bench.settle()
+    for _ in range(200):
+        bench.kernels[0].answer(Answer("192.0.2.1", 7, 60, bytes(60000)))
+        await asyncio.sleep(0)
+    await bench.settle()
+    bench.client.transport.resume_reading()
+    await bench.settle()
+    assert 0 < len(bench.client.received) < 100 * 60000
 
-    played(run, dialogue)
+
+@dialogue(channel, run="run")
+async def test_what_is_no_message_ends_the_channel(bench: Bench) -> None:
+    bench.client.transport.write(b"\xff\xff\xff\xff")
+    await bench.client.until_fact("lost")
 
 
-def test_login_that_may_open_one_port_has_the_service_and_is_prohibited_there(
-    run: Callable, keys: Keys
+@played_on_each_loop
+async def test_login_that_may_open_one_port_has_the_service_and_is_prohibited_there(
+    keys: Keys,
 ) -> None:
     keys.authorize('permitopen="192.0.2.1:443"')
-
-    async def dialogue() -> None:
-        async with session_of(keys) as session:
-            reader, writer = await session.open_stream(*ECHO)
-            writer.write(frame(echo.encode(request())))
-            said = Frames(echo.MAX_MESSAGE)
-            heard: list[Reply | Failed] = []
-            while not heard:
-                heard = list(map(echo.decode_answer, said.feed(await reader.read(4096))))
-            assert heard == [Failed(1, 7, 3, 13, 0, "")]
-            writer.close()
-            await writer.wait_closed()
-
-    run(dialogue())
+    async with session_of(keys) as session:
+        reader, writer = await session.open_stream(*ECHO)
+        writer.write(frame(echo.encode(request())))
+        said = Frames(echo.MAX_MESSAGE)
+        heard: list[Reply | Failed] = []
+        while not heard:
+            heard = list(map(echo.decode_answer, said.feed(await reader.read(4096))))
+        assert heard == [Failed(1, 7, 3, 13, 0, "")]
+        writer.close()
+        await writer.wait_closed()
 
 
-def test_login_without_forwarding_has_no_service(run: Callable, keys: Keys) -> None:
+@played_on_each_loop
+async def test_login_without_forwarding_has_no_service(keys: Keys) -> None:
     keys.authorize("no-port-forwarding")
-
-    async def dialogue() -> None:
-        async with session_of(keys) as session:
-            with pytest.raises(OpenFailed):
-                await session.open_stream(*ECHO)
-
-    run(dialogue())
+    async with session_of(keys) as session:
+        with pytest.raises(OpenFailed):
+            await session.open_stream(*ECHO)

@@ -6,16 +6,9 @@ from typing import Any
 import pytest
 
 from vpn.transport.base import SocketAddress
-from vpn.transport.quic import udp_connection
+from vpn.transport.quic import engine, udp_connection
 from vpn.transport.quic.config import Liveness
-from vpn.transport.quic.engine import (
-    ABORTED,
-    NO_ERROR,
-    ConnectionClosedError,
-    Origin,
-    Path,
-    Termination,
-)
+from vpn.transport.quic.engine import ABORTED, NO_ERROR, ConnectionClosedError, Origin, Termination
 from vpn.transport.quic.pacer import TIMER_RESOLUTION_S
 from vpn.transport.quic.state_machine import Events
 from vpn.transport.quic.udp_connection import UdpConnection
@@ -244,7 +237,7 @@ SILENT = Termination(Origin.SILENCE, reason="no answer from the peer for 15 s")
 def test_facts_of_the_machine_are_those_of_the_connection(scene: Scene) -> None:
     connection = scene.connection
     assert connection.peer_key == b"key"
-    assert connection.path == Path(("192.0.2.1", 1), ("192.0.2.2", 2), 0.25, 4)
+    assert connection.path == engine.Path(("192.0.2.1", 1), ("192.0.2.2", 2), 0.25, 4)
     assert (connection.unsent_bytes, connection.is_sending_finished) == (5, True)
     assert (connection.max_datagram_bytes, connection.dropped_datagrams) == (6, 3)
 
