@@ -22,11 +22,13 @@ class Framing:
     """Splits one direction of a stream into messages.
 
     `max_message` is the largest message, in octets, that the peer may send. Each stream may leave
-    that much waiting, so a server of many streams allows less than the format does.
+    that much waiting, so a server of many streams allows less than the format does. `length` is
+    how the length before each message is written.
     """
 
-    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(self, max_message: int = MAX_MESSAGE, length: struct.Struct = _LENGTH) -> None:
         self._max_message = max_message
+        self._length = length
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -35,18 +37,18 @@ class Framing:
         Raises ValueError if the peer announces more than `max_message`. The next message cannot
         be found then, and the stream is to be closed.
         """
-        buffer = self._buffer
+        buffer, prefix = self._buffer, self._length
         buffer += data
         messages = []
         start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
+        while len(buffer) - start >= prefix.size:
+            (length,) = prefix.unpack_from(buffer, start)
             if length > self._max_message:
                 raise ValueError(f"a message of {length} octets is announced")
-            end = start + _LENGTH.size + length
+            end = start + prefix.size + length
             if end > len(buffer):
                 break
-            messages.append(bytes(buffer[start + _LENGTH.size : end]))
+            messages.append(bytes(buffer[start + prefix.size : end]))
             start = end
         del buffer[:start]
         return messages

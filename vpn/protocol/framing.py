@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from dns.framing import Framing
+
 _LENGTH: Final = struct.Struct("!I")
 
 
@@ -13,27 +15,9 @@ def frame(message: bytes) -> bytes:
     return _LENGTH.pack(len(message)) + message
 
 
-class Frames:
+class Frames(Framing):
     """Takes one direction of a stream apart. At most one incomplete message waits."""
 
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes` is the largest message that the peer may send."""
-        self._max_bytes = max_bytes
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the messages that `data` completes. Raises ValueError: the stream is to end."""
-        buffer = self._buffer
-        buffer += data
-        found, start = [], 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > self._max_bytes:
-                raise ValueError(f"a message of {length} octets is announced")
-            end = start + _LENGTH.size + length
-            if end > len(buffer):
-                break
-            found.append(bytes(buffer[start + _LENGTH.size : end]))
-            start = end
-        del buffer[:start]
-        return found
+        super().__init__(max_bytes, _LENGTH)
