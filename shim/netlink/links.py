@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.nfnetlink.nftsocket import Meta, Regs
+from pyroute2.netlink.rtnl import rt_scope
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 from pyroute2.nftables.expressions import genex, verdict
 from pyroute2.nftables.main import NFTables
 
@@ -25,9 +27,6 @@ MTU_BYTES: Final = 65535
 """As on the loopback device: both ends are kernels of this machine (docs/decisions/0001)."""
 
 _ADDR_GEN_MODE_NONE: Final = 1
-_IFA_F_NODAD: Final = 0x02
-_RT_SCOPE_LINK: Final = 253
-_RT_SCOPE_HOST: Final = 254
 _NF_ACCEPT: Final = 1
 _NF_DROP: Final = 0
 _TCP_FLAGS: Final = 13
@@ -63,7 +62,7 @@ class Interfaces:
                     address=str(address),
                     prefixlen=address.max_prefixlen,
                     family=FAMILIES[address.version],
-                    **({"flags": _IFA_F_NODAD} if address.version == 6 else {}),
+                    **({"flags": IFA_F_NODAD} if address.version == 6 else {}),
                 )
             self._ip.link("set", index=index, state="up")
         return index
@@ -103,7 +102,7 @@ class Interfaces:
                 table=table,
                 prefsrc=str(source),
                 proto=ROUTE_PROTOCOL,
-                scope=_RT_SCOPE_LINK if source.version == 4 else 0,
+                scope=rt_scope["link"] if source.version == 4 else 0,
             )
 
     def deliver_locally(self, index: int, table: int) -> None:
@@ -117,7 +116,7 @@ class Interfaces:
                     dst="default",
                     oif=index,
                     table=table,
-                    scope=_RT_SCOPE_HOST if family == socket.AF_INET else 0,
+                    scope=rt_scope["host"] if family == socket.AF_INET else 0,
                 )
                 self._ip.rule("add", family=family, iifname="flow0", table=table, priority=100)
 

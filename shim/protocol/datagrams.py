@@ -40,16 +40,22 @@ Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Payload = Annotated[bytes, msgspec.Meta(max_length=MAX_PAYLOAD)]
 
 
+class _WithPayload(Message, frozen=True):
+    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
+
+
+class _WithNames(Message, frozen=True):
+    SIZE: ClassVar[int] = 64 + 2 * MAX_NAME
+
+
 # gate → client
 
 
-class Send(Message, frozen=True, tag="send"):
+class Send(_WithPayload, frozen=True, tag="send"):
     """An application has sent a datagram. `hop_limit` is what is left of it behind the gate.
 
     `family` is 4 or 6. Without `may_fragment` it is to arrive whole or not at all (RFC 791, DF).
     """
-
-    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
 
     association: int
     family: Literal[4, 6]
@@ -66,13 +72,11 @@ class Forget(Message, frozen=True, tag="forget"):
     association: int
 
 
-class Ping(Message, frozen=True, tag="ping"):
+class Ping(_WithPayload, frozen=True, tag="ping"):
     """An application has sent an echo request. `hop_limit` is what is left of it behind the gate.
 
     `family` is 4 or 6. Without `may_fragment` no router on the way may (RFC 791, DF).
     """
-
-    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
 
     query: int
     family: Literal[4, 6]
@@ -86,10 +90,8 @@ class Ping(Message, frozen=True, tag="ping"):
 # client → gate
 
 
-class Deliver(Message, frozen=True, tag="deliver"):
+class Deliver(_WithPayload, frozen=True, tag="deliver"):
     """A datagram has come for an association from `host`, solicited or not."""
-
-    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
 
     association: int
     host: Host
@@ -97,15 +99,13 @@ class Deliver(Message, frozen=True, tag="deliver"):
     payload: Payload
 
 
-class Undeliverable(Message, frozen=True, tag="undeliverable"):
+class Undeliverable(_WithNames, frozen=True, tag="undeliverable"):
     """The last datagram to `host` and `port` did not arrive: an ICMP error of its family.
 
     `kind` and `code` are as in RFC 792 or RFC 4443, for destination unreachable, packet too big
     and time exceeded; `mtu` is 0 if the error has none. `router` sent it: empty for the gate
     itself, `host` for the destination, else an address.
     """
-
-    SIZE: ClassVar[int] = 64 + 2 * MAX_NAME
 
     association: int
     host: Host
@@ -116,10 +116,8 @@ class Undeliverable(Message, frozen=True, tag="undeliverable"):
     router: Host
 
 
-class Pong(Message, frozen=True, tag="pong"):
+class Pong(_WithPayload, frozen=True, tag="pong"):
     """An echo reply has come, with `hop_limit` left; from `source`, the host or another address."""
-
-    SIZE: ClassVar[int] = 64 + MAX_NAME + MAX_PAYLOAD
 
     query: int
     sequence: Uint16
@@ -128,10 +126,8 @@ class Pong(Message, frozen=True, tag="pong"):
     payload: Payload
 
 
-class Unanswered(Message, frozen=True, tag="unanswered"):
+class Unanswered(_WithNames, frozen=True, tag="unanswered"):
     """An echo request did not arrive: an ICMP error of its family; fields as in `Undeliverable`."""
-
-    SIZE: ClassVar[int] = 64 + MAX_NAME
 
     query: int
     sequence: Uint16

@@ -62,13 +62,6 @@ class DropReason(StrEnum):
     DATAGRAM_LINK = "datagram-link"
 
 
-class DropCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """How many packets were dropped for a reason."""
-
-    reason: DropReason
-    packets: int
-
-
 class Outcome(StrEnum):
     """The result of a lookup at the far end."""
 
@@ -79,6 +72,13 @@ class Outcome(StrEnum):
     UNSUPPORTED = "unsupported"
     FAILED = "failed"
     UNREACHABLE = "unreachable"
+
+
+class DropCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """How many packets were dropped for a reason."""
+
+    reason: DropReason
+    packets: int
 
 
 class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):

@@ -16,10 +16,9 @@ RESOLVED: Final = "org.freedesktop.resolve1"
 NETWORK_MANAGER: Final = "org.freedesktop.NetworkManager"
 
 _RESOLVED_PATH: Final = "/org/freedesktop/resolve1"
-_RESOLVED_MANAGER: Final = "org.freedesktop.resolve1.Manager"
+_RESOLVED_MANAGER: Final = f"{RESOLVED}.Manager"
 _MANAGER_PATH: Final = "/org/freedesktop/NetworkManager"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
-_AF_INET: Final = 2
 
 UNKNOWN: Final = (
     "org.freedesktop.DBus.Error.UnknownMethod",
@@ -62,7 +61,7 @@ def set_up(link: int, suffixes: tuple[str, ...]) -> list[Call]:
         *(_resolved(method, "is", link, "no", may_lack=True) for method in off),
         _resolved("SetLinkDefaultRoute", "ib", link, not suffixes, may_lack=True),
         _resolved("SetLinkDomains", "ia(sb)", link, [(domain, True) for domain in domains]),
-        _resolved("SetLinkDNS", "ia(iay)", link, [(_AF_INET, server)]),
+        _resolved("SetLinkDNS", "ia(iay)", link, [(int(socket.AF_INET), server)]),
         # Cached addresses are those outside the tunnel.
         _resolved("FlushCaches", "", may_lack=True),
     ]

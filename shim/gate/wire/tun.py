@@ -25,13 +25,10 @@ READ_BYTES: Final = VNET_HEADER_BYTES + MAX_PACKET_BYTES
 
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETOFFLOAD: Final = 0x400454D0
-_IFF_TUN: Final = 0x0001
-_IFF_NO_PI: Final = 0x1000
-_IFF_VNET_HDR: Final = 0x4000
-_TUN_F_CSUM: Final = 0x01
-_TUN_F_TSO4: Final = 0x02
-_TUN_F_TSO6: Final = 0x04
-_TUN_F_TSO_ECN: Final = 0x08
+_FLAGS: Final = 0x0001 | 0x1000 | 0x4000
+"""IFF_TUN, IFF_NO_PI, IFF_VNET_HDR."""
+_OFFLOADS: Final = 0x01 | 0x02 | 0x04 | 0x08
+"""TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN."""
 
 
 def create(name: str) -> int:
@@ -43,9 +40,8 @@ def create(name: str) -> int:
     """
     fd = os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-        fcntl.ioctl(fd, _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN)
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _FLAGS))
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS)
     except OSError:
         os.close(fd)
         raise
