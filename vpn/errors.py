@@ -28,23 +28,21 @@ class OverlayError(Exception):
 
     status = Exit.FAILURE
 
+    def __init_subclass__(cls, status: Exit | None = None) -> None:
+        if status is not None:
+            cls.status = status
 
-class UsageError(OverlayError):
+
+class UsageError(OverlayError, status=Exit.USAGE):
     """The command line is not valid."""
 
-    status = Exit.USAGE
 
-
-class NotPermittedError(OverlayError):
+class NotPermittedError(OverlayError, status=Exit.NOT_PERMITTED):
     """The caller, or this process, lacks a permission."""
 
-    status = Exit.NOT_PERMITTED
 
-
-class VersionError(OverlayError):
+class VersionError(OverlayError, status=Exit.PROTOCOL):
     """A running overlay-vpn speaks another version of the control protocol."""
-
-    status = Exit.PROTOCOL
 
     def __init__(self) -> None:
         super().__init__(
@@ -53,19 +51,13 @@ class VersionError(OverlayError):
         )
 
 
-class ConfigurationError(OverlayError):
+class ConfigurationError(OverlayError, status=Exit.CONFIGURATION):
     """A file, key or setting is missing, unreadable or contradicts another."""
 
-    status = Exit.CONFIGURATION
 
-
-class TransportError(OverlayError):
+class TransportError(OverlayError, status=Exit.TRANSPORT):
     """The server cannot be reached, or the stream to it broke."""
 
-    status = Exit.TRANSPORT
 
-
-class AuthenticationError(OverlayError):
+class AuthenticationError(OverlayError, status=Exit.TRANSPORT):
     """One side does not accept the identity of the other."""
-
-    status = Exit.TRANSPORT

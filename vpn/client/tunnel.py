@@ -37,12 +37,11 @@ from vpn.client.shim.datagram_link import DatagramLink
 from vpn.client.shim.link import AsyncLink, close_all
 from vpn.config.settings import SessionSettings
 from vpn.control.messages import FlowStatus
+from vpn.control.verdict import DNS_PORT
 from vpn.errors import ConfigurationError, OverlayError
 from vpn.policy.report import Report
 from vpn.protocol.services import RESOLVER
 from vpn.transport.base import OuterSockets
-
-DNS_PORT: Final = 53
 
 DRAIN_S: Final = 10.0
 STANDSTILL_S: Final = 3.0

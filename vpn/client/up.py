@@ -180,20 +180,20 @@ class Client(Instance):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`control` makes the control server; `tell` is given what others are to be told."""
+        self._clock = clock
+        self._state = SessionState(clock(), kill_switch=settings.kill_switch)
         self._settings = settings
         self._monitor = monitor
         self._resolved = resolved
         self._connector = connector
         self._server_addresses = server_addresses
-        self._control = control
         self._tell = tell
-        self._clock = clock
-        self._state = SessionState(clock(), kill_switch=settings.kill_switch)
+        self._control = control
+        self.events = Events()
         self._uplink: Uplink | None = None
         self._is_closing = asyncio.Event()
         self._is_down = asyncio.Event()
         self._tunnel: Tunnel | None = None
-        self.events = Events()
 
     @property
     def state(self) -> SessionState:

@@ -22,6 +22,9 @@ from vpn.protocol.fields import MAX_HOST, Host, Mtu, Octet, ServiceMessage
 MAX_PAYLOAD: Final = 65527
 """65535 less the header, over IPv6 (RFC 8200 §3); 65507 over IPv4 (RFC 791)."""
 
+NO_PORT: Final = 0
+"""The port of a ping in rules and lookups, which have one for all that is asked for."""
+
 MAX_MESSAGE: Final = MAX_PAYLOAD + 2 * MAX_HOST
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]

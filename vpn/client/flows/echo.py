@@ -29,7 +29,6 @@ MAX_QUERIES: Final = 1024
 MAX_WAITING: Final = 64
 """Pings kept until the channel is open."""
 
-_NO_PORT: Final = 0
 _HOPS_OF_OUR_OWN: Final = 64
 
 
@@ -93,7 +92,7 @@ class Echo:
         """Return the query of a ping; a new one is admitted, or not."""
         query = self._queries.get(ping.query)
         if query is None or query.host != ping.host:
-            admission = self._egress.admit(Destination("icmp", ping.host, _NO_PORT))
+            admission = self._egress.admit(Destination("icmp", ping.host, echo.NO_PORT))
             query = _Query(admission, ping.family, not admission.decision.allowed)
             if len(self._queries) >= MAX_QUERIES:
                 self._queries.popitem(last=False)

@@ -61,13 +61,6 @@ class Fact(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
-    """Traffic bypasses the tunnel for so many seconds; 0 ends that."""
-
-    seconds: int
-
-
-@dataclass(frozen=True, slots=True)
 class _NoSession:
     """There is none, for a reason in words for the user; `jitter` puts off the next attempt."""
 
@@ -85,6 +78,13 @@ class AttemptFailed(_NoSession):
     """The attempt has failed, with an error that may pass, or was given up (empty)."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Traffic bypasses the tunnel for so many seconds; 0 ends that."""
+
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +167,6 @@ class SessionState:
         self._schedule = Schedule(now)
 
     @property
-    def attempts(self) -> int:
-        """How often a new session has been tried for since the last one was lost."""
-        return self._schedule.attempts
-
-    @property
     def due(self) -> float:
         """When to try next; infinity while there is a session, or an attempt that may go on."""
         return self._schedule.due
@@ -179,6 +174,11 @@ class SessionState:
     def retry_in_s(self, now: float) -> int:
         """Return the seconds until the next attempt; 0 during one, and while connected."""
         return 0 if self.due == inf else max(0, ceil(self.due - now))
+
+    @property
+    def attempts(self) -> int:
+        """How often a new session has been tried for since the last one was lost."""
+        return self._schedule.attempts
 
     def paused_s(self, now: float) -> int:
         """Return how many seconds a pause still lasts."""

@@ -36,7 +36,7 @@ from vpn.protocol.services import is_reserved
 from vpn.server.failures import LOST, from_error
 from vpn.server.services.error_queue import FAMILIES
 from vpn.server.services.ping_socket import PingSocket
-from vpn.server.services.resolver import Resolve
+from vpn.server.services.resolver import RESOLVE_TIMEOUT_S, Resolve
 from vpn.server.services.socket_poll import SocketPoll
 from vpn.ssh.login.login import Login
 
@@ -46,10 +46,8 @@ MAX_QUERIES: Final = 256
 MAX_WAITING: Final = 16
 IDLE_S: Final = 60.0
 TICK_S: Final = 5.0
-RESOLVE_TIMEOUT_S: Final = 10.0
 _BURST: Final = 64
 
-_NO_PORT: Final = 0
 _HELD: Final = "echo"
 
 
@@ -109,7 +107,7 @@ class EchoService:
 
     async def _look_up(self, host: str, family: int) -> str:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await self._resolve(host, _NO_PORT, FAMILIES[family])
+            found = await self._resolve(host, echo.NO_PORT, FAMILIES[family])
         if not found:
             raise OpenFailed(Failure.NXDOMAIN)
         return str(found[0][1][0])
@@ -149,7 +147,7 @@ class Queries:
         """Take what the client says. Raises ValueError if that is no message."""
         request = echo.decode_request(message)
         is_ours = is_reserved(request.host)
-        if is_ours or self._login.grant.refusal(request.host, _NO_PORT) is not None:
+        if is_ours or self._login.grant.refusal(request.host, echo.NO_PORT) is not None:
             self._refuse(request, Failure.POLICY)
             return
         query = self._query_of(request)

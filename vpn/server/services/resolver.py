@@ -36,6 +36,8 @@ from vpn.server.failures import NO_ADDRESS
 
 MAX_PENDING = 128
 PATIENCE_S = 1.0
+RESOLVE_TIMEOUT_S = 10.0
+"""For the one name of a ping or a datagram."""
 MAX_QUERY = 4096
 SEARCH_TTL_S = 1
 _OURS = tuple(DOMAIN[1:].encode().split(b"."))

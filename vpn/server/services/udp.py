@@ -37,7 +37,7 @@ from vpn.protocol.services import is_reserved
 from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.failures import LOST, from_error
 from vpn.server.services.error_queue import FAMILIES
-from vpn.server.services.resolver import Resolve
+from vpn.server.services.resolver import RESOLVE_TIMEOUT_S, Resolve
 from vpn.server.services.socket_poll import SocketPoll
 from vpn.server.services.udp_peers import Peers
 from vpn.server.services.udp_socket import DatagramSocket
@@ -48,7 +48,6 @@ MAX_WAITING: Final = 16
 MAX_NAMES: Final = 256
 IDLE_S: Final = 330.0
 TICK_S: Final = 10.0
-RESOLVE_TIMEOUT_S: Final = 10.0
 
 _BURST: Final = 32
 _HELD: Final = "udp"
