@@ -18,19 +18,8 @@ from vpn.linux.suspension import Suspension
 
 TICK_S: Final = 2.0
 _MESSAGE_BYTES: Final = 64 << 10
-# linux/rtnetlink.h
-_RTMGRP_LINK: Final = 0x1
-_RTMGRP_IPV4_IFADDR: Final = 0x10
-_RTMGRP_IPV4_ROUTE: Final = 0x40
-_RTMGRP_IPV6_IFADDR: Final = 0x100
-_RTMGRP_IPV6_ROUTE: Final = 0x400
-_GROUPS: Final = (
-    _RTMGRP_LINK
-    | _RTMGRP_IPV4_IFADDR
-    | _RTMGRP_IPV4_ROUTE
-    | _RTMGRP_IPV6_IFADDR
-    | _RTMGRP_IPV6_ROUTE
-)
+_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_LINK, and IFADDR and ROUTE of IPv4 and of IPv6 (linux/rtnetlink.h)."""
 
 
 class Changes:

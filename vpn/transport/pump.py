@@ -49,15 +49,15 @@ class Pump:
         return self.near.received
 
     @property
-    def bytes_down(self) -> int:
-        """Bytes which came from the channel."""
-        return self.far.received
-
-    @property
     def unsent(self) -> int:
         """Bytes of `bytes_up` which the channel has still to send."""
         transport = self.far._transport
         return 0 if transport is None else transport.get_write_buffer_size()
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes which came from the channel."""
+        return self.far.received
 
     @property
     def has_ended(self) -> tuple[bool, bool]:

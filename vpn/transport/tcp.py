@@ -10,15 +10,7 @@ from typing import Any, cast
 
 from typing_extensions import override
 
-from vpn.transport.base import (
-    HIGH_WATER,
-    Address,
-    Dialing,
-    Listener,
-    Listening,
-    SocketAddress,
-    StreamFactory,
-)
+from vpn.transport import base
 from vpn.transport.bind import LISTEN_BACKLOG, address_of, bound_socket, plain_name
 from vpn.transport.dial import dial
 from vpn.transport.stream import ProtocolDriver
@@ -63,7 +55,7 @@ class TcpStream(ProtocolDriver, asyncio.Protocol):
         self._below = cast(asyncio.Transport, transport)
         self._socket = transport.get_extra_info("socket")
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._below.set_write_buffer_limits(high=HIGH_WATER)
+        self._below.set_write_buffer_limits(high=base.HIGH_WATER)
         self._protocol.connection_made(self)
 
     @override
@@ -151,12 +143,12 @@ class TcpStream(ProtocolDriver, asyncio.Protocol):
 class TcpListener:
     """A bound TCP socket and the streams it has accepted."""
 
-    def __init__(self, factory: StreamFactory) -> None:
+    def __init__(self, factory: base.StreamFactory) -> None:
         self._factory = factory
         self._streams: weakref.WeakSet[TcpStream] = weakref.WeakSet()
         self._server: asyncio.Server
 
-    async def open(self, address: Address) -> None:
+    async def open(self, address: base.Address) -> None:
         """Bind and listen. Raises TransportError."""
         bound = await bound_socket(address, socket.SOCK_STREAM)
         self._address = address_of(bound)
@@ -164,7 +156,7 @@ class TcpListener:
         self._server = await loop.create_server(self._accept, sock=bound, backlog=LISTEN_BACKLOG)
 
     @property
-    def address(self) -> Address:
+    def address(self) -> base.Address:
         """The bound address."""
         return self._address
 
@@ -186,11 +178,13 @@ class TcpTransport:
 
     name = "tcp"
 
-    async def connect(self, dialing: Dialing, factory: StreamFactory) -> asyncio.Transport:
+    async def connect(
+        self, dialing: base.Dialing, factory: base.StreamFactory
+    ) -> asyncio.Transport:
         """Return a stream to the first address that answers; see `base.Transport`."""
         loop = asyncio.get_running_loop()
 
-        async def attempt(family: socket.AddressFamily, name: SocketAddress) -> socket.socket:
+        async def attempt(family: socket.AddressFamily, name: base.SocketAddress) -> socket.socket:
             outer = await dialing.sockets.outer_socket(family, socket.SOCK_STREAM)
             try:
                 outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MAX_SEGMENT_BYTES)
@@ -206,7 +200,7 @@ class TcpTransport:
         )
         return stream
 
-    async def listen(self, listening: Listening, factory: StreamFactory) -> Listener:
+    async def listen(self, listening: base.Listening, factory: base.StreamFactory) -> base.Listener:
         """Accept streams at `listening.address`; its identity is not used."""
         listener = TcpListener(factory)
         await listener.open(listening.address)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Protocol
 
 CHANNELS_PER_TURN = 4  # of one read each, 256 KiB: what the stream has room for
@@ -26,16 +27,16 @@ class Writer(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class Pressure:
     """The pressure of one stream, and the queue of channels that wait for it to fall."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: deque[Writer] = deque()
-        self._is_stream_full = False
-        self._is_key_exchange = False
-        self._is_turn_scheduled = False
-        self.is_high = False
+    _loop: asyncio.AbstractEventLoop
+    is_high: bool = field(default=False, init=False)
+    _waiting: deque[Writer] = field(default_factory=deque, init=False)
+    _is_stream_full: bool = field(default=False, init=False)
+    _is_key_exchange: bool = field(default=False, init=False)
+    _is_turn_scheduled: bool = field(default=False, init=False)
 
     def on_stream(self, is_full: bool) -> None:
         """Note that the stream paused or resumed writing."""

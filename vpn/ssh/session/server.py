@@ -85,10 +85,10 @@ class SshAcceptor:
             server_version=VERSION,
             server_host_keys=[host_key],
             authorized_client_keys=None,  # set for each login
-            **algorithms.OPTIONS,
-            encryption_algs=algorithms.SERVER_CIPHERS,
             allow_pty=False,
             agent_forwarding=False,
+            **algorithms.OPTIONS,
+            encryption_algs=algorithms.SERVER_CIPHERS,
             login_timeout=LOGIN_TIMEOUT_S,
             keepalive_interval=KEEPALIVE_S,
             keepalive_count_max=KEEPALIVE_PROBES,

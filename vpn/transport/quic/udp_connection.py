@@ -127,23 +127,8 @@ class UdpConnection(engine.Connection, Events):
 
     @property
     @override
-    def unsent_bytes(self) -> int:
-        return self._machine.unsent_bytes
-
-    @property
-    @override
-    def is_sending_finished(self) -> bool:
-        return self._machine.is_sending_finished
-
-    @property
-    @override
     def max_datagram_bytes(self) -> int:
         return self._machine.max_datagram_bytes
-
-    @property
-    @override
-    def dropped_datagrams(self) -> int:
-        return self._machine.dropped_datagrams
 
     @override
     def attach(self, receiver: engine.Receiver) -> None:
@@ -164,10 +149,25 @@ class UdpConnection(engine.Connection, Events):
         if self._machine.consume(count):
             self._transmit_soon()
 
+    @property
+    @override
+    def unsent_bytes(self) -> int:
+        return self._machine.unsent_bytes
+
+    @property
+    @override
+    def is_sending_finished(self) -> bool:
+        return self._machine.is_sending_finished
+
     @override
     def send_datagram(self, data: bytes) -> None:
         self._machine.queue_datagram(data)
         self._transmit_soon()
+
+    @property
+    @override
+    def dropped_datagrams(self) -> int:
+        return self._machine.dropped_datagrams
 
     @override
     def close(self, code: int = NO_ERROR, reason: str = "") -> None:
