@@ -1,13 +1,15 @@
 """The end of a process of the shim: an exit status, and at most one line on stderr.
 
-No caller could handle an exception, and the interpreter's own report opens source files, which a
-confined process may not.
+No caller could handle an exception, and the interpreter's own report is closed to a process under a
+filter: it opens source files, and each version of Python makes other system calls for it, such as
+asking the terminal for colours. Cleaning up at exit makes system calls as well.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -20,5 +22,15 @@ def end_after(work: Callable[[], int], name: str) -> NoReturn:
     except Exception as error:
         print(f"overlay-vpn {name}: {type(error).__name__}: {error}", file=sys.stderr)
     finally:
-        sys.stderr.flush()
         os._exit(status)
+
+
+def show_by_lines() -> None:
+    """Have the interpreter report uncaught errors and warnings in one line each, by write(2) alone."""
+    sys.excepthook = lambda _, error, __: _show(error)
+    sys.unraisablehook = lambda unraisable: _show(unraisable.exc_value)
+    warnings.showwarning = lambda message, *_, **__: _show(message)
+
+
+def _show(wrong: object) -> None:
+    print(f"{type(wrong).__name__}: {wrong}", file=sys.stderr)

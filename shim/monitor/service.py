@@ -98,8 +98,6 @@ class Service:
                 return False
             if self._remaining_ms() == 0:
                 self._resume()
-            if not ready:
-                continue
             try:
                 received = self.client.receive()
                 if received is not None:

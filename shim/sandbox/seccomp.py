@@ -13,7 +13,7 @@ run it.
 3. Some calls are allowed with some arguments only, whoever uses them: no memory becomes code, no
    namespace or thread is made by clone, sockets are TCP and UDP, and so on.
 4. Whatever reaches the file system by a path fails with EACCES. It need not be fatal: an
-   interpreter that shows an error looks for its source.
+   interpreter looks for modules, and a library that writes down an error for its source.
 5. clone3 fails with ENOSYS, so that libc falls back to clone, whose arguments can be looked at.
 6. All the rest ends the process: x32, whose numbers have a bit that no number here has, too.
 

@@ -9,6 +9,7 @@
 | lock         | stay as it is (securebits, no_new_privs)   | be traced, dumped, change again  |
 | Landlock     | use what is open                           | open, or signal, anything else   |
 | read-back    | be what was meant, in one thread           | go on if it is not               |
+| lines        | show what is wrong by lines                | look for its source              |
 | filter       | make the calls that it declares            | make any other                   |
 
 Before the first, a process closes what is not its business (`linux.close_all_but`), and then opens
@@ -34,6 +35,7 @@ from typing import Final, TextIO
 
 import prctl
 
+from shim.exit import show_by_lines
 from shim.protocol.common import Missing
 from shim.sandbox import filters, landlock
 
@@ -82,7 +84,7 @@ def enter(profile: Profile, program: bytes) -> tuple[Missing, ...]:
     """
     with open("/proc/self/status") as status:  # Landlock closes the way to it
         _limit(may_fork=profile.may_fork)
-        expected = {"Threads": "1", "NoNewPrivs": "1"}
+        expected = {"Threads": "1", "NoNewPrivs": "1", "CapAmb": _mask(frozenset())}
         held = int(_read(status)["CapPrm"], 16)
         if held & (1 << prctl.CAP_SETPCAP):
             _bound()
@@ -93,7 +95,6 @@ def enter(profile: Profile, program: bytes) -> tuple[Missing, ...]:
         if held != int(_mask(profile.capabilities), 16):
             _keep(profile.capabilities)
             expected["CapInh"] = _mask(frozenset())
-        expected |= {"CapAmb": _mask(frozenset())}
         expected |= dict.fromkeys(("CapPrm", "CapEff"), _mask(profile.capabilities))
         prctl.set_dumpable(0)
         prctl.set_no_new_privs(1)
@@ -102,6 +103,7 @@ def enter(profile: Profile, program: bytes) -> tuple[Missing, ...]:
     for name, value in expected.items():
         if found[name] != value:
             raise NotConfinedError(f"{name} is {found[name]}, not {value}")
+    show_by_lines()
     has_filter = filters.install(program)
     present = {Missing.LANDLOCK: has_landlock, Missing.SECCOMP: has_filter}
     return tuple(feature for feature, is_there in present.items() if not is_there)
