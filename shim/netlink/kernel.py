@@ -22,7 +22,10 @@ from shim.protocol import ROUTE_PROTOCOL
 from shim.protocol.netfilter import ARP, INET, PAUSED, PROTOCOLS, Chain, Chains
 
 SYSCALLS: Final = frozenset({"epoll_wait", "getpid", "recvfrom", "sendto"})
-"""Those of a request; `Netlink` itself is created before a filter is installed."""
+"""Those of a request; `Netlink` itself is created before a filter is installed.
+
+asyncio calls getpid(2) before Python 3.12, and a logger does for each record.
+"""
 
 _FR_ACT_TO_TBL: Final = 1
 _FR_ACT_GOTO: Final = 2
