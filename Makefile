@@ -3,18 +3,21 @@
 # make check  lint, types, floors of the design, documents
 # make mutants FILES=vpn/policy/rules.py   small mutations that the unit tests do not notice
 # make bench  side-by-side measurements; make soak: long tests
+#
+# VENV= is the environment that they use, and PYTHON= an interpreter for it (tools/setup).
 
 SHELL := bash
-BIN := .venv/bin
+export VENV := .venv
+BIN := $(VENV)/bin
 
 # The most exposure that each unit may have (systemd-analyze security); see docs/decisions/0008-units.md
 UNITS := server=1.0 client=1.0 shim=1.1
 
-.PHONY: setup check test demo bench soak mutants clean
+.PHONY: setup check test test-python demo bench soak mutants clean again
 
-setup: .venv/.ready
+setup: $(VENV)/.ready
 
-.venv/.ready: tools/setup requirements.lock pyproject.toml
+$(VENV)/.ready: tools/setup tools/pythons requirements.lock pyproject.toml $(if $(PYTHON),again)
 	@tools/setup
 
 check: setup
@@ -31,6 +34,11 @@ test: setup
 	$(BIN)/pytest -q -n 2 tests
 	tools/netns-tests -q --fidelity build/fidelity.md
 	tools/check-fidelity
+
+# What depends most on the version of Python: all but the labs, the traced calls, the main job.
+test-python: setup
+	$(BIN)/pytest -q -n 2 tests
+	tools/netns-tests -q -k "test_syscalls or test_up_real_programs_work_by_name"
 
 demo: setup
 	@$(BIN)/python netns-tests/demo.py
@@ -51,4 +59,4 @@ mutants: setup
 	$(BIN)/python tools/mutants $(FILES)
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
