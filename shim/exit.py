@@ -26,7 +26,7 @@ def end_after(work: Callable[[], int], name: str) -> NoReturn:
 
 
 def show_by_lines() -> None:
-    """Have the interpreter report uncaught errors and warnings in one line each, by write(2) alone."""
+    """Have the interpreter report uncaught errors and warnings by one line each and write(2)."""
     sys.excepthook = lambda _, error, __: _show(error)
     sys.unraisablehook = lambda unraisable: _show(unraisable.exc_value)
     warnings.showwarning = lambda message, *_, **__: _show(message)

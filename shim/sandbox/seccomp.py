@@ -44,7 +44,8 @@ SYSCALLS: Final = frozenset({
 The names of sockets are for a warning that nobody sees, about one that was left open.
 """
 
-BY_PATH: Final = frozenset({"creat", "newfstatat", "open", "openat", "openat2"})
+BY_PATH: Final = frozenset({"creat", "fstat", "newfstatat", "open", "openat", "openat2"})
+"""fstat(2) is among them because fstat(3) of glibc was newfstatat before 2.39, and fails alike."""
 
 _HOT: Final = ("readv", "write", "epoll_wait", "recvmsg", "sendmsg", "sendto", "recvfrom")
 

@@ -48,6 +48,7 @@ ATTEMPTS: dict[str, Callable[[], int]] = {
     "clone3": call("clone3", None, ctypes.c_size_t(0)),
     "openat": call("openat", -100, _path, os.O_RDONLY),
     "openat2": call("openat2", -100, _path, _how, ctypes.c_size_t(24)),
+    "fstat": call("fstat", 0, ctypes.create_string_buffer(256)),
     "newfstatat": call("newfstatat", -100, _path, ctypes.create_string_buffer(256), 0),
     **{
         f"socket-{family}": call("socket", family, 2, 0)

@@ -20,6 +20,7 @@ FAILS = {
     "clone3": "ENOSYS",
     "openat": "EACCES",
     "openat2": "EACCES",
+    "fstat": "EACCES",
     "newfstatat": "EACCES",
 }
 """What does not end a process, and how it fails."""
