@@ -22,12 +22,13 @@ Answers of a host that was asked for by name come under that name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
 from shim.protocol.gate import MAX_NAME
-from shim.protocol.link import Message, role
+from shim.protocol.link import Link, Message, role
 
 MAX_ASSOCIATIONS: Final = 2048
 MAX_PAYLOAD: Final = 65527
@@ -142,3 +143,15 @@ ToGate = Deliver | Undeliverable | Pong | Unanswered
 
 GATE: Final = role(ToGate)
 CLIENT_OF_GATE: Final = role(FromGate)
+
+
+def burst(link: Link, most: int) -> Iterator[Message]:
+    """Yield messages that are there, at most so many. Raises as `Link.receive`.
+
+    No message of this link carries a descriptor.
+    """
+    for _ in range(most):
+        received = link.receive()
+        if received is None:
+            return
+        yield received[0]

@@ -18,7 +18,6 @@ import array
 import errno
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -128,17 +127,6 @@ class Link:
             for fd in fds:
                 os.close(fd)
             raise
-
-    def burst(self, most: int) -> Iterator[Message]:
-        """Yield messages that are there, at most so many. Raises as `receive`.
-
-        For links of roles without descriptors: those of a message are not passed on.
-        """
-        for _ in range(most):
-            received = self.receive()
-            if received is None:
-                return
-            yield received[0]
 
     def _checked(self, data: bytes, fds: int, flags: int) -> Message:
         if not data:

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
-from shim.protocol.datagrams import GATE, MAX_ASSOCIATIONS
+from shim.protocol.datagrams import GATE, MAX_ASSOCIATIONS, burst
 from shim.protocol.gate import DropReason
 from shim.protocol.handover import adopt
 from shim.protocol.link import Link, LinkClosedError, Message
@@ -83,7 +83,7 @@ class DatagramLink:
             self._poll.modify(link, select.EPOLLIN)
             self._send_late()
         try:
-            for message in link.burst(BURST):
+            for message in burst(link, BURST):
                 self._on_message(message)
         except LinkClosedError:
             self.close()

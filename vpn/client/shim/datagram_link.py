@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from shim.protocol.datagrams import CLIENT_OF_GATE
+from shim.protocol.datagrams import CLIENT_OF_GATE, burst
 from shim.protocol.link import Link, LinkClosedError, Message, ViolationError
 
 BUFFER_BYTES: Final = 1 << 20
@@ -57,7 +57,7 @@ class DatagramLink:
         if link is None:
             return
         try:
-            for message in link.burst(_BURST):
+            for message in burst(link, _BURST):
                 self._on_message(message)
                 if self._link is not link:
                     return
