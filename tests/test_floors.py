@@ -7,7 +7,7 @@ import io
 import subprocess
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,6 +160,63 @@ import vpn.cli.main, vpn.client.up, vpn.server.app, vpn.identity
 
     assert said("import subprocess; subprocess.run(['true'])") == "ran a program\n"
     assert said("") == ""
+
+
+# A module has a name of its own, but for mirror images.
+
+MIRRORS = (
+    # What a packet passes: gate, client, what both ends of a channel speak, server; and their DNS.
+    {
+        "shim/gate",
+        "shim/gate/wire",
+        "vpn/client/flows",
+        "vpn/protocol",
+        "vpn/server/services",
+        "dns",
+    },
+    # A link between processes: its messages, and its ends.
+    {"shim/protocol", "shim/gate/io", "shim/gate/process", "vpn/client/shim"},
+    # A client and its server.
+    {"vpn/ssh/session", "vpn/control"},
+    # The processes of the shim.
+    {"shim/launcher", "shim/monitor", "shim/resolved"},
+    # Both sides of the wall.
+    {"shim/sandbox", "vpn/linux"},
+    # A transport, and what all transports share.
+    {"vpn/transport", "vpn/transport/quic"},
+    # TCP, as a transport and as a flow.
+    {"vpn/transport/tcp.py", "vpn/client/flows/tcp.py"},
+)
+VERBS = "vpn/cli"
+"""Its files are named as users call them."""
+
+
+def named_alike(paths: Iterable[str]) -> list[str]:
+    """The basenames that stand for more than one thing."""
+    places: dict[str, set[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder != VERBS and not name.startswith("__"):
+            places.setdefault(name, set()).add(folder)
+    return [
+        name
+        for name, folders in sorted(places.items())
+        if len(folders) > 1
+        and not any(
+            folders <= one or {f"{each}/{name}" for each in folders} <= one for one in MIRRORS
+        )
+    ]
+
+
+def test_detector_sees_a_name_that_stands_for_two_things() -> None:
+    assert named_alike(["shim/gate/echo.py", "vpn/client/flows/echo.py", "vpn/cli/echo.py"]) == []
+    assert named_alike(["shim/gate/echo.py", "vpn/ssh/echo.py"]) == ["echo.py"]
+    assert named_alike(["vpn/transport/udp.py", "vpn/client/flows/udp.py"]) == ["udp.py"]
+
+
+def test_no_name_stands_for_two_things() -> None:
+    every = [path for package in ("dns", "shim", "vpn") for path in sources(package)]
+    assert named_alike(str(path.relative_to(ROOT)) for path in every) == []
 
 
 # The monitor is small: all of it, what it imports late included.
