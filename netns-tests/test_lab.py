@@ -17,20 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import CommandFailedError, Lab, services, tcp, until
-from lab.addresses import (
-    ABSENT,
-    APP,
-    CLOSED_PORT,
-    FILTERED,
-    NO_ROUTE,
-    PROHIBITED,
-    ROUTER,
-    ROUTER_OUTSIDE,
-    SERVER,
-    SERVER_INSIDE,
-    TARGET,
-)
+from lab import CommandFailedError, Lab, addresses, services, tcp, until
+from lab.addresses import CLOSED_PORT, FILTERED, NO_ROUTE, PROHIBITED, ROUTER, SERVER, TARGET
 from lab.capture import Flow, leaks
 from lab.pool import Pool
 from lab.probes import PROBES
@@ -51,7 +39,7 @@ def test_plain_path_each_fate_of_a_connect(lab: Lab) -> None:
         (TARGET, CLOSED_PORT): ("ECONNREFUSED", "ECONNREFUSED"),
         # ICMP code 13 and ICMPv6 code 1 are not the same error to Linux.
         (PROHIBITED, 80): ("EHOSTUNREACH", "EACCES"),
-        (ABSENT, 80): ("EHOSTUNREACH", "EHOSTUNREACH"),
+        (addresses.ABSENT, 80): ("EHOSTUNREACH", "EHOSTUNREACH"),
         (NO_ROUTE, 80): ("ENETUNREACH", "ENETUNREACH"),
     }
     for source in (lab.app, lab.server):
@@ -188,14 +176,18 @@ def test_leak_detector_allows_only_the_named_flow(lab: Lab) -> None:
     assert tcp.outcome(lab.app, SERVER.v6, 22) == "ECONNREFUSED"
     assert len(lab.outer.packets()) >= 3
     assert leaks(lab.outer.packets(), allowed) == []
-    for address, port in ((SERVER.v4, 4423), (ROUTER_OUTSIDE.v4, 4422), (SERVER.v6, 4422)):
+    for address, port in (
+        (SERVER.v4, 4423),
+        (addresses.ROUTER_OUTSIDE.v4, 4422),
+        (SERVER.v6, 4422),
+    ):
         lab.app.call(send, address, port)
     assert len(leaks(lab.outer.packets(), allowed)) == 3
 
 
 def test_leak_detector_allows_the_refusal_of_what_the_named_flow_sent(lab: Lab) -> None:
     """The app's kernel says no to what a server sends to a socket that has gone."""
-    for server, app in zip(SERVER, APP, strict=True):
+    for server, app in zip(SERVER, addresses.APP, strict=True):
         seen = len(lab.outer.packets())
 
         def send(port: int, server: str = server, app: str = app) -> None:
@@ -367,8 +359,8 @@ def test_hosts_are_separate(lab: Lab) -> None:
         # The bytes as they were: the clean-up of this test is itself held by the fixture.
         names = TARGET if host is not lab.app else lab.router.address
         host.path("/etc/resolv.conf").write_text(f"nameserver {names.v4}\n")
-    listener = tcp.listen(lab.server, SERVER_INSIDE.v4, 80)
-    assert tcp.outcome(lab.target, SERVER_INSIDE.v4, 80) == "connected"
+    listener = tcp.listen(lab.server, addresses.SERVER_INSIDE.v4, 80)
+    assert tcp.outcome(lab.target, addresses.SERVER_INSIDE.v4, 80) == "connected"
     listener.close()
 
 

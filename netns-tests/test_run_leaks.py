@@ -12,8 +12,8 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -107,8 +107,7 @@ while True:
 """
 
 
-@dataclass(frozen=True)
-class Tunnel:
+class Tunnel(NamedTuple):
     """How alice runs a command through our server, and what may be on the wire for it."""
 
     lab: Lab

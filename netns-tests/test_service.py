@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,8 @@ class Manager:
 
 @pytest.fixture
 def manager(lab: Lab) -> Iterator[Manager]:
-    manager = Manager(lab)
-    yield manager
-    manager.close()
+    with closing(Manager(lab)) as manager:
+        yield manager
 
 
 def test_client_tells_when_it_is_usable_and_when_it_is_not(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack
 
 from lab.addresses import Dual
 from lab.sweeper import MARK, Member, members
@@ -141,6 +141,14 @@ class Program:
         return self.process.wait()
 
 
+class Start(TypedDict, total=False):
+    """How `popen` starts a program."""
+
+    user: User | None
+    env: Mapping[str, str] | None
+    stdin: str | None
+
+
 class Host:
     """One host of a lab. Its address is the one by which the others know it."""
 
@@ -246,17 +254,15 @@ class Host:
         self,
         argv: Sequence[str | Path],
         *,
-        user: User | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
         check: bool = True,
         timeout: float = 60.0,
+        **start: Unpack[Start],
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end. Raises CommandFailedError (no end; with `check`, not 0).
 
         Returns when the program itself ends, also if a daemon of it keeps its output open.
         """
-        program = self.popen(argv, user=user, env=env, stdin=stdin)
+        program = self.popen(argv, **start)
         status = program.wait(timeout)
         if check and status != 0:
             raise CommandFailedError(f"exit status {status}: {program}")

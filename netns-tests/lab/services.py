@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lab import addresses
 from lab.host import Host, Program, User
@@ -115,15 +116,6 @@ def repository(host: Host, root: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Sshd:
-    """A stock OpenSSH server and its identity, such as "SHA256:…"."""
-
-    program: Program
-    port: int
-    fingerprint: str
-
-
 def client_key(lab: Lab, user: User) -> Path:
     """Return the private key of a user, made on first use; the lab's sshds accept it."""
     key = user.home / ".ssh" / "id_ed25519"
@@ -135,6 +127,14 @@ def client_key(lab: Lab, user: User) -> Path:
         for path in (key.parent, *key.parent.iterdir()):
             os.chown(path, user.uid, user.gid)
     return key
+
+
+class Sshd(NamedTuple):
+    """A stock OpenSSH server and its identity, such as "SHA256:…"."""
+
+    program: Program
+    port: int
+    fingerprint: str
 
 
 def sshd(lab: Lab, host: Host, port: int = 22, extra: Sequence[str] = ()) -> Sshd:

@@ -6,8 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -123,7 +122,7 @@ class Bench:
     def entry(self) -> Path:
         return runs.directory() / f"{RUN.id}.run"
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         self.serving.cancel()
         with suppress(asyncio.CancelledError, OverlayError):
             await self.serving
@@ -136,26 +135,17 @@ class Bench:
             os.close(fd)
 
 
-@asynccontextmanager
-async def client_of(settings: SessionSettings) -> AsyncIterator[Bench]:
-    made = Bench(settings)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
 def bench() -> Any:
-    return client_of(SETTINGS)
+    return aclosing(Bench(SETTINGS))
 
 
 def asking() -> Any:
-    return client_of(replace(SETTINGS, dns="remote"))
+    return aclosing(Bench(replace(SETTINGS, dns="remote")))
 
 
 def ruled() -> Any:
     policy = Policy([parse_rule(Action.ALLOW, "allowed.example")])
-    return client_of(replace(SETTINGS, dns="remote", policy=policy))
+    return aclosing(Bench(replace(SETTINGS, dns="remote", policy=policy)))
 
 
 @pytest.fixture(autouse=True)
@@ -376,7 +366,7 @@ def reported(path: Path, status: int | None) -> Finished:
     told: list[Finished] = []
 
     async def act() -> None:
-        async with client_of(replace(SETTINGS, report=path)) as bench:
+        async with aclosing(Bench(replace(SETTINGS, report=path))) as bench:
             await bench.start()
             bench.now += 60
             if status is None:

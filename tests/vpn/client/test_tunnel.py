@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from client_lab import FakeConnector, FakeGate, VirtualLoop, close_all, has_ended
@@ -331,74 +330,72 @@ class Drain:
         return self._loop.time() - self._began_s
 
 
-def virtually(test: Coroutine[Any, Any, float]) -> float:
+def virtually(test: Callable[[Bench], Awaitable[float]]) -> float:
+    async def act() -> float:
+        async with bench() as made:
+            return await test(made)
+
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(test)
+        return runner.run(act())
 
 
 def test_drained_at_once_without_flows() -> None:
-    async def act() -> float:
-        async with bench() as made:
-            return await Drain(made).took_s()
+    async def act(made: Bench) -> float:
+        return await Drain(made).took_s()
 
-    assert virtually(act()) == 0.0
+    assert virtually(act) == 0.0
 
 
 def test_drained_when_the_last_flow_ends() -> None:
-    async def act() -> float:
-        async with bench() as made:
-            made.tunnel.counters.active = 1
-            drain = Drain(made)
-            await asyncio.sleep(1)
-            made.tunnel.counters.active = 0
-            return await drain.took_s()
+    async def act(made: Bench) -> float:
+        made.tunnel.counters.active = 1
+        drain = Drain(made)
+        await asyncio.sleep(1)
+        made.tunnel.counters.active = 0
+        return await drain.took_s()
 
-    assert virtually(act()) == pytest.approx(1, abs=0.1)
+    assert virtually(act) == pytest.approx(1, abs=0.1)
 
 
 def test_drained_after_a_standstill() -> None:
-    async def act() -> float:
-        async with bench() as made:
-            made.tunnel.counters.active = 1
-            drain = Drain(made)
-            await asyncio.sleep(2)
-            made.tunnel.counters.bytes_up += 1
-            return await drain.took_s()
+    async def act(made: Bench) -> float:
+        made.tunnel.counters.active = 1
+        drain = Drain(made)
+        await asyncio.sleep(2)
+        made.tunnel.counters.bytes_up += 1
+        return await drain.took_s()
 
-    assert virtually(act()) == pytest.approx(2 + STANDSTILL_S, abs=0.1)
+    assert virtually(act) == pytest.approx(2 + STANDSTILL_S, abs=0.1)
 
 
 def test_drained_after_a_while_though_it_goes_on() -> None:
-    async def act() -> float:
-        async with bench() as made:
-            made.tunnel.counters.active = 1
-            loop = asyncio.get_running_loop()
-            began_s = loop.time()
+    async def act(made: Bench) -> float:
+        made.tunnel.counters.active = 1
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
 
-            async def go_on() -> None:
-                while True:
-                    await asyncio.sleep(1)
-                    made.tunnel.counters.bytes_up += 1
+        async def go_on() -> None:
+            while True:
+                await asyncio.sleep(1)
+                made.tunnel.counters.bytes_up += 1
 
-            going_on = asyncio.create_task(go_on())
-            await made.tunnel.drain()
-            going_on.cancel()
-            return loop.time() - began_s
+        going_on = asyncio.create_task(go_on())
+        await made.tunnel.drain()
+        going_on.cancel()
+        return loop.time() - began_s
 
-    assert virtually(act()) == pytest.approx(DRAIN_S, abs=0.1)
+    assert virtually(act) == pytest.approx(DRAIN_S, abs=0.1)
 
 
 def test_drained_once_datagrams_have_a_channel_too() -> None:
-    async def act() -> float:
-        async with bench() as made:
-            await made.configure()
-            made.session.is_silent = True
-            assert made.gate.datagrams is not None
-            made.gate.datagrams.send(Send(1, 4, "www.example", 9, 64, False, b"x"))
-            await until(lambda: made.tunnel._associations.is_opening)
-            return await Drain(made).took_s()
+    async def act(made: Bench) -> float:
+        made.session.is_silent = True
+        link = await made.configure()
+        link.send(Send(1, 4, "www.example", 9, 64, False, b"x"))
+        await until(lambda: made.tunnel._associations.is_opening)
+        return await Drain(made).took_s()
 
-    assert virtually(act()) == pytest.approx(STANDSTILL_S, abs=0.1)
+    assert virtually(act) == pytest.approx(STANDSTILL_S, abs=0.1)
 
 
 # What it is made of.

@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,46 +177,37 @@ class Bench:
     def state(self) -> State:
         return self.client.state.name
 
-    def close(self) -> None:
-        self.gate.close()
-        self.monitor.listener.close()
-
-
-@asynccontextmanager
-async def client_of(settings: SessionSettings) -> AsyncIterator[Bench]:
-    made = Bench(settings)
-    try:
-        yield made
-    finally:
-        made.monitor.is_slow = False
-        made.client.stop()
-        made.client.stop()
-        for session in made.connector.sessions:
+    async def aclose(self) -> None:
+        self.monitor.is_slow = False
+        self.client.stop()
+        self.client.stop()
+        for session in self.connector.sessions:
             session.may_close.set()
         with suppress(OverlayError):
-            await made.serving
-        made.close()
-        if made.client.tunnel is not None:
-            await made.client.tunnel.closed
-        made.gate.link.close()
+            await self.serving
+        self.gate.close()
+        self.monitor.listener.close()
+        if self.client.tunnel is not None:
+            await self.client.tunnel.closed
+        self.gate.link.close()
 
 
 def bench() -> Any:
-    return client_of(SETTINGS)
+    return aclosing(Bench(SETTINGS))
 
 
 def switched() -> Any:
-    return client_of(replace(SETTINGS, kill_switch=True, lan=False))
+    return aclosing(Bench(replace(SETTINGS, kill_switch=True, lan=False)))
 
 
 def split() -> Any:
     routes = parse_routes(("10.0.0.0/8", "corp.example"))
     hosts = {"printer": ("192.0.2.1", 0)}
-    return client_of(replace(SETTINGS, routes=routes, dns="virtual", hosts=hosts))
+    return aclosing(Bench(replace(SETTINGS, routes=routes, dns="virtual", hosts=hosts)))
 
 
 def prefix() -> Any:
-    return client_of(replace(SETTINGS, routes=parse_routes(("10.0.0.0/8",)), dns="virtual"))
+    return aclosing(Bench(replace(SETTINGS, routes=parse_routes(("10.0.0.0/8",)), dns="virtual")))
 
 
 # Coming up.

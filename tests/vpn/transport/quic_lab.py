@@ -5,6 +5,7 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
 from transport_lab import Pair, Recorder, Relay, relayed_pair
@@ -27,6 +28,19 @@ from vpn.transport.quic.udp_server import UdpServer
 QUICK = Liveness(ping_interval_s=0.05, dead_after_s=0.3)
 STEADY = Liveness(ping_interval_s=0.1, dead_after_s=2.0)
 """For ends that are to stay alive: a busy machine may be silent for a second."""
+
+
+class Notes:
+    """Writes down what is reported, by an engine or by a connection."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_fin(self) -> None:
+        self.seen.append("fin")
+
+    def on_datagram(self, data: bytes) -> None:
+        self.seen.append(("datagram", data))
 
 
 def noise(seed: int, count: int) -> bytes:

@@ -44,7 +44,8 @@ class Bench:
     def __init__(self) -> None:
         self.capture, self._capture = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.flow, self._flow = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for sock in (self.capture, self._capture, self.flow, self._flow):
+        self._sockets = (self.capture, self._capture, self.flow, self._flow)
+        for sock in self._sockets:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self.is_full = False
@@ -61,7 +62,7 @@ class Bench:
         )
 
     def close(self) -> None:
-        for sock in (self.capture, self._capture, self.flow, self._flow):
+        for sock in self._sockets:
             sock.close()
 
 

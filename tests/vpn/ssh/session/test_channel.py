@@ -109,6 +109,11 @@ class Desk:
     def hear_data(self, data: bytes) -> None:
         self.hear(ssh.MSG_CHANNEL_DATA, String(data))
 
+    async def told(self) -> list[str]:
+        """Return what the application has been told, as soon as nothing is under way any more."""
+        await self.settle()
+        return self.app.facts
+
     async def settle(self) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
@@ -139,8 +144,7 @@ async def test_given_up_then_confirmed_is_closed_at_once() -> None:
     assert desk.paper.names == ["open", "close"]
     desk.hear_data(b"x")
     desk.hear(ssh.MSG_CHANNEL_CLOSE)
-    await desk.settle()
-    assert desk.app.facts == []
+    assert await desk.told() == []
     assert not desk.paper.is_registered
 
 
@@ -203,8 +207,7 @@ async def test_close_with_data_waiting_sends_it_and_eof_first() -> None:
     assert desk.paper.take() == []
     desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(100))
     assert desk.paper.take() == [("data", b"rest"), ("eof", None), ("close", None)]
-    await desk.settle()
-    assert desk.app.facts == ["made", "lost"]
+    assert await desk.told() == ["made", "lost"]
     assert desk.app.error is None
     desk.hear(ssh.MSG_CHANNEL_CLOSE)
     assert not desk.paper.is_registered
@@ -236,8 +239,7 @@ async def test_eof_and_close_behind_unread_data_are_an_end() -> None:
     desk.hear(ssh.MSG_CHANNEL_CLOSE)
     assert desk.paper.names == ["close"]
     assert not desk.paper.is_registered
-    await desk.settle()
-    assert desk.app.facts == ["made"]
+    assert await desk.told() == ["made"]
     desk.channel.resume_reading()
     await desk.settle()
     assert desk.app.received == b"unread"
@@ -249,8 +251,7 @@ async def test_eof_and_close_behind_unread_data_are_an_end() -> None:
 async def test_close_without_eof_is_a_reset() -> None:
     desk = await Desk().open()
     desk.hear(ssh.MSG_CHANNEL_CLOSE)
-    await desk.settle()
-    assert desk.app.facts == ["made", "lost"]
+    assert await desk.told() == ["made", "lost"]
     assert isinstance(desk.app.error, ConnectionResetError)
 
 
@@ -307,8 +308,7 @@ async def test_full_stream_pauses_the_writer_after_one_write() -> None:
     desk.channel.write(b"x")
     assert desk.app.facts == ["made", "pause"]
     desk.paper.pressure.on_stream(is_full=False)
-    await desk.settle()
-    assert desk.app.facts == ["made", "pause", "resume"]
+    assert await desk.told() == ["made", "pause", "resume"]
 
 
 @played
@@ -319,8 +319,7 @@ async def test_full_stream_and_full_window_must_both_end() -> None:
     desk.hear(ssh.MSG_CHANNEL_WINDOW_ADJUST, UInt32(1 << 20))
     assert desk.app.facts == ["made", "pause"]
     desk.paper.pressure.on_stream(is_full=False)
-    await desk.settle()
-    assert desk.app.facts == ["made", "pause", "resume"]
+    assert await desk.told() == ["made", "pause", "resume"]
 
 
 @played
@@ -330,8 +329,7 @@ async def test_closed_while_in_line_is_left_alone() -> None:
     desk.channel.write(b"x")
     desk.hear(ssh.MSG_CHANNEL_CLOSE)
     desk.paper.pressure.on_stream(is_full=False)
-    await desk.settle()
-    assert desk.app.facts == ["made", "pause", "lost"]
+    assert await desk.told() == ["made", "pause", "lost"]
 
 
 @played

@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ async def done(pump: Any) -> Any:
     future = asyncio.get_running_loop().create_future()
     pump.on_done(future.set_result)
     return await future
+
+
+async def reset(pump: Any, reading: Awaitable[bytes]) -> None:
+    """A flow has ended, with a reset for who reads."""
+    with pytest.raises(ConnectionResetError):
+        await reading
+    await done(pump)
 
 
 @pytest.fixture(params=["memory", "tcp"])
@@ -160,9 +167,7 @@ async def test_reset_by_destination_arrives_as_reset(keys: Keys) -> None:
     async with session_of(keys) as session, raw_flow(session) as (reader, _writer, far, pump):
         reset_on_close(far)
         far.close()
-        with pytest.raises(ConnectionResetError):
-            await reader.read()
-        await done(pump)
+        await reset(pump, reader.read())
 
 
 @played_on_each_loop
@@ -170,9 +175,7 @@ async def test_reset_by_application_arrives_as_reset(keys: Keys) -> None:
     async with session_of(keys) as session, raw_flow(session) as (_reader, writer, far, pump):
         reset_on_close(writer.get_extra_info("socket"))
         writer.transport.abort()
-        with pytest.raises(ConnectionResetError):
-            await asyncio.get_running_loop().sock_recv(far, 1)
-        await done(pump)
+        await reset(pump, asyncio.get_running_loop().sock_recv(far, 1))
 
 
 @played_on_each_loop
@@ -184,9 +187,7 @@ async def test_closed_by_application_with_unread_data_is_a_reset(keys: Keys) -> 
         await loop.sock_sendall(far, b"never read")
         await wait_until(lambda: is_readable(application))
         application.close()
-        with pytest.raises(ConnectionResetError):
-            await loop.sock_recv(far, 1)
-        await done(pump)
+        await reset(pump, loop.sock_recv(far, 1))
 
 
 @played_on_each_loop
@@ -195,9 +196,7 @@ async def test_closed_by_destination_with_unread_data_is_a_reset(keys: Keys) -> 
         writer.write(b"never read")
         await wait_until(lambda: is_readable(far))
         far.close()
-        with pytest.raises(ConnectionResetError):
-            await reader.read()
-        await done(pump)
+        await reset(pump, reader.read())
 
 
 @played_on_each_loop
@@ -219,9 +218,7 @@ async def test_session_closed_in_mid_transfer_is_a_reset_not_an_end(keys: Keys) 
         await session.close()
         with pytest.raises(ConnectionResetError):
             await reader.read()
-        with pytest.raises(ConnectionResetError):
-            await asyncio.get_running_loop().sock_recv(far, 1)
-        await done(pump)
+        await reset(pump, asyncio.get_running_loop().sock_recv(far, 1))
         assert session.closed.result() == "closed"
 
 
@@ -278,9 +275,7 @@ async def test_connection_broken_in_mid_transfer_is_a_reset(
             await asyncio.get_running_loop().sock_sendall(far, b"half of it")
             assert await reader.readexactly(10) == b"half of it"
             kill_children(sshd.process.pid)
-            with pytest.raises(ConnectionResetError):
-                await reader.read()
-            await done(pump)
+            await reset(pump, reader.read())
         assert (await session.closed).startswith("the connection broke")
 
 

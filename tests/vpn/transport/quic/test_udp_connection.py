@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from quic_lab import Notes
 
 from vpn.transport.base import SocketAddress
 from vpn.transport.quic import engine, udp_connection
@@ -160,23 +161,14 @@ class Owner:
         self.seen.append((connection_id, is_valid))
 
 
-class Receiver:
-    """Writes down the facts of a connection."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
+class Receiver(Notes):
+    """What a connection reports."""
 
     def on_bytes(self, data: bytes) -> None:
         self.seen.append(data)
 
-    def on_fin(self) -> None:
-        self.seen.append("fin")
-
     def on_progress(self) -> None:
         self.seen.append("progress")
-
-    def on_datagram(self, data: bytes) -> None:
-        self.seen.append(("datagram", data))
 
     def on_closed(self, termination: Termination) -> None:
         self.seen.append(termination)
