@@ -14,6 +14,7 @@ from dialogues import TIMEOUT_S
 from shim.protocol.gate import CLIENT_OF_GATE, GATE, Configure, Configured
 from shim.protocol.handover import adopt, pair
 from shim.protocol.link import Link, LinkClosedError, Message
+from vpn.errors import AuthenticationError
 from vpn.ssh.open_failure import Failure, OpenFailed
 from vpn.ssh.session.client import Session
 from vpn.transport.pump import Pump
@@ -88,6 +89,11 @@ class FakeConnector:
             raise self.error
         self.sessions.append(FakeSession(is_overlay_server=self._is_overlay_server))
         return cast(Session, self.sessions[-1])
+
+    def lose_for_good(self) -> None:
+        """Lose the session, and make no other: nobody is let in any more."""
+        self.error = AuthenticationError("the key is no longer accepted")
+        self.sessions[0].closed.set_result("gone")
 
     async def close(self) -> None:
         self.is_closed = True

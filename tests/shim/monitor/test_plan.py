@@ -28,8 +28,8 @@ class Lookup:
 
     destination: str
     source: str = ""
-    mark: int = 0
     incoming: str = "lo"
+    mark: int = 0
     protocol: int = 6
     port: int = 80
     source_port: int = 40000

@@ -285,9 +285,8 @@ async def test_running_loses_its_session_and_has_it_renewed(bench: Bench) -> Non
 @dialogue(bench)
 async def test_running_goes_on_where_there_is_no_session_any_more(bench: Bench) -> None:
     await bench.start()
-    bench.connector.error = AuthenticationError("the key is no longer accepted")
     with no_wait_between_tries():
-        bench.connector.sessions[0].closed.set_result("gone")
+        bench.connector.lose_for_good()
         await until(lambda: len(bench.said) == 3)
     assert bench.said[2] == ("the key is no longer accepted; the command has no network any more")
     assert not bench.serving.done()

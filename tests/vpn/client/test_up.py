@@ -511,9 +511,8 @@ async def test_connected_helper_ends(bench: Bench, helper: str) -> None:
 @dialogue(bench)
 async def test_reconnecting_is_refused_for_good(bench: Bench) -> None:
     await bench.come_up()
-    bench.connector.error = AuthenticationError("the key is no longer accepted")
     with no_wait_between_tries():
-        bench.connector.sessions[0].closed.set_result("gone")
+        bench.connector.lose_for_good()
         with pytest.raises(AuthenticationError, match="no longer accepted"):
             await bench.serving
     assert "close" in bench.log

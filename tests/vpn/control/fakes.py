@@ -16,6 +16,7 @@ from flow_sample import FLOW
 
 from shim.protocol.common import Hello
 from shim.protocol.link import Link, Message
+from vpn.client.packet_tap import PacketTap
 from vpn.control import peer, server
 from vpn.control.events import Events
 from vpn.control.instance import Explainer, Instance
@@ -72,35 +73,17 @@ class Knowing:
         return DestinationStatus(name=host, rule_number=port)
 
 
-class Tap:
-    """Hands out one end of a socket pair at a time."""
-
-    def __init__(self) -> None:
-        self.gate_end: socket.socket | None = None
-        self._over = asyncio.Event()
-
-    def begin(self) -> socket.socket | None:
-        if self.gate_end is not None:
-            return None
-        ours, self.gate_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._over.clear()
-        return ours
-
-    async def wait(self) -> None:
-        await self._over.wait()
-
-    def end(self) -> None:
-        if self.gate_end is not None:
-            self.gate_end.close()
-            self.gate_end = None
-        self._over.set()
+def drop(_: Message, fds: tuple[int, ...]) -> None:
+    """Tell a gate something, where there is none."""
+    for fd in fds:
+        os.close(fd)
 
 
 class Tunnel:
     """A tunnel of `count` flows, of which only `t1` can be killed."""
 
     def __init__(self, count: int = 40) -> None:
-        self.captures = Tap()
+        self.captures = PacketTap(drop)
         self.explainer: Explainer | None = Knowing()
         self.count = count
 

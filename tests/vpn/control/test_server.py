@@ -340,7 +340,7 @@ async def test_capture_lasts_as_long_as_the_connection(bench: Bench, timeout: Ti
     reader = adopt(fd, TAP)
     await asyncio.sleep(0.1)
     assert await bench.ask(CapturePackets()) == Refused(Refusal.BUSY)
-    assert tap.gate_end is not None
+    assert tap.is_active
     first.link.close()
     await tap.wait()
     with pytest.raises(LinkClosedError):

@@ -45,7 +45,8 @@ class FakeConnection:
         self._on_attach: Callable[[], object] = lambda: None
         self._unsent: deque[bytes] = deque()
         self._credit_bytes = WINDOW_BYTES
-        self._has_fin_waiting = self._is_pumping_later = False
+        self._has_fin_waiting = False
+        self._pumping_later: asyncio.Handle | None = None
         self._datagrams: deque[bytes] = deque()
         self._silence: asyncio.TimerHandle | None = None
         self.path = path
@@ -104,12 +105,11 @@ class FakeConnection:
             packet(self.peer)
 
     def _pump_soon(self) -> None:
-        if not self._is_pumping_later:
-            self._is_pumping_later = True
-            self._loop.call_soon(self._pump)
+        if self._pumping_later is None:
+            self._pumping_later = self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        self._is_pumping_later = False
+        self._pumping_later = None
         while self._datagrams:
             data = self._datagrams.popleft()
             self._to_peer(lambda peer, data=data: peer._on_datagram(data))

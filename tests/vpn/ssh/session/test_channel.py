@@ -114,6 +114,13 @@ class Desk:
         await self.settle()
         return self.app.facts
 
+    async def read_to_the_end(self) -> bytes:
+        """Have the application read again; returns all that it got before the end."""
+        self.channel.resume_reading()
+        assert await self.told() == ["made", "eof", "lost"]
+        assert self.app.error is None
+        return bytes(self.app.received)
+
     async def settle(self) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
@@ -240,11 +247,7 @@ async def test_eof_and_close_behind_unread_data_are_an_end() -> None:
     assert desk.paper.names == ["close"]
     assert not desk.paper.is_registered
     assert await desk.told() == ["made"]
-    desk.channel.resume_reading()
-    await desk.settle()
-    assert desk.app.received == b"unread"
-    assert desk.app.facts == ["made", "eof", "lost"]
-    assert desk.app.error is None
+    assert await desk.read_to_the_end() == b"unread"
 
 
 @played
@@ -261,11 +264,7 @@ async def test_close_without_eof_of_a_foreign_server_is_an_end() -> None:
     desk.channel.pause_reading()
     desk.hear_data(b"all of it")
     desk.hear(ssh.MSG_CHANNEL_CLOSE)
-    desk.channel.resume_reading()
-    await desk.settle()
-    assert desk.app.received == b"all of it"
-    assert desk.app.facts == ["made", "eof", "lost"]
-    assert desk.app.error is None
+    assert await desk.read_to_the_end() == b"all of it"
 
 
 @played
