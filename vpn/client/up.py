@@ -320,6 +320,7 @@ class Client(Instance):
             lan=settings.lan,
             prefixes=settings.routes.prefixes,
         )
+        self._on(states.Fact.ROUTED)
         await self._resolved.announce()
 
     async def _stay_up(self, uplink: Uplink, tunnel: Tunnel) -> None:

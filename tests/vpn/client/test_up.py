@@ -91,10 +91,13 @@ class FakeResolved:
     def __init__(self, log: list[Any]) -> None:
         self.told = ToldByResolved(Answer(Outcome.DONE), ABSENT)
         self.warnings: tuple[str, ...] = ("resolved is silent",)
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self._log = log
 
     async def announce(self) -> None:
         self._log.append("announce")
+        await self.may_answer.wait()
 
     def pause(self, seconds: int) -> None:
         self._log.append(("pause names", seconds))
@@ -309,6 +312,27 @@ async def test_connecting_is_taken_down_on_command(bench: Bench) -> None:
     await down
     assert "down" in bench.log
     assert "close" not in bench.log
+
+
+@dialogue(switched)
+async def test_announcing_is_stopped_and_the_kill_switch_with_it(bench: Bench) -> None:
+    bench.resolved.may_answer.clear()
+    await bench.gate.configured(datagrams.GATE)
+    await until(lambda: "announce" in bench.log)
+    with pytest.raises(OverlayError, match="stopped before the tunnel was up"):
+        await bench.end(bench.client.stop, bench.resolved.may_answer.set)
+    assert bench.log == [Act.TELL_STOPPING, "close resolved", "down", "finish"]
+
+
+@dialogue(bench)
+async def test_announcing_can_be_paused(bench: Bench) -> None:
+    bench.resolved.may_answer.clear()
+    await bench.gate.configured(datagrams.GATE)
+    await until(lambda: "announce" in bench.log)
+    await bench.client.pause(60)
+    bench.resolved.may_answer.set()
+    await until(lambda: Act.TELL_READY in bench.log)
+    assert bench.client.status().paused_s == 60
 
 
 @dialogue(bench)

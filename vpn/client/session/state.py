@@ -50,6 +50,7 @@ class Fact(Enum):
     """The events that carry nothing, and what each says."""
 
     CONNECTED = "there is a session: the first one, or one that replaces a lost one"
+    ROUTED = "the monitor has put the routes in place; the resolvers are not yet configured"
     CAPTURED = "traffic goes through the tunnel: by routes, or in the namespace of a command"
     ATTEMPT_BEGAN = "an attempt to make a new session is under way"
     NETWORK_CHANGED = "a link, address or route has changed, or the machine was suspended"
@@ -195,6 +196,8 @@ class SessionState:
         match event:
             case Fact.CONNECTED:
                 return self._on_connected(before, now)
+            case Fact.ROUTED:
+                self.is_captured = True
             case Fact.CAPTURED:
                 self.is_captured = True
                 return (Act.TELL_READY,) if before is State.CONNECTING else ()

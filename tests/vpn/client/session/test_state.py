@@ -28,6 +28,7 @@ LOST = Lost("it fell silent", 0.5)
 ERROR = OverlayError("the server does not know us")
 EVENTS: tuple[Event, ...] = (
     Fact.CONNECTED,
+    Fact.ROUTED,
     Fact.CAPTURED,
     LOST,
     Fact.ATTEMPT_BEGAN,
@@ -169,6 +170,15 @@ def test_connecting_stopped_leaves_what_an_earlier_instance_has_closed(
     assert state.on(wish, 1.0) == (Act.TELL_STOPPING, Act.CLOSE_SESSION)
     assert str(state.failure) == "stopped before the tunnel was up"
     assert state.on(Fact.SESSION_CLOSED, 2.0) == (act,)
+    state.on(Fact.TAKEN_DOWN, 3.0)
+    assert state.name is State.FAILED
+
+
+def test_connecting_stopped_behind_its_own_kill_switch_lifts_it() -> None:
+    state = state_after(Fact.CONNECTED, Fact.ROUTED, kill_switch=True)
+    assert (state.name, state.is_captured) == (State.CONNECTING, True)
+    state.on(Fact.SIGNALLED, 1.0)
+    assert state.on(Fact.SESSION_CLOSED, 2.0) == (Act.TAKE_DOWN_AND_LIFT,)
     state.on(Fact.TAKEN_DOWN, 3.0)
     assert state.name is State.FAILED
 
