@@ -8,7 +8,7 @@ IDNA A-labels are LDH labels like any other, and need no care.
 from __future__ import annotations
 
 import re
-from enum import Enum, auto
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 MAX_LABEL = 63
@@ -115,18 +115,12 @@ def matches_suffix(labels: Labels, suffix: Labels) -> bool:
 class SpecialUse(Enum):
     """The special uses of names (RFC 6761), with an answer that does not come from the DNS."""
 
-    LOOPBACK = auto()
-    """The host that asks."""
-    NO_SUCH_NAME = auto()
-    """Never looked up in the DNS: of another name system, or of none."""
-    MULTICAST = auto()
-    """Of multicast DNS; many private networks use that domain, too."""
-    IPV4_ONLY = auto()
-    """The probe for NAT64 (RFC 7050)."""
-    DISCOVERY = auto()
-    """The probe for a resolver with encrypted transport (RFC 9462)."""
-    CANARY = auto()
-    """The probe for whether applications are to use the resolver of the network."""
+    LOOPBACK = "the host that asks"
+    NO_SUCH_NAME = "never looked up in the DNS: of another name system, or of none"
+    MULTICAST = "of multicast DNS; many private networks use that domain, too"
+    IPV4_ONLY = "the probe for NAT64 (RFC 7050)"
+    DISCOVERY = "the probe for a resolver with encrypted transport (RFC 9462)"
+    CANARY = "the probe for whether applications are to use the resolver of the network"
 
 
 FIXED_ADDRESSES: dict[SpecialUse, tuple[IPv4Address | IPv6Address, ...]] = {
