@@ -267,19 +267,19 @@ class GetDnsStatus(Message, frozen=True, tag="get-dns-status"):
     """Asks for `DnsStatusAnswer`."""
 
 
-class GetResolution(Message, frozen=True, tag="get-resolution"):
-    """Asks for `ResolutionAnswer`: how a query for records of a type would be answered."""
-
+class _AboutName(Message, frozen=True):
     SIZE: ClassVar[int] = 64 + MAX_NAME_TEXT
+
+
+class GetResolution(_AboutName, frozen=True, tag="get-resolution"):
+    """Asks for `ResolutionAnswer`: how a query for records of a type would be answered."""
 
     name: str
     rtype: int
 
 
-class GetDestination(Message, frozen=True, tag="get-destination"):
+class GetDestination(_AboutName, frozen=True, tag="get-destination"):
     """Asks for `DestinationAnswer`, about a name or address; `port` is 0 for what has none."""
-
-    SIZE: ClassVar[int] = 64 + MAX_NAME_TEXT
 
     host: str
     port: int

@@ -62,26 +62,6 @@ class Fact(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _NoSession:
-    """There is none, for a reason in words for the user; `jitter` puts off the next attempt."""
-
-    why: str
-    jitter: float
-
-
-class Lost(_NoSession):
-    """The session has ended."""
-
-    __slots__ = ()
-
-
-class AttemptFailed(_NoSession):
-    """The attempt has failed, with an error that may pass, or was given up (empty)."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Paused:
     """Traffic bypasses the tunnel for so many seconds; 0 ends that."""
 
@@ -100,6 +80,26 @@ class Failed:
     """A step has failed with an error that does not pass by itself."""
 
     error: OverlayError
+
+
+@dataclass(frozen=True, slots=True)
+class _NoSession:
+    """There is none, for a reason in words for the user; `jitter` puts off the next attempt."""
+
+    why: str
+    jitter: float
+
+
+class Lost(_NoSession):
+    """The session has ended."""
+
+    __slots__ = ()
+
+
+class AttemptFailed(_NoSession):
+    """The attempt has failed, with an error that may pass, or was given up (empty)."""
+
+    __slots__ = ()
 
 
 _Carrier = Paused | Lost | AttemptFailed | NetworkUnwatched | Failed

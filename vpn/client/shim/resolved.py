@@ -80,9 +80,7 @@ class ResolvedHelper:
         """Have names resolved as without the tunnel for some seconds; 0 ends that."""
         if self._link is None:
             return
-        if self._resuming is not None:
-            self._resuming.cancel()
-            self._resuming = None
+        self._cancel_resuming()
         if seconds:
             self._send(Withdraw())
             loop = asyncio.get_running_loop()
@@ -92,10 +90,14 @@ class ResolvedHelper:
 
     def close(self) -> None:
         """Close the link: the helper undoes its changes and exits."""
-        if self._resuming is not None:
-            self._resuming.cancel()
+        self._cancel_resuming()
         if self._link is not None:
             self._link.close()
+
+    def _cancel_resuming(self) -> None:
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
 
     def _send(self, message: Message) -> None:
         self._answered.clear()

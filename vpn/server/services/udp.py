@@ -50,9 +50,9 @@ IDLE_S: Final = 330.0
 TICK_S: Final = 10.0
 
 _BURST: Final = 32
-_HELD: Final = "udp"
 Emit = Callable[[bytes], object]
 """Takes a message for the client, or loses it."""
+_HELD: Final = "udp"
 
 
 class UdpService:

@@ -38,8 +38,8 @@ class DatagramSocket:
     """A socket of a family, 4 or 6. Raises OSError."""
 
     def __init__(self, family: int) -> None:
-        self._is_v4 = family == 4
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._is_v4 = family == 4
         self._sock = socket.socket(FAMILIES[family], kind)
         if self._is_v4:
             self._level, self._hops_option = socket.IPPROTO_IP, socket.IP_TTL

@@ -83,10 +83,10 @@ class SshAcceptor:
         self._options = SSHServerConnectionOptions(
             server_factory=lambda: _Callbacks(self),
             server_version=VERSION,
-            server_host_keys=[host_key],
-            authorized_client_keys=None,  # set for each login
             allow_pty=False,
             agent_forwarding=False,
+            server_host_keys=[host_key],
+            authorized_client_keys=None,  # set for each login
             **algorithms.OPTIONS,
             encryption_algs=algorithms.SERVER_CIPHERS,
             login_timeout=LOGIN_TIMEOUT_S,
