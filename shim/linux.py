@@ -19,8 +19,8 @@ MS_PRIVATE: Final = 0x40000
 _SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
 _AT_FDCWD: Final = -100
-_AT_RECURSIVE: Final = 0x8000
-_OPEN_TREE_CLONE: Final = 1
+_CLONE_TREE: Final = 0x8000 | 1
+"""AT_RECURSIVE, OPEN_TREE_CLONE."""
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,7 +66,7 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 def clone_mounts(path: str) -> int:
     """Return a detached copy of the mounts at and below a path (open_tree(2)). Raises OSError."""
-    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    flags = _CLONE_TREE | os.O_CLOEXEC
     fd: int = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, path.encode(), flags)
     if fd < 0:
         raise _error(path)

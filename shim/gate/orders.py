@@ -22,17 +22,22 @@ from shim.protocol.gate import (
 
 
 @dataclass(frozen=True, slots=True)
-class WriteCapture:
-    """Write a packet, behind its virtio header, to the capture TUN: an application gets it."""
+class _Write:
+    """Write a packet, behind its virtio header, to a TUN device."""
 
     framed: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class WriteFlow:
-    """Write a packet, behind its virtio header, to the flow TUN, where the kernel ends flows."""
+class WriteCapture(_Write):
+    """Write to the capture TUN: an application gets the packet."""
 
-    framed: bytes
+    __slots__ = ()
+
+
+class WriteFlow(_Write):
+    """Write to the flow TUN, where the kernel ends flows."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +62,18 @@ class SendDatagram:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetSocket:
+    """End an accepted connection, by its descriptor, with a RST."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
 class PassSocket:
     """Pass an accepted connection, by its descriptor, to the client as that of a flow."""
 
     connection: int
     flow: int
-
-
-@dataclass(frozen=True, slots=True)
-class ResetSocket:
-    """End an accepted connection, by its descriptor, with a RST."""
-
-    connection: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,11 @@ TX_QUEUE_PACKETS: Final = 1000
 MTU_BYTES: Final = 65535
 """As on the loopback device: both ends are kernels of this machine (docs/decisions/0001)."""
 
+_PRIORITY_MANGLE: Final = -150
 _ADDR_GEN_MODE_NONE: Final = 1
 _NF_ACCEPT: Final = 1
 _NF_DROP: Final = 0
 _TCP_FLAGS: Final = 13
-_PRIORITY_MANGLE: Final = -150
 
 
 def families() -> tuple[int, ...]:

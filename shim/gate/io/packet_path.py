@@ -28,10 +28,10 @@ from shim.gate.wire import tun
 from shim.gate.wire.fast_path import is_datagram, is_segment_of_flow
 from shim.protocol.gate import DropReason
 
-SYSCALLS: Final = frozenset({"readv", "write"})
-
 BURST: Final = 64
 LARGE_BYTES: Final = 16384
+
+SYSCALLS: Final = frozenset({"readv", "write"})
 
 
 @dataclass(slots=True)
