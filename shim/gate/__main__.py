@@ -35,7 +35,7 @@ def main() -> int:
         match launcher.receive():
             case Keep(is_flow_namespace), (capture, device, listener):
                 flow = FlowNetwork(device, socket.socket(fileno=listener))
-                given = supervisor.Given(capture, flow, client, supervisor.new_pool())
+                given = supervisor.GateDescriptors(capture, flow, client, supervisor.new_pool())
                 launcher.send(Keeping())
                 supervisor.run(given, sock, has_network=not is_flow_namespace)
     return 0

@@ -23,7 +23,7 @@ Pure: packets, messages and the time come in as arguments; orders come out.
 A gate that follows one that was killed knows no flow, but the client does: it has `adopt` called
 for each, before anything else happens. Flows that were only held are not among them; their SYN
 comes again and is a new flow. Numbers begin with the generation of the gate, so that no two flows
-of any gates share one, and an answer to a gate before means nothing here.
+of any gates share one, and an answer to an earlier gate names none here.
 
 Bounds: those of `Limits`; beyond, a SYN is dropped, as if lost on the wire. So a flood of SYNs to
 one destination, whose flows are never accepted, leaves room for others. A flow to a virtual address

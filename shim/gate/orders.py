@@ -1,8 +1,8 @@
 """The orders by which the deciders of the gate say what is to be done. Pure.
 
 Flows, associations, echo and the resolver decide; none of them has a descriptor. What they return
-is carried out by `shim.gate.io.executor`, and by nothing else. Segments of an established flow are
-no order: the loop passes them on verbatim (`shim.gate.io.loop`).
+is carried out by `shim.gate.io.executor`, and by nothing else. Segments of an established flow need
+no order: they are forwarded verbatim (`shim.gate.io.packet_path`).
 """
 
 from __future__ import annotations

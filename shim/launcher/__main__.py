@@ -45,9 +45,9 @@ def main() -> int:
     stages.clear_ambient()  # the supervisor never holds a capability of a service
     supervisor = GateSupervisor()
     from shim.launcher import process
-    from shim.launcher.host_network import Machine, opened
+    from shim.launcher.host_network import HostNetwork, opened
 
-    machine = Machine(*given) if given else opened()
+    machine = HostNetwork(*given) if given else opened()
     return process.main(link, supervisor, monitor, machine, is_service=bool(given))
 
 

@@ -10,7 +10,7 @@ The file must be a regular file of root that nobody else may write, and is read 
 client is. A peer has the credentials that the kernel recorded when it connected (unix(7),
 SO_PEERCRED and SO_PEERGROUPS): root of a user namespace has the user id outside of it, and a user
 who is not mapped here has the overflow id, which is never permitted. A client that is refused gets
-a message, and not a byte of it is read.
+a message, and no byte that it has sent is read.
 
 Port 53 of every resolver, and everything, may be captured only if `routes` covers every address.
 """
@@ -94,7 +94,7 @@ def parse(text: str, uid_of: Callable[[str], int], gid_of: Callable[[str], int])
             tuple(str(ip_network(route)) for route in file.routes),
         )
     except (ValueError, KeyError, msgspec.MsgspecError) as error:
-        raise PolicyError(f"cannot follow {POLICY}: {error.args[0]}") from None
+        raise PolicyError(f"cannot use {POLICY}: {error.args[0]}") from None
 
 
 def read(path: str = POLICY) -> Policy:

@@ -51,7 +51,7 @@ class GateSupervisor:
         return self._link.fileno()
 
     def keep(self, keep: Keep, *fds: int) -> bool:
-        """Send it the descriptors of a gate. Returns whether it has taken them."""
+        """Send it the descriptors of a gate. Returns whether it has acknowledged them in time."""
         with suppress(LinkClosedError, ViolationError):
             self._link.send(keep, fds)
             select.select([self._link], [], [], _TIMEOUT_S)
@@ -76,7 +76,7 @@ class Monitor:
         return self._link.fileno()
 
     def serve(self, serve: Serve, *fds: int) -> None:
-        """Have it serve a client. If it has ended, waiting for it tells so."""
+        """Have it serve a client. If it has ended already, waitpid(2) reports that."""
         with suppress(LinkClosedError):
             self._link.send(serve, fds)
 

@@ -30,14 +30,14 @@ from shim.netlink.wrapper import NETLINK_NETFILTER, adopt
 from shim.protocol.launcher import NETNS_COOKIE
 
 SYSCALLS: Final = frozenset({"recvfrom"})
-"""For `Machine.forget`."""
+"""For `HostNetwork.forget`."""
 
 _SIOCGSKNS: Final = 0x894C
 _MAX_BYTES: Final = 1 << 16
 
 
-class Machine:
-    """The two sockets, by descriptor, which stay open."""
+class HostNetwork:
+    """The two netlink sockets of the machine, by descriptor; they stay open."""
 
     def __init__(self, route: int, netfilter: int) -> None:
         self.route = route
@@ -75,8 +75,8 @@ class Machine:
                     pass
 
 
-def opened() -> Machine:
+def opened() -> HostNetwork:
     """Open both sockets in the current network namespace. Raises OSError."""
     protocols = (socket.NETLINK_ROUTE, NETLINK_NETFILTER)
     kinds = ((socket.AF_NETLINK, socket.SOCK_RAW, protocol) for protocol in protocols)
-    return Machine(*(socket.socket(*kind).detach() for kind in kinds))
+    return HostNetwork(*(socket.socket(*kind).detach() for kind in kinds))

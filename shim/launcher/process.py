@@ -45,7 +45,7 @@ from shim.launcher import access, children, kill_switch
 from shim.launcher import host_network as machines
 from shim.launcher import state_directory as files
 from shim.launcher.children import GateSupervisor, Monitor
-from shim.launcher.host_network import Machine
+from shim.launcher.host_network import HostNetwork
 from shim.launcher.state_directory import BusyError, State
 from shim.launcher.undo import undo
 from shim.monitor import journal
@@ -86,7 +86,7 @@ def main(
     link: socket.socket,
     supervisor: GateSupervisor,
     monitor: Monitor,
-    machine: Machine,
+    machine: HostNetwork,
     *,
     is_service: bool,
 ) -> int:
@@ -129,13 +129,13 @@ def main(
 
 
 def _answer(client: socket.socket, refusal: Failed) -> None:
-    """Refuse after the first message of the client, whatever it is."""
+    """Refuse a client once its first message has come, or after `_FIRST_QUESTION_S`."""
     select.select([client], [], [], _FIRST_QUESTION_S)
     access.refuse(client, refusal)
 
 
 def _begin(
-    admitted: access.Admitted, supervisor: GateSupervisor, monitor: Monitor, machine: Machine
+    admitted: access.Admitted, supervisor: GateSupervisor, monitor: Monitor, machine: HostNetwork
 ) -> State:
     """Make devices, namespace and state while that is permitted; send them to the monitor."""
     try:
@@ -162,7 +162,7 @@ def _begin(
 
 
 def _make_network(
-    state: State, supervisor: GateSupervisor, machine: Machine
+    state: State, supervisor: GateSupervisor, machine: HostNetwork
 ) -> tuple[tuple[Family, ...], socket.socket]:
     try:
         if not state.journal.has_kill_switch:
@@ -231,7 +231,11 @@ def _turn_away(others: socket.socket, ended: int) -> None:
 
 
 def _undo(
-    state: State, machine: Machine, netlink: Netlink, monitor: Monitor, supervisor: GateSupervisor
+    state: State,
+    machine: HostNetwork,
+    netlink: Netlink,
+    monitor: Monitor,
+    supervisor: GateSupervisor,
 ) -> int:
     """Wait for the monitor, undo unless the kill switch is on; returns the exit status.
 

@@ -1,18 +1,18 @@
-"""Undoing what a killed instance has left in a network. Doing it twice is harmless."""
+"""The removal of what a killed instance has left in a network; harmless when repeated."""
 
 from __future__ import annotations
 
 import sys
 from typing import Final
 
-from shim.launcher.host_network import Machine
+from shim.launcher.host_network import HostNetwork
 from shim.launcher.state_directory import BusyError, State
 from shim.netlink.kernel import Netlink
 
 BUSY: Final = 75
 
 
-def undo(machine: Machine, *, keep_kill_switch: bool = False) -> int:
+def undo(machine: HostNetwork, *, keep_kill_switch: bool = False) -> int:
     """Undo every recorded change. Returns 0, 1 if something remains, 75 while an instance runs.
 
     With `keep_kill_switch` nothing is undone while a kill switch is on.

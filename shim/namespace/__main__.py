@@ -137,7 +137,7 @@ def _start_supervisor(capture: int, flow: flow_namespace.FlowNetwork) -> tuple[L
     """Return the client's link to the gate, and a socket that ends with the supervisor."""
     to_gate, at_gate = pair(CLIENT_OF_GATE, GATE)
     alive, link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    given = supervisor.Given(capture, flow, at_gate, supervisor.new_pool())
+    given = supervisor.GateDescriptors(capture, flow, at_gate, supervisor.new_pool())
     if os.fork() == 0:
         supervisor.run(given, link)
     link.close()

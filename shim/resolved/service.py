@@ -1,4 +1,4 @@
-"""After sandboxing, configures systemd-resolved and NetworkManager for the capture TUN.
+"""The resolved helper: sandboxed, it configures systemd-resolved and NetworkManager.
 
 Theory of operation
 -------------------

@@ -1,4 +1,4 @@
-"""Puts this process under a system call filter (`seccomp.assemble` makes one).
+"""The installation of a system call filter (made by `seccomp.assemble`) in this process.
 
 Source: seccomp(2), linux/filter.h.
 """

@@ -1,4 +1,4 @@
-"""Landlock: no file, no TCP port, no other process, whatever the user behind it may do.
+"""Landlock: denies files, TCP ports and signals to others, whatever the user itself may do.
 
 It holds for what is opened from now on; descriptors that are open keep what they can. What a
 kernel does not know yet (rights came in versions, "ABIs") is left out.

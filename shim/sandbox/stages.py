@@ -1,4 +1,4 @@
-"""Gives away for good what a process does not need, in named stages, and reads back what is left.
+"""The confinement of a process in named stages, each irrevocable, and a check of what is left.
 
 | stage        | afterwards the process should              | and must not                     |
 |--------------|--------------------------------------------|----------------------------------|
@@ -8,18 +8,18 @@
 | capabilities | hold those of its profile                  | hold or pass on any other        |
 | lock         | stay as it is (securebits, no_new_privs)   | be traced, dumped, change again  |
 | Landlock     | use what is open                           | open, or signal, anything else   |
-| read-back    | be what was meant, in one thread           | go on if it is not               |
+| read-back    | be what its profile says, in one thread    | go on if it is not               |
 | lines        | show what is wrong by lines                | look for its source              |
 | filter       | make the calls that it declares            | make any other                   |
 
 Before the first, a process closes what is not its business (`linux.close_all_but`), and then opens
 what it still needs: from here on, nothing is opened.
 
-Who holds what it is to hold already, as those of a service do that systemd has started or that
-were started without ambient ones, is spared capset(2), which their unit forbids.
+A process that already holds exactly the capabilities of its profile does not call capset(2): the
+unit of a service forbids it.
 
-A user namespace gives capabilities: hence who takes one does so before. A change of identity clears
-the parent-death signal: hence who is to die with its parent says so afterwards.
+A new user namespace gives every capability in it, so a process creates one before `enter`. A change
+of identity clears the parent-death signal (prctl(2)), so a process sets that one after `enter`.
 
 Source: capabilities(7), prctl(2), proc_pid_status(5).
 """
@@ -59,7 +59,7 @@ _SECUREBITS: Final = 0xEF
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a process keeps. Beside that, everybody keeps its open descriptors."""
+    """What a process keeps, besides its open descriptors."""
 
     syscalls: frozenset[str]
     capabilities: frozenset[int] = frozenset()
@@ -71,7 +71,7 @@ class Profile:
 
 
 class NotConfinedError(Exception):
-    """The kernel reports something else than what was meant to remain."""
+    """The kernel reports other privileges than the profile says."""
 
 
 def enter(profile: Profile, program: bytes) -> tuple[Missing, ...]:

@@ -1,7 +1,7 @@
 """The messages of the echo service, between client and server. Pure.
 
 They are a closed set of types, decoded strictly, each field bounded, and go in the stream of a
-channel of their own (`vpn.protocol.message_channel`). A peer that sends anything else is no peer.
+channel of their own (`vpn.protocol.message_channel`). Anything else ends the channel.
 
 A *query* is one program's pinging of one destination, the query session of RFC 5508. The client
 numbers it; the server gives it a ping socket (icmp(7)), whose identifier is the kernel's choice.

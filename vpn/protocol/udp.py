@@ -4,8 +4,8 @@ An association is one local socket of an application, and one socket at the far 
 as a channel of its own to a reserved destination, which says its family. Each datagram, and each
 ICMP error about one, is one message: a closed set of types, decoded strictly, each field bounded.
 Nothing in a message depends on the one before, so that any of them may be lost: they may go in the
-stream of the channel or in its datagrams (`vpn.protocol.message_channel`). A peer that sends
-anything else is no peer.
+stream of the channel or in its datagrams (`vpn.protocol.message_channel`). Anything else
+ends the channel.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ class Server:
 
     def __init__(self, identity: Identity, authorized: Authorized) -> None:
         self._dialer = Dialer()
-        recursive = SystemResolvers()
-        lookups = Lookups(self._dialer.resolve_routed, recursive)
+        resolvers = SystemResolvers()
+        lookups = Lookups(self._dialer.resolve_routed, resolvers)
         self._echo = EchoService(self._dialer.resolve)
         self._udp = UdpService(self._dialer.resolve)
         self._services: table.Handlers = {
-            RESOLVER: lambda _: ResolverProtocol(lookups.resolve, recursive),
+            RESOLVER: lambda _: ResolverProtocol(lookups.resolve, resolvers),
             ECHO: self._echo.protocol,
             UDP[4]: partial(self._udp.protocol, 4),
             UDP[6]: partial(self._udp.protocol, 6),

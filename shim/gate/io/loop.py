@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-Packets are forwarded between the two devices (`forwarder`), or lead to orders, as messages of the
+Packets are forwarded between the two devices (`packet_path`), or lead to orders, as messages of the
 client do (`shim.gate.router`), which are carried out at once (`executor`). Accepted connections
-are passed on or served (`acceptor`, `dns_tcp`). Once in `TICK_S` whatever is over is ended.
+are passed on or served (`acceptor`, `dns_tcp`). Every `TICK_S` whatever has expired is ended.
 
 A gate that follows one that was killed first hears from the client which flows there are, at most
 for `LEARN_S`. Until then it touches nothing else: packets wait in the devices, connections in the

@@ -71,7 +71,7 @@ class Restarts:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GateDescriptors:
     """The descriptors that every gate gets."""
 
     capture: int
@@ -114,7 +114,7 @@ def pool_key(machine_id: str) -> bytes:
     return hashlib.blake2b(b"overlay-vpn names", key=secret).digest()
 
 
-def run(given: Given, link: socket.socket, *, has_network: bool = True) -> NoReturn:
+def run(given: GateDescriptors, link: socket.socket, *, has_network: bool = True) -> NoReturn:
     """Drop every privilege and keep a gate running until `link` ends.
 
     With `has_network` the process first moves to an empty network namespace; without, it is in one.
@@ -134,7 +134,7 @@ def run(given: Given, link: socket.socket, *, has_network: bool = True) -> NoRet
     end_after(work, "supervisor")
 
 
-def _keep(given: Given, link: socket.socket) -> None:
+def _keep(given: GateDescriptors, link: socket.socket) -> None:
     restarts = Restarts()
     for generation in itertools.count(1):
         started = time.monotonic()
@@ -152,7 +152,7 @@ def _keep(given: Given, link: socket.socket) -> None:
             return
 
 
-def _start(given: Given, link: socket.socket, generation: int) -> int:
+def _start(given: GateDescriptors, link: socket.socket, generation: int) -> int:
     supervisor = os.getpid()
     gate = os.fork()
     if gate == 0:

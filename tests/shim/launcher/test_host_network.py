@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shim.launcher import __main__ as program
-from shim.launcher.host_network import Machine, opened
+from shim.launcher.host_network import HostNetwork, opened
 from shim.netlink.links import Interfaces
 
 # struct nlmsghdr and rtgenmsg: RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP (rtnetlink(7)).
@@ -28,7 +28,7 @@ os.execv(sys.executable, [sys.executable, "-I", "-B", "-m", "shim.launcher"])
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[HostNetwork]:
     machine = opened()
     yield machine
     for sock in (machine._route, machine._netfilter):
@@ -37,7 +37,7 @@ def machine() -> Iterator[Machine]:
     os.close(machine.netfilter)
 
 
-def pending(machine: Machine) -> bytes:
+def pending(machine: HostNetwork) -> bytes:
     with socket.socket(fileno=os.dup(machine.route)) as sock:
         try:
             return sock.recv(1 << 16, socket.MSG_DONTWAIT | socket.MSG_PEEK)
@@ -45,7 +45,7 @@ def pending(machine: Machine) -> bytes:
             return b""
 
 
-def test_answers_to_somebody_who_was_killed_are_forgotten(machine: Machine) -> None:
+def test_answers_to_somebody_who_was_killed_are_forgotten(machine: HostNetwork) -> None:
     with socket.socket(fileno=os.dup(machine.route)) as killed:
         killed.send(EVERY_LINK)
     assert pending(machine)  # the detector
@@ -53,12 +53,12 @@ def test_answers_to_somebody_who_was_killed_are_forgotten(machine: Machine) -> N
     assert not pending(machine)
 
 
-def test_cookie_is_that_of_every_socket_of_the_network(machine: Machine) -> None:
+def test_cookie_is_that_of_every_socket_of_the_network(machine: HostNetwork) -> None:
     with socket.socket() as other:
         assert machine.cookie == other.getsockopt(socket.SOL_SOCKET, 71, 8) != bytes(8)
 
 
-def test_sockets_stay_open_when_who_uses_them_is_done(machine: Machine) -> None:
+def test_sockets_stay_open_when_who_uses_them_is_done(machine: HostNetwork) -> None:
     Interfaces(machine.route).close()
     assert not pending(machine)
     for fd in machine.fds:

@@ -83,11 +83,14 @@ class EchoService:
             raise
 
     async def address_of(self, host: str, family: int) -> str:
-        """Return an address of a host, itself if it is one. Raises OpenFailed, OSError."""
+        """Return an address of a host, itself if it is one. Raises OpenFailed, OSError.
+
+        Refused is multicast, under whatever name.
+        """
         try:
             address = ip_address(host)
         except ValueError:
-            return await self._look_up(host, family)
+            address = ip_address(await self._look_up(host, family))
         if address.version != family:
             raise OpenFailed(Failure.ENETUNREACH)
         if address.is_multicast:
@@ -153,15 +156,14 @@ class Queries:
         query = self._query_of(request)
         if query is None:
             return
-        query.last = self._loop.time()
-        self._queries.move_to_end(query.number)
+        self._use(query)
         if query.sock is not None:
             self._send(query, query.sock, request)
         elif len(query.waiting) < MAX_WAITING:
             query.waiting.append(request)
 
     def forget_idle(self, since: float) -> None:
-        """Forget the queries that nothing was sent or came for since a time of the loop."""
+        """Forget the queries without a request or a reply since a time of the loop."""
         for query in list(self._queries.values()):
             if query.last < since:
                 self._forget(query)
@@ -188,6 +190,11 @@ class Queries:
         self._login.held[_HELD] += 1
         query.opening = self._loop.create_task(self._open(query))
         return query
+
+    def _use(self, query: _Query) -> None:
+        """Note a request or a reply: the table is in the order of the last one."""
+        query.last = self._loop.time()
+        self._queries.move_to_end(query.number)
 
     async def _open(self, query: _Query) -> None:
         try:
@@ -252,7 +259,7 @@ class Queries:
             answer = sock.receive()
             if answer is None:
                 return
-            query.last = self._loop.time()
+            self._use(query)
             source = query.host if answer.address == query.address else answer.address
             self._emit(
                 echo.encode(

@@ -68,13 +68,13 @@ async def connect(transport: Transport, dialing: Dialing, login: Credentials) ->
     """Connect to a server over a transport and log in.
 
     `login.host_keys` judges the keys of the server, at both layers. Raises ConfigurationError,
-     TransportError or AuthenticationError, each one line.
+    TransportError or AuthenticationError, each one line.
     """
     files = _keys_of(login)
     address, host_keys = dialing.address, login.host_keys
-    owner = _Callbacks(login, files)
+    callbacks = _Callbacks(login, files)
     loop = asyncio.get_running_loop()
-    options = _options(owner, address, login)
+    options = _options(callbacks, address, login)
     options.waiter = loop.create_future()
     connections: list[_Connection] = []
 
@@ -94,7 +94,7 @@ async def connect(transport: Transport, dialing: Dialing, login: Credentials) ->
             )
         await options.waiter
     except (DisconnectError, OSError) as error:
-        raise _explain(error, address, login, connection, owner) from error
+        raise _explain(error, address, login, connection, callbacks) from error
     except BaseException as error:
         connection.abort()
         if isinstance(error, OverlayError) or not isinstance(error, Exception):
@@ -103,7 +103,7 @@ async def connect(transport: Transport, dialing: Dialing, login: Credentials) ->
         raise TransportError(f"{address} does not speak SSH ({type(error).__name__})") from error
     if host_keys.is_new(connection.host_key):
         known_hosts.add(login.new_hosts_file, host_keys.name, connection.host_key)
-    return Session(connection, owner)
+    return Session(connection, callbacks)
 
 
 def _keys_of(login: Credentials) -> keys.KeyFiles:
@@ -117,10 +117,10 @@ def _keys_of(login: Credentials) -> keys.KeyFiles:
 class Session:
     """A session that has logged in. The result of `closed` is the reason why it ended, one line."""
 
-    def __init__(self, connection: _Connection, owner: _Callbacks) -> None:
+    def __init__(self, connection: _Connection, callbacks: _Callbacks) -> None:
         self._connection = connection
-        self._owner = owner
-        self.closed: asyncio.Future[str] = owner.closed
+        self._callbacks = callbacks
+        self.closed: asyncio.Future[str] = callbacks.closed
         self.host_key: SSHKey = connection.host_key
         version = str(connection.get_extra_info("server_version", ""))
         self.is_overlay_server = version.startswith(OVERLAY_PREFIX)
@@ -174,7 +174,7 @@ class Session:
     async def close(self) -> None:
         """End the session; flows that are still open are reset."""
         if not self.closed.done():
-            self._owner.on_closing()
+            self._callbacks.on_closing()
             self._connection.close()
         await self._connection.stream_lost.wait()
 
@@ -263,11 +263,13 @@ class _Callbacks(asyncssh.SSHClient):
             self._agent.close()
 
 
-def _options(owner: _Callbacks, address: Address, login: Credentials) -> SSHClientConnectionOptions:
+def _options(
+    callbacks: _Callbacks, address: Address, login: Credentials
+) -> SSHClientConnectionOptions:
     try:
         return SSHClientConnectionOptions(
             config=None,
-            client_factory=lambda: owner,
+            client_factory=lambda: callbacks,
             client_version=VERSION,
             host=address.host,
             port=address.port,
@@ -291,14 +293,14 @@ def _explain(
     address: Address,
     login: Credentials,
     connection: _Connection,
-    owner: _Callbacks,
+    callbacks: _Callbacks,
 ) -> OverlayError:
     """Return the one line for a login that failed."""
     if connection.refusal is not None:
         return connection.refusal
     reason = str(error)
     if isinstance(error, PermissionDenied) or "authentication failures" in reason:
-        return AuthenticationError(_denied(address, login, owner))
+        return AuthenticationError(_denied(address, login, callbacks))
     if isinstance(error, ConnectionLost) and "imeout" in reason:
         return TransportError(f"{address} did not finish the login in {login.timeout_s:g} s")
     if connection.get_extra_info("server_version") is None:
@@ -310,14 +312,14 @@ def _explain(
     return TransportError(f"{address} ended the login: {reason or type(error).__name__}")
 
 
-def _denied(address: Address, login: Credentials, owner: _Callbacks) -> str:
+def _denied(address: Address, login: Credentials, callbacks: _Callbacks) -> str:
     text = f"permission denied for {login.user} at {address}: "
-    if owner.offered:
-        text += f"none of {owner.offered} key(s) was accepted"
+    if callbacks.offered:
+        text += f"none of {callbacks.offered} key(s) was accepted"
     else:
         text += "there is no key to offer, in an agent or in ~/.ssh"
-    if owner.encrypted:
-        text += f"; {owner.encrypted} key(s) are encrypted, add them with ssh-add"
+    if callbacks.encrypted:
+        text += f"; {callbacks.encrypted} key(s) are encrypted, add them with ssh-add"
     return text
 
 

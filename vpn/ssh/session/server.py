@@ -52,7 +52,7 @@ from vpn.ssh.open_failure import to_wire
 from vpn.ssh.session.carrier import Carrier
 from vpn.ssh.session.channel import Channel
 from vpn.ssh.session.connection import FlowConnection
-from vpn.ssh.session.startups import Admission
+from vpn.ssh.session.startups import Startups
 from vpn.ssh.trust.certificates import is_accepted, is_weakly_signed
 from vpn.ssh.version import VERSION
 
@@ -75,7 +75,7 @@ class SshAcceptor:
     def __init__(self, host_key: SSHKey, authorized: Authorized, open_flow: OpenFlow) -> None:
         self._authorized = authorized
         self._open_flow = open_flow
-        self._admission: Admission[_Connection] = Admission()
+        self._startups: Startups[_Connection] = Startups()
         self._sessions: set[_Connection] = set()
         self._carriers: set[Carrier] = set()
         self._is_draining = False
@@ -115,7 +115,7 @@ class SshAcceptor:
         await self._wait_for(lambda: not self.flow_count, drain_s)
         for session in list(self._sessions):
             session.disconnect(DISC_BY_APPLICATION, "the server stops")
-        for connection in self._admission.waiting():
+        for connection in self._startups.waiting():
             connection.abort()
         await self._wait_for(lambda: not self._carriers, GOODBYE_S)
 
@@ -132,7 +132,7 @@ class SshAcceptor:
 
     def on_arrival(self, connection: _Connection) -> None:
         """Note that a client has connected; beyond the limit, close the oldest without a login."""
-        evicted = self._admission.enter(connection)
+        evicted = self._startups.enter(connection)
         if evicted is not None:
             evicted.abort()
 
@@ -142,12 +142,12 @@ class SshAcceptor:
 
     def on_login(self, connection: _Connection) -> None:
         """Note that a client has logged in."""
-        self._admission.leave(connection)
+        self._startups.leave(connection)
         self._sessions.add(connection)
 
     def on_end(self, connection: _Connection) -> None:
         """Note that a connection has ended, logged in or not."""
-        self._admission.leave(connection)
+        self._startups.leave(connection)
         self._sessions.discard(connection)
 
     def on_flow_end(self) -> None:

@@ -14,7 +14,7 @@ LIMIT = 256
 T = TypeVar("T")
 
 
-class Admission(Generic[T]):
+class Startups(Generic[T]):
     """The connections that have not logged in yet, oldest first."""
 
     def __init__(self, limit: int = LIMIT) -> None:

@@ -100,6 +100,8 @@ class Bench:
         await asyncio.sleep(0)
         if host == "none.example":
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        if host == "group.example":
+            return [(family, ("224.0.0.1", port))]
         return [(family, ("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", port))]
 
     def send(self, *requests: Request) -> None:
@@ -267,6 +269,13 @@ async def test_what_nobody_may_ping_is_prohibited(bench: Bench, host: str) -> No
 
 
 @dialogue(channel, run="run")
+async def test_name_of_a_multicast_group_is_prohibited(bench: Bench) -> None:
+    bench.send(request(host="group.example"))
+    assert await bench.hears(1) == [Failed(1, 7, 3, 13, 0, "")]
+    assert not bench.kernels
+
+
+@dialogue(channel, run="run")
 async def test_too_many_queries_push_out_the_idlest(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +283,20 @@ async def test_too_many_queries_push_out_the_idlest(
     bench.send(request(1), request(2))
     await bench.settle()
     bench.send(request(1), request(3))
+    await bench.settle()
+    assert [kernel.is_closed for kernel in bench.kernels] == [False, True, False]
+
+
+@dialogue(channel, run="run")
+async def test_query_that_is_answered_is_not_the_idlest(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_QUERIES", 2)
+    bench.send(request(1), request(2))
+    await bench.settle()
+    bench.kernels[0].answer(Answer("192.0.2.1", 7, 60, b""))
+    await bench.hears(1)
+    bench.send(request(3))
     await bench.settle()
     assert [kernel.is_closed for kernel in bench.kernels] == [False, True, False]
 

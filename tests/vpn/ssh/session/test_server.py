@@ -442,7 +442,7 @@ async def test_crowd_on_the_doorstep_does_not_keep_out_who_knocks(keys: Keys) ->
             for _ in range(400)
         ]
         assert await is_in(server, keys)
-        waiting = server._acceptor._admission.waiting()
+        waiting = server._acceptor._startups.waiting()
         assert len(waiting) <= 256
         for _, writer in crowd:
             writer.transport.abort()
@@ -502,12 +502,12 @@ async def test_client_counts_as_waiting_until_its_login_and_as_a_session_until_i
     async with our_server(keys, TcpTransport()) as (server, used):
         acceptor = server._acceptor
         _, writer = await asyncio.open_connection(server.address.host, server.address.port)
-        await until(lambda: len(acceptor._admission.waiting()) == 1)
+        await until(lambda: len(acceptor._startups.waiting()) == 1)
         session = await enter(used, server.address, keys)
         await until(lambda: len(acceptor._sessions) == 1)
-        assert len(acceptor._admission.waiting()) == 1
+        assert len(acceptor._startups.waiting()) == 1
         writer.close()
-        await until(lambda: not acceptor._admission.waiting())
+        await until(lambda: not acceptor._startups.waiting())
         await session.close()
         await until(lambda: not acceptor._sessions)
 
