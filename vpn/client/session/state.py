@@ -4,7 +4,7 @@ Theory of operation
 -------------------
     connecting ──CAPTURED──▶ connected ◀──CONNECTED── reconnecting
         │                        │  └───────Lost──────────▶ │
-        └─── SIGNALLED, …, HELPER_ENDED, Failed ───────────┴──▶ closing ──TAKEN_DOWN──▶ …
+        └─── SIGNALLED, …, HELPER_ENDED, Failed ────────────┴──▶ closing ──TAKEN_DOWN──▶ …
 
 Whatever happens is reported as an event, with the time; the answer is what has to be done, as
 orders. `TRANSITIONS` is all that changes the state, but for its end, which is `blocked` if the kill
