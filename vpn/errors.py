@@ -1,9 +1,8 @@
 """The errors that reach a user: one line each, and a stable exit status.
 
 A message says what failed, where, and what to do. Exit statuses are part of the interface
-(`overlay-vpn(1)`): 1 failure, 2 usage, 76 another version, 77 not
-permitted and 78 configuration (sysexits(3)),
-255 transport or authentication, as ssh(1) has it.
+(overlay-vpn(1)): 1 failure, 2 usage, 76 another version, 77 not permitted and 78 configuration
+(sysexits(3)), 255 transport or authentication, as ssh(1) has it.
 """
 
 from __future__ import annotations

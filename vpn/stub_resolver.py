@@ -64,7 +64,7 @@ async def run(exchange: Exchange, open_socket: OpenSocket, port: int = PORT) -> 
 
 
 class _Turn:
-    """The socket of a turn."""
+    """The socket of the current turn (`dns.exchange`)."""
 
     def __init__(self, open_socket: OpenSocket, port: int) -> None:
         self._open_socket = open_socket

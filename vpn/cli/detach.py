@@ -79,7 +79,7 @@ def _run_child(child: Callable[[Callable[[], None]], None], writing: int) -> Non
     except OverlayError as error:
         status = error.status
         report(status, str(error))
-    except Exception as error:  # the last line of a process without a caller
+    except Exception as error:  # nobody above reports it
         status = Exit.FAILURE
         report(status, f"unexpected {type(error).__name__}: {error}")
     finally:
@@ -87,7 +87,7 @@ def _run_child(child: Callable[[Callable[[], None]], None], writing: int) -> Non
 
 
 def open_log(log: Path) -> int:
-    """Return a descriptor of the log, with what the last run has written; /dev/null without one."""
+    """Return a descriptor of the log, which is not emptied; of /dev/null if it cannot be opened."""
     try:
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -32,9 +32,6 @@ _STATUS: Final[dict[Outcome, int]] = {
     "nxdomain": NO_SUCH_NAME,
     "failed": Exit.FAILURE,
 }
-_RESOLVED: Final = {
-    "done": ("systemd-resolved knows which names are the tunnel's",),
-}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +206,8 @@ def _status_lines(found: DnsStatus) -> list[str]:
             else "the gate does not answer",
         ),
         ("cache", f"{found.cache_answers} answers, {found.cache_hits} times used"),
-        *(("resolved", line) for line in _RESOLVED.get(found.resolved, ())),
-        *(("warning", line) for line in found.warnings),
     ]
+    if found.resolved == "done":
+        rows.append(("resolved", "systemd-resolved knows which names are the tunnel's"))
+    rows += [("warning", line) for line in found.warnings]
     return [found.mode, *(f"  {name:<8} {value}" for name, value in rows)]

@@ -125,7 +125,7 @@ def command(
     """
     words: tuple[str, ...] = context.meta.get("command", ())
     if not words:
-        raise UsageError("there is no command; write it behind --, as in: run TARGET -- CMD")
+        raise UsageError("no command was given; write it after --, as in: run TARGET -- CMD")
     if embedded == (target is not None):
         raise UsageError("name either a TARGET or --embedded")
     if embedded and access.datagrams:
@@ -206,7 +206,7 @@ def _serve(
         os.waitpid(namespace, 0)
     except OverlayError as error:
         _tell(to_parent, str(error))
-    except Exception as error:  # the last line of a process without a caller
+    except Exception as error:  # nobody above reports it
         _tell(to_parent, f"unexpected {type(error).__name__}: {error}")
     finally:
         sys.stderr.flush()
@@ -238,7 +238,7 @@ async def _serve_command(
 
 
 def _connector(settings: SessionSettings) -> Connector:
-    """Return the way to the target of these settings, or to an embedded server."""
+    """Return the connector for the target of these settings, or for an embedded server."""
     if settings.target is None:
         from vpn.embedded import EmbeddedConnector
 

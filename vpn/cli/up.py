@@ -86,7 +86,7 @@ class Foreground:
         """Do nothing: the terminal is open."""
 
     def ready(self) -> None:
-        """Write so."""
+        """Print that the tunnel is connected."""
         click.echo("connected")
 
 

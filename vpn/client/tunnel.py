@@ -70,7 +70,7 @@ class Tunnel:
         self.captures = PacketTap(self._gate.send)
         self.pool = PoolQuestions(self._gate.send)
         self.explainer: Explainer | None = None
-        """Assigned by the composition root once the tunnel is up; None before."""
+        """None until `explain` is called."""
 
     @property
     def closed(self) -> asyncio.Future[None]:
@@ -115,7 +115,7 @@ class Tunnel:
     def explain(
         self, uplink: Uplink, configured: Configure, context: Callable[[], TunnelContext]
     ) -> None:
-        """Be able to explain names and destinations from now on; see `explain.Explainer`."""
+        """Explain names and destinations from now on; see `explain.Explainer`."""
         self.explainer = Explainer(
             self._egress, self._lookups, uplink, self.pool, configured, context
         )

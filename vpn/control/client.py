@@ -157,7 +157,7 @@ def capture(run_id: str | None) -> tuple[Connection, Link]:
     """
     connection = _connect(run_id, messages.CapturePackets())
     try:
-        with _one_line():
+        with _as_overlay_error():
             _, (fd,) = connection.receive(messages.Capturing)
             return connection, adopt(fd, TAP)
     except BaseException:
@@ -202,12 +202,13 @@ def _connect(run_id: str | None, request: Request) -> Connection:
 @contextmanager
 def _asking(run_id: str | None, request: Request) -> Iterator[Connection]:
     """Make a request; whatever is wrong with the answer is an OverlayError."""
-    with _connect(run_id, request) as connection, _one_line():
+    with _connect(run_id, request) as connection, _as_overlay_error():
         yield connection
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _as_overlay_error() -> Iterator[None]:
+    """Turn what `Connection.receive` raises into errors for the user."""
     try:
         yield
     except RefusedError as refused:

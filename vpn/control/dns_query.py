@@ -19,7 +19,7 @@ from vpn import stub_resolver
 
 TIMEOUT_S: Final = 5.0
 TRIES: Final = 3
-"""Together as long as the gate may take."""
+"""Over UDP, `TIMEOUT_S` apart: as long as the gate keeps a query that it has not answered."""
 _PAYLOAD: Final = 1232
 """What every path carries in one piece (DNS flag day 2020)."""
 

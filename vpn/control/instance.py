@@ -60,7 +60,7 @@ class Tunnel(Protocol):
 
     @property
     def explainer(self) -> Explainer | None:
-        """The explanation; None until the gate is configured."""
+        """The explanation; None until the configuration of the gate is known."""
         ...
 
     def list_flows(self) -> list[FlowStatus]:
@@ -79,7 +79,7 @@ class Instance(Protocol):
 
     @property
     def tunnel(self) -> Tunnel | None:
-        """The tunnel; None until it is up."""
+        """The tunnel; None until there is a session."""
         ...
 
     def status(self) -> Status:
@@ -91,7 +91,7 @@ class Instance(Protocol):
         raise RefusedError(Refusal.NOT_OFFERED)
 
     async def pause(self, seconds: int) -> None:
-        """Let everything pass outside the tunnel for so long. Raises OverlayError."""
+        """Let traffic bypass the tunnel for so long; 0 ends that. Raises OverlayError."""
         raise RefusedError(Refusal.NOT_OFFERED)
 
     def describe_run(self) -> Run:

@@ -1,7 +1,7 @@
-"""Landlock: this thread keeps the files and directories that it names, and nothing else of them.
+"""Landlock: access of this thread restricted to some files and directories.
 
-It holds for the thread that calls and for those that it creates later. Source: landlock(7),
-linux/landlock.h.
+The restriction holds for the thread that calls and for those that it creates later. Source:
+landlock(7), linux/landlock.h.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def restrict(readable: Iterable[str], writable: Iterable[str]) -> bool:
-    """Leave this thread these files and directories, as far as they exist, and nothing else.
+    """Deny this thread every file and directory but these, of which some may not exist.
 
     Returns False where the kernel has no Landlock. Raises OSError.
     """

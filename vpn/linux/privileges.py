@@ -1,4 +1,7 @@
-"""The privileges of this process: its user, capabilities and limits, each given up for good."""
+"""The credentials and capabilities of this process, and its limit of open files.
+
+What is given up is given up for good. Sources: credentials(7), capabilities(7), getrlimit(2).
+"""
 
 from __future__ import annotations
 

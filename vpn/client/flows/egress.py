@@ -41,7 +41,7 @@ class Far(Opener, Protocol):
         ...
 
     async def open_service(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
-        """Have a protocol of ours talk to a service. Raises OpenFailed."""
+        """Connect a protocol to a service of our server. Raises OpenFailed."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class Far(Opener, Protocol):
 
     @property
     def has_datagrams(self) -> bool:
-        """Whether there are datagrams beside its stream."""
+        """Whether the session carries datagrams next to its stream."""
         ...
 
 
@@ -112,11 +112,11 @@ class Egress:
 
     @property
     def has_datagrams(self) -> bool:
-        """Whether there are datagrams beside the stream of the session."""
+        """Whether the session carries datagrams next to its stream."""
         return self._session.has_datagrams
 
     async def open_service(self, service: tuple[str, int], protocol: asyncio.Protocol) -> None:
-        """Have a protocol talk to a service of our own server. Raises OpenFailed."""
+        """Connect a protocol to a service of our server. Raises OpenFailed."""
         await self._session.open_service(*service, protocol)
 
     @property

@@ -59,11 +59,11 @@ class Egress(Protocol):
 
     @property
     def has_datagrams(self) -> bool:
-        """Whether there are datagrams beside the stream of the session."""
+        """Whether the session carries datagrams next to its stream."""
         ...
 
     async def open_service(self, service: tuple[str, int], protocol: asyncio.Protocol) -> None:
-        """Have a protocol talk to a service of our own server. Raises OpenFailed."""
+        """Connect a protocol to a service of our server. Raises OpenFailed."""
         ...
 
 

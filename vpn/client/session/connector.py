@@ -1,4 +1,4 @@
-"""Connectors make the sessions of one client, the first one and those that follow it."""
+"""The connector of a client: makes its first session, and those that replace a lost one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vpn.transport.base import Dialing, OuterSockets, Resolve
 
 
 class Connector(Protocol):
-    """The way to one server."""
+    """Makes sessions with one server."""
 
     async def connect(self) -> Session:
         """Return a new session. Raises OverlayError; cancelled, it leaves nothing behind."""
@@ -27,7 +27,7 @@ class Connector(Protocol):
 
 
 class ServerConnector:
-    """The way to a server over a transport; only the key accepted first is accepted later."""
+    """Connects over a transport; only the host key accepted first is accepted later."""
 
     def __init__(
         self,

@@ -225,11 +225,7 @@ class SessionState:
         self._schedule.on_connected(now)
         return (Say("connected again"),) if before is State.RECONNECTING else ()
 
-    def _on_end(
-        self,
-        event: Event,
-        before: State,
-    ) -> tuple[Order, ...]:
+    def _on_end(self, event: Event, before: State) -> tuple[Order, ...]:
         match event:
             case Fact.SIGNALLED | Fact.DOWN_REQUESTED:
                 return self._on_stop(before, is_command=event is Fact.DOWN_REQUESTED)

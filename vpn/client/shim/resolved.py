@@ -1,4 +1,4 @@
-"""The client's end of the helper that configures systemd-resolved and NetworkManager.
+"""The client's end of the link to the helper that configures systemd-resolved and NetworkManager.
 
 Names go through the tunnel without it, too, as port 53 is captured at any address. With it,
 systemd-resolved sends them to the link of the tunnel and not to one of its own choice. So no error
