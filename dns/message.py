@@ -108,7 +108,7 @@ def _read_edns(wire: bytes, offset: int, *, before: int, additional: int) -> Edn
         record, offset = read_record(wire, offset)
         if record.rtype != RRType.OPT:
             continue
-        if opt is not None or index < before or not record.at_root:
+        if opt is not None or index < before or not record.is_at_root:
             raise WireError("misplaced OPT")
         opt = record
     if opt is None:

@@ -41,10 +41,10 @@ class WireError(ValueError):
     """The octets are not a DNS message."""
 
 
-class Record(NamedTuple):
-    """A resource record without its data; `at_root` says that its owner is the root."""
+class RecordHeader(NamedTuple):
+    """A resource record without its data; `is_at_root` says that its owner is the root."""
 
-    at_root: bool
+    is_at_root: bool
     rtype: int
     rclass: int
     ttl: int
@@ -81,7 +81,7 @@ def read_question(wire: bytes) -> tuple[Labels, int, int, int]:
     return tuple(labels), qtype, qclass, end
 
 
-def read_record(wire: bytes, offset: int) -> tuple[Record, int]:
+def read_record(wire: bytes, offset: int) -> tuple[RecordHeader, int]:
     """Return the record at `offset` and the offset behind it. Raises WireError."""
     tail = _skip_name(wire, offset)
     data = tail + _RECORD_TAIL.size
@@ -90,7 +90,7 @@ def read_record(wire: bytes, offset: int) -> tuple[Record, int]:
     rtype, rclass, ttl, rdlength = _RECORD_TAIL.unpack_from(wire, tail)
     if data + rdlength > len(wire):
         raise WireError("record data cut short")
-    return Record(not wire[offset], rtype, rclass, ttl, rdlength), data + rdlength
+    return RecordHeader(not wire[offset], rtype, rclass, ttl, rdlength), data + rdlength
 
 
 def _skip_name(wire: bytes, offset: int) -> int:

@@ -12,7 +12,7 @@ says that the two are the same: whoever relays somebody's SSH over a QUIC connec
 has the datagrams of that connection. A server must therefore use those of a channel only if the
 client has asked for it inside SSH, as a client does that has seen the server's key on both layers.
 
-Dropped and counted are datagrams of no channel, of one that is closing, and of one that has not
+Refused and counted are datagrams of no channel, of one that is closing, and of one that has not
 asked for them (`get_extra_info("datagrams")`).
 """
 

@@ -93,6 +93,8 @@ async def connect(transport: Transport, dialing: Dialing, login: Credentials) ->
                 "leave out '--udp datagram'"
             )
         await options.waiter
+        if host_keys.is_new(connection.host_key):
+            known_hosts.add(login.new_hosts_file, host_keys.name, connection.host_key)
     except (DisconnectError, OSError) as error:
         raise _explain(error, address, login, connection, callbacks) from error
     except BaseException as error:
@@ -101,8 +103,6 @@ async def connect(transport: Transport, dialing: Dialing, login: Credentials) ->
             raise
         # Before the key exchange anybody on the path can send what the library trips over.
         raise TransportError(f"{address} does not speak SSH ({type(error).__name__})") from error
-    if host_keys.is_new(connection.host_key):
-        known_hosts.add(login.new_hosts_file, host_keys.name, connection.host_key)
     return Session(connection, callbacks)
 
 

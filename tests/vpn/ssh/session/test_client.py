@@ -28,7 +28,7 @@ from ssh_lab import (
     trusting,
     write_private,
 )
-from transport_lab import free_port, played, played_on_each_loop
+from transport_lab import free_port, played, played_on_each_loop, until
 
 from vpn.errors import ConfigurationError, OverlayError, TransportError
 from vpn.protocol.failure import Failure, OpenFailed
@@ -116,6 +116,17 @@ async def test_accepted_new_is_known_the_next_time(
             await session.close()
         name = known_hosts.name_of(server.address)
         assert path.read_text() == f"{name} {IDENTITY.openssh_public}\n"
+
+
+@played
+async def test_key_that_cannot_be_added_ends_the_session(keys: Keys, tmp_path: Path) -> None:
+    async with our_server(keys, TcpTransport()) as (server, used):
+        (tmp_path / "file").touch()
+        policy = trusting(server.address, pin=None, accept_new=True)
+        login = login_with(keys, policy, new_hosts_file=tmp_path / "file" / "known_hosts")
+        line = await failure_of(connect(used, server.address, login))
+        assert line.startswith("ConfigurationError: cannot add the host key to ")
+        await until(lambda: not server._acceptor._carriers)
 
 
 @played
