@@ -1,4 +1,4 @@
-"""The DNS numbers that this package uses: class, types, response codes, extended errors.
+"""The numbers of DNS in use here: class, port, types, response codes, extended errors.
 
 Other numbers on the wire are legal, and stay plain integers.
 """
@@ -9,6 +9,10 @@ from enum import IntEnum
 
 IN = 1
 """Class Internet, RFC 1035 §3.2.4."""
+
+
+PORT = 53
+"""Of DNS servers, over UDP and TCP, RFC 1035 §4.2."""
 
 
 class RRType(IntEnum):

@@ -2,7 +2,8 @@
 
 A message says what failed, where, and what to do. Exit statuses are part of the interface
 (overlay-vpn(1)): 1 failure, 2 usage, 76 another version, 77 not permitted and 78 configuration
-(sysexits(3)), 255 transport or authentication, as ssh(1) has it.
+(sysexits(3)), 125 a failure of `run` or `enter` itself (env(1)), 255 transport or authentication
+(ssh(1)).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class Exit(IntEnum):
     PROTOCOL = 76
     NOT_PERMITTED = 77
     CONFIGURATION = 78
+    OURS = 125
+    """A failure of `run` or `enter`, whose other statuses are those of the command."""
     TRANSPORT = 255
 
 

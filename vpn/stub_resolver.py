@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
+from dns.codes import PORT
 from dns.exchange import Ask, Done, Exchange, Order
 
-PORT: Final = 53
 _MAX_MESSAGE: Final = 65535
 _NUMERIC: Final = socket.AI_NUMERICHOST
 

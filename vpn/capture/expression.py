@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final
 
+from dns.codes import PORT
 from dns.names import fold, from_text, host_name
 from vpn.capture.headers import ICMP, ICMPV6, TCP, UDP, Headers
 from vpn.errors import UsageError
@@ -15,12 +16,11 @@ from vpn.errors import UsageError
 Term = Callable[[Headers, str], bool]
 """A predicate of a packet: of its headers and the name of its far end."""
 
-_DNS_PORT: Final = 53
 _PROTOCOLS: Final[dict[str, Term]] = {
     "tcp": lambda headers, _: headers.protocol == TCP,
     "udp": lambda headers, _: headers.protocol == UDP,
     "icmp": lambda headers, _: headers.protocol in (ICMP, ICMPV6),
-    "dns": lambda headers, _: _DNS_PORT in (headers.source_port, headers.destination_port),
+    "dns": lambda headers, _: PORT in (headers.source_port, headers.destination_port),
 }
 
 

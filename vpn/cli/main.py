@@ -17,8 +17,6 @@ import click
 from vpn.console import say
 from vpn.errors import Exit, OverlayError
 
-_OURS: Final = 125
-
 _VERBS: Final = {
     "capture": "vpn.cli.capture",
     "dns": "vpn.cli.dns",
@@ -74,7 +72,7 @@ def run(arguments: list[str]) -> int:
         # Its log has tracebacks, which may contain destinations.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     arguments = _unshared(arguments)
-    status_of_ours = _status_of_ours(arguments)
+    ours = Exit.OURS if _verb(arguments) in ("run", "enter") else None
     try:
         result = cli.main(arguments, prog_name="overlay-vpn", standalone_mode=False)
         return result if isinstance(result, int) else Exit.OK
@@ -83,38 +81,39 @@ def run(arguments: list[str]) -> int:
         return Exit.USAGE
     except click.UsageError as error:
         say(f"{error.format_message()} (see 'overlay-vpn --help')")
-        return status_of_ours or Exit.USAGE
+        return ours or Exit.USAGE
     except click.Abort:
         return 130
     except OverlayError as error:
         say(str(error))
         if verbose:
             traceback.print_exc()
-        return status_of_ours or error.status
+        return ours or error.status
     except ImportError as error:
         say(f"the installation is not complete: {error}; see 'overlay-vpn service check'")
         if verbose:
             traceback.print_exc()
-        return status_of_ours or Exit.CONFIGURATION
+        return ours or Exit.CONFIGURATION
     except Exception as error:  # whatever it is, the user gets one line
         say(f"unexpected {type(error).__name__}: {error} (run 'overlay-vpn -v …' for the details)")
         if verbose:
             traceback.print_exc()
-        return status_of_ours or Exit.FAILURE
+        return ours or Exit.FAILURE
 
 
 def _unshared(arguments: list[str]) -> list[str]:
-    """`up --unshare TARGET -- CMD` is `run TARGET -- CMD`."""
+    """Return `up --unshare TARGET -- CMD` as `run TARGET -- CMD`, and anything else as it is."""
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    if "up" not in ours[:2] or "--unshare" not in ours:
+    if _verb(ours) != "up" or "--unshare" not in ours:
         return arguments
-    words = ["run" if word == "up" else word for word in ours if word != "--unshare"]
+    words = [word for word in ours if word != "--unshare"]
+    words[words.index("up")] = "run"
     return words + arguments[len(ours) :]
 
 
-def _status_of_ours(arguments: list[str]) -> int:
-    """Return the exit status of our failures where the rest are the command's own; 0 elsewhere."""
-    return _OURS if {"run", "enter"} & set(arguments[:2]) else 0
+def _verb(arguments: list[str]) -> str:
+    """Return the first word that is no option; empty if there is none."""
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 if __name__ == "__main__":

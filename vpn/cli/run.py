@@ -39,15 +39,12 @@ from vpn.control.messages import (
     Ready,
     Run,
 )
-from vpn.errors import OverlayError, UsageError
+from vpn.errors import Exit, OverlayError, UsageError
 from vpn.linux import namespace_processes, privileges
 from vpn.policy.rules import Action, Policy, Rule, parse_rule
 
 if TYPE_CHECKING:
     from vpn.client.session.connector import Connector
-
-OURS: Final = 125
-"""The exit status of a failure of ours: the command was not started (as env(1) has it)."""
 
 _ACTIONS: Final = {"--allow": Action.ALLOW, "--deny": Action.DENY}
 
@@ -174,7 +171,7 @@ def _run(settings: SessionSettings, about: Run, *, mask_bus: bool, strict: bool)
     if finished.problem:
         say(finished.problem)
     has_failed = finished.problem or (strict and finished.has_denied)
-    return OURS if status == 0 and has_failed else status
+    return Exit.OURS if status == 0 and has_failed else status
 
 
 def _receive(link: Link) -> tuple[Message | None, list[int]]:

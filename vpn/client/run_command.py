@@ -27,6 +27,7 @@ from typing import Final, NoReturn
 import prctl
 
 from vpn.console import say
+from vpn.errors import Exit
 from vpn.linux import privileges
 from vpn.linux.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, enter
 
@@ -74,7 +75,7 @@ def run(
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _execute(argv, extra)
         except OSError as error:
-            _fail(f"cannot enter the command's namespace: {error}", 125)
+            _fail(f"cannot enter the command's namespace: {error}", Exit.OURS)
     for space in spaces:
         os.close(space)
     try:

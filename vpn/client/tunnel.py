@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Final
 
+from dns.codes import PORT
 from shim.protocol.datagrams import Forget, Ping, Send
 from shim.protocol.gate import (
     Accepted,
@@ -37,7 +38,6 @@ from vpn.client.shim.datagram_link import DatagramLink
 from vpn.client.shim.link import AsyncLink, close_all
 from vpn.config.settings import SessionSettings
 from vpn.control.messages import FlowStatus
-from vpn.control.verdict import DNS_PORT
 from vpn.errors import ConfigurationError, OverlayError
 from vpn.policy.report import Report
 from vpn.protocol.services import RESOLVER
@@ -228,7 +228,7 @@ def resolver_for(session: Uplink, dns: str, dns_server: str | None) -> FarResolv
         raise ConfigurationError(
             "only an overlay-vpn server resolves names; name another resolver with --dns-server"
         )
-    host, port = RESOLVER if dns_server is None else (dns_server, DNS_PORT)
+    host, port = RESOLVER if dns_server is None else (dns_server, PORT)
     resolver = FarResolver(lambda: session.open_stream(host, port), is_ours=dns_server is None)
     session.on_lost(resolver.forget)
     return resolver

@@ -7,17 +7,16 @@ answers it or asks the client; the client applies its rules and opens a flow in 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
+from dns.codes import PORT
 from shim.protocol import DEVICE, LAN, ROUTE_PROTOCOL
 from vpn.control.messages import DestinationStatus, Resolution
 from vpn.endpoint import join_host_port
 from vpn.linux.routing import Route, Rule
 from vpn.policy.rules import DEFAULT
-
-DNS_PORT: Final = 53
 
 VerdictKind = Literal[
     "tunnel",
@@ -115,7 +114,7 @@ def judge(
         return _outside(where, status, found)
     if where.is_multicast or found.kind in ("broadcast", "multicast"):
         return "dropped", "what is for more than one host does not go through the tunnel"
-    if port == DNS_PORT:
+    if port == PORT:
         return "resolver", "port 53 of every address is answered by the tunnel's resolver"
     return inside(port, status)
 

@@ -49,6 +49,32 @@ def test_failure_of_ours_is_apart_from_the_command(
     assert run(words) == 125
 
 
+@pytest.mark.parametrize("words", [["up", "run"], ["-v", "up", "enter"], ["status", "run"], []])
+def test_other_verbs_keep_their_status_whatever_their_arguments(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    fail_with(monkeypatch, errors.TransportError("it failed"))
+    assert run(words) == 255
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["up", "--unshare", "up", "--", "up"], ["run", "up", "--", "up"]),
+        (["-v", "up", "--unshare", "host"], ["-v", "run", "host"]),
+        (["up", "host", "--", "--unshare"], ["up", "host", "--", "--unshare"]),
+        (["dns", "up", "--unshare"], ["dns", "up", "--unshare"]),
+    ],
+)
+def test_up_unshare_is_run(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], meant: list[str]
+) -> None:
+    invoked: list[list[str]] = []
+    monkeypatch.setattr(main.cli, "main", lambda arguments, **_: invoked.append(arguments))
+    run(words)
+    assert invoked == [meant]
+
+
 def test_bug_is_one_line_without_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -41,7 +41,7 @@ from shim.protocol.link import Link
 from vpn.client.explain import TunnelContext
 from vpn.client.session.renewing import Uplink
 from vpn.client.session.state import Event, SessionState
-from vpn.client.tunnel import DNS_PORT, DRAIN_S, STANDSTILL_S, Tunnel, open_tunnel, resolver_for
+from vpn.client.tunnel import DRAIN_S, STANDSTILL_S, Tunnel, open_tunnel, resolver_for
 from vpn.config.settings import SessionSettings
 from vpn.errors import ConfigurationError, OverlayError
 from vpn.policy.report import Report
@@ -416,9 +416,9 @@ async def test_explainer_is_there_once_it_was_given_its_context(bench: Bench) ->
         ("virtual", "192.0.2.53", True, None),
         ("", None, False, None),
         ("", None, True, RESOLVER),
-        ("", "192.0.2.53", False, ("192.0.2.53", DNS_PORT)),
+        ("", "192.0.2.53", False, ("192.0.2.53", 53)),
         ("remote", None, True, RESOLVER),
-        ("remote", "192.0.2.53", True, ("192.0.2.53", DNS_PORT)),
+        ("remote", "192.0.2.53", True, ("192.0.2.53", 53)),
     ],
 )
 def test_resolver_is_that_of_the_user_or_of_our_server(

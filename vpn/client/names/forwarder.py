@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Final
 
+from dns.codes import PORT
 from dns.exchange import Exchange
 from shim.protocol.gate import Forward
 from vpn import stub_resolver
@@ -21,7 +22,7 @@ MAX_AT_ONCE: Final = 512
 class Forwarder:
     """Relays to resolvers outside the tunnel, at most `MAX_AT_ONCE` queries at a time."""
 
-    def __init__(self, sockets: OuterSockets, port: int = stub_resolver.PORT) -> None:
+    def __init__(self, sockets: OuterSockets, port: int = PORT) -> None:
         """`sockets` bypass the tunnel."""
         self._sockets = sockets
         self._port = port

@@ -21,12 +21,12 @@ from shim.protocol.monitor import (
     Prefix,
     Welcome,
 )
-from vpn.client.shim.requests import Shim
+from vpn.client.shim.requests import RequestLink
 from vpn.errors import OverlayError
 from vpn.transport.base import PlainSockets
 
 
-class Monitor(Shim):
+class Monitor(RequestLink):
     """The monitor of `up`."""
 
     missing: tuple[Missing, ...] = ()

@@ -9,10 +9,10 @@ from shim.protocol.common import Hello, Missing
 from shim.protocol.gate import CLIENT_OF_GATE
 from shim.protocol.link import Link
 from shim.protocol.namespace import InnerSocket, InnerSocketWanted
-from vpn.client.shim.requests import Shim
+from vpn.client.shim.requests import RequestLink
 
 
-class Namespace(Shim):
+class Namespace(RequestLink):
     """The namespaces of one command."""
 
     missing: tuple[Missing, ...] = ()

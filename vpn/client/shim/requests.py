@@ -1,4 +1,4 @@
-"""Requests to a process of the shim, and its replies, which come in the same order."""
+"""The requests to one process of the shim, and its replies, which come in the same order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=Message)
 _TIMEOUT_S = 15.0
 
 
-class Shim:
+class RequestLink:
     """The client's end of a link on which one request has one reply."""
 
     def __init__(self, link: Link) -> None:

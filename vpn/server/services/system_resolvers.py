@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from dns.codes import PORT
 from dns.exchange import Exchange
 from dns.names import Labels, to_text
 from dns.resolv_conf import ResolvConf, parse
@@ -29,7 +30,7 @@ _MAX_FILE: Final = 65536
 class SystemResolvers:
     """A stub resolver, at most `MAX_AT_ONCE` questions at a time."""
 
-    def __init__(self, resolv_conf: Path = RESOLV_CONF, port: int = stub_resolver.PORT) -> None:
+    def __init__(self, resolv_conf: Path = RESOLV_CONF, port: int = PORT) -> None:
         self._path = resolv_conf
         self._port = port
         self._running = asyncio.Semaphore(MAX_AT_ONCE)
