@@ -25,6 +25,7 @@ case $2 in
 venv)
     echo made >> "$4.log"
     mkdir -p "$4/bin"
+    touch "$4/pyvenv.cfg"
     ln -sf /bin/true "$4/bin/pip"
     ln -sf {path} "$4/bin/python" ;;
 esac
@@ -110,3 +111,18 @@ def test_environment_stays_unless_another_interpreter_is_named(tmp_path: Path) -
         f"make setup: {venv} is of Python 3.13.0 {new}\n",
         "made\nmade\n",
     )
+
+
+def test_directory_that_is_no_environment_is_not_cleared(tmp_path: Path) -> None:
+    venv, python = tmp_path / "venv", tmp_path / "python"
+    plant(python, MAKES_STUBS.format(version="3.13.0", path=python))
+    letter = plant(venv / "letter", "Dear …")
+    done = run("setup", PYTHON=str(python), VENV=str(venv))
+    assert done.returncode == 78
+    assert done.stderr == (
+        f"make setup: {venv} is no virtual environment, and not empty; name another with VENV=\n"
+    )
+    assert letter.exists()
+    assert not Path(f"{venv}.log").exists()
+    (venv / "pyvenv.cfg").touch()
+    assert run("setup", PYTHON=str(python), VENV=str(venv)).returncode == 0
