@@ -44,17 +44,18 @@ def _bad_publication(text: str) -> UsageError:
 def parse_host(text: str) -> tuple[str, tuple[str, int]]:
     """Return the name and the address and port of `NAME=ADDRESS[:PORT]`; no port is 0.
 
-    Raises UsageError.
+    The address is in its one form, however it was written. Raises UsageError.
     """
     name, equals, rest = text.partition("=")
     try:
         host = host_name(fold(from_text(name)))
-        address, port = parse_bare_host_port(rest)
+        place, port = parse_bare_host_port(rest)
     except ValueError:
-        host, address, port = None, "", None
-    if not equals or not host or address_of(address) is None:
+        host, place, port = None, "", None
+    address = address_of(place)
+    if not equals or not host or address is None:
         raise UsageError(f"cannot read --host {text!r}: write NAME=ADDRESS[:PORT]")
-    return host, (address, port or 0)
+    return host, (str(address), port or 0)
 
 
 def address_of(host: str) -> IPv4Address | IPv6Address | None:

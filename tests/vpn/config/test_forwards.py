@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shim.protocol import GATEWAY6
 from vpn.config.forwards import Publication, parse_destination, parse_host, parse_publication
 from vpn.errors import UsageError
 
@@ -44,6 +45,12 @@ def test_mistake_in_a_publication_is_named(text: str) -> None:
 )
 def test_host_is_read(text: str, expected: tuple[str, tuple[str, int]]) -> None:
     assert parse_host(text) == expected
+
+
+@pytest.mark.parametrize("text", ["FD6F:7670:6E00::1", "[fd6f:7670:6e00:0:0:0:0:1]:0080"])
+def test_host_is_the_gate_however_its_address_is_written(text: str) -> None:
+    _, (address, _) = parse_host(f"me.example={text}")
+    assert address == GATEWAY6
 
 
 @pytest.mark.parametrize(
