@@ -91,8 +91,7 @@ class Echo:
         if query is None:
             gateway = GATEWAYS[len(request.source)]
             return answer(packet.unreachable(request, Unreachable.HOST, gateway))
-        query.last = now
-        self._by_key.move_to_end(key)
+        self._use(query, now)
         self._quote(query, sequence, request)
         is_v4 = len(request.source) == 4
         return SendDatagram(
@@ -116,7 +115,7 @@ class Echo:
         sender = _address(pong.source, query)
         if sender is None or len(pong.payload) > packet.max_payload(destination):
             return _LATE
-        query.last = now
+        self._use(query, now)
         # The gate is a router on the way back, too; but a packet that has arrived has arrived.
         hops = max(1, pong.hop_limit - 1)
         reply = pong.sequence, pong.payload
@@ -153,6 +152,11 @@ class Echo:
         if name is not None:
             self._names.pin(name)
         return query
+
+    def _use(self, query: _Query, now: float) -> None:
+        """Note a request or a reply: the table is in the order of the last one."""
+        query.last = now
+        self._by_key.move_to_end(query.key)
 
     def _quote(self, query: _Query, sequence: int, request: Packet) -> None:
         place = query.number, sequence

@@ -126,7 +126,7 @@ def _ours(path: Path) -> str | None:
     if seal is None or _seal(text[seal.end() :]) != text:
         raise ConfigurationError(
             f"{path} was changed, or is not ours; keep the changes in {path}.d/*.conf, which is "
-            "never touched, remove the file, and run it again"
+            "never touched, remove the file, and run this command again"
         )
     return text
 

@@ -274,6 +274,16 @@ def test_one_query_too_many_takes_the_place_of_the_idlest() -> None:
     assert echo.on_pong(Pong(2, 1, 64, FAR4, PAYLOAD), 0.0) == LATE
 
 
+def test_query_that_is_answered_is_not_the_idlest() -> None:
+    echo = Echo(Names(), max_queries=2)
+    asked(echo, ping4(ident=1))
+    asked(echo, ping4(ident=2))
+    assert echo.on_pong(Pong(1, 1, 64, FAR4, PAYLOAD), 0.0) != LATE
+    asked(echo, ping4(ident=3))
+    assert echo.on_pong(Pong(1, 1, 64, FAR4, PAYLOAD), 0.0) != LATE
+    assert echo.on_pong(Pong(2, 1, 64, FAR4, PAYLOAD), 0.0) == LATE
+
+
 def test_quotes_are_bounded_and_the_newest_are_kept() -> None:
     echo = Echo(Names(), max_quotes=2)
     for number in (1, 2, 3):

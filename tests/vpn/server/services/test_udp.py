@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from vpn.protocol.framing import frame
 from vpn.protocol.udp import Deliver, Send, Undeliverable
 from vpn.server.services import udp as module
 from vpn.server.services.udp import Association, UdpService
+from vpn.server.services.udp_socket import DatagramSocket
 from vpn.ssh.login.grant import Grant
 from vpn.ssh.login.login import Login
 
@@ -214,6 +216,23 @@ async def test_what_must_not_be_sent_to_is_a_closed_port(host: str, port: int) -
     bench = Bench(family)
     bench.send(host, port)
     assert bench.said == [Undeliverable(host, port, *icmp.PORT_UNREACHABLE[family], 0, "")]
+    bench.service.close()
+
+
+@played
+async def test_error_of_send_is_said_unless_the_datagram_is_merely_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    errors = [errno.ENOBUFS, errno.EMSGSIZE, errno.ENETUNREACH]
+
+    def refuse(*_: object, may_fragment: bool) -> None:
+        raise OSError(errors.pop(0), "refused")
+
+    monkeypatch.setattr(DatagramSocket, "send", refuse)
+    for port in (1, 2, 3):
+        bench.send(LOOPBACK[4], port)
+    assert bench.said == [Undeliverable(LOOPBACK[4], 3, 3, 0, 0, "")]
     bench.service.close()
 
 
