@@ -20,7 +20,7 @@ def end_after(work: Callable[[], int], name: str) -> NoReturn:
     try:
         status = work()
     except Exception as error:
-        print(f"overlay-vpn {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        _show(error, f"overlay-vpn {name}: ")
     finally:
         os._exit(status)
 
@@ -32,5 +32,6 @@ def show_by_lines() -> None:
     warnings.showwarning = lambda message, *_, **__: _show(message)
 
 
-def _show(wrong: object) -> None:
-    print(f"{type(wrong).__name__}: {wrong}", file=sys.stderr)
+def _show(wrong: object, before: str = "") -> None:
+    text = f"{before}{type(wrong).__name__}: {wrong}"  # which may be the text of others
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=sys.stderr)

@@ -82,6 +82,13 @@ def test_what_is_wrong_is_one_line_and_no_call_but_write(code: str, line: str) -
     assert end(code) == (0, f"{line}\n")
 
 
+def test_text_of_others_is_one_line_that_a_terminal_can_be_shown() -> None:
+    code = FAILING.replace('"so"', r'"a\nb \x1b]0;c\x07 \u202e"')
+    assert end(code) == (1, "overlay-vpn process: ValueError: a\\nb \\x1b]0;c\\x07 \\u202e\n")
+    code = UNCAUGHT.replace('"so"', r'"a\nb"')
+    assert end(code) == (0, "ValueError: a\\nb\n")
+
+
 def test_process_ends_with_its_status_when_nobody_can_be_told_why() -> None:
     """A line that cannot be written is not an error for which the interpreter cleans up."""
     status, said = end(FAILING, before=UNREAD)
