@@ -115,6 +115,16 @@ def test_next_capture_replaces_the_one_before(bench: Bench) -> None:
     assert bench.copied(b"\x45").packet == b"\x45"
 
 
+def test_losses_of_a_capture_are_not_those_of_the_next(bench: Bench) -> None:
+    former = bench.reader
+    for _ in range(500):
+        bench.tap.copy(NO_OFFLOAD + bytes(9000), is_outgoing=True)
+    bench.reader = bench.begin()
+    former.close()
+    assert bench.hear() == Tapped()
+    assert bench.copied(b"\x45").dropped == 0
+
+
 @pytest.mark.parametrize("kind", ["file", "udp"])
 def test_what_is_no_link_is_a_violation_and_is_closed(bench: Bench, kind: str) -> None:
     fd = os.memfd_create("x")
