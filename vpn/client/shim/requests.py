@@ -87,7 +87,6 @@ class RequestLink:
         for future in self._questions:
             if not future.done():
                 future.set_exception(_gone())
-        self._questions.clear()
 
 
 def _deaf() -> OverlayError:
@@ -97,4 +96,4 @@ def _deaf() -> OverlayError:
 
 
 def _gone() -> OverlayError:
-    return OverlayError("the privileged part has ended; run 'overlay-vpn up' again")
+    return OverlayError("the privileged part has ended; run it again")
