@@ -62,6 +62,7 @@ class Outcome(Enum):
     """The far end could not be asked."""
 
 
+_ERRORS: frozenset[int] = frozenset({RCode.FORMERR, RCode.SERVFAIL, RCode.NOTIMP, RCode.REFUSED})
 _BY_RCODE: dict[int, Outcome] = {
     RCode.NOERROR: Outcome.NO_DATA,
     RCode.NXDOMAIN: Outcome.NX_DOMAIN,
@@ -116,7 +117,7 @@ def is_answer(message: bytes, query: bytes) -> bool:
     """Say whether octets are a response, whole or not, to a query (RFC 5452 §9.1).
 
     The identifier, the kind of query and the question are those of the query, but for the case of
-    letters. A server that could not read the query says so without a question (RFC 1035 §4.1.1).
+    letters. A server that does not serve the query may say so in a header alone (RFC 1035 §4.1.1).
     Total on any octets of `message`; raises WireError if `query` has no question.
     """
     asked = _question(query)
@@ -127,7 +128,7 @@ def is_answer(message: bytes, query: bytes) -> bool:
     if got != ident or not flags & QR or opcode_of(flags) != opcode_of(sent):
         return False
     if questions != 1:
-        return not questions and flags & 0xF == RCode.FORMERR
+        return not questions and flags & 0xF in _ERRORS
     try:
         return _question(message) == asked
     except WireError:

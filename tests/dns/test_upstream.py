@@ -59,11 +59,16 @@ def test_question_about_no_name_refused(name: str) -> None:
         build_query(7, name, A)
 
 
-def test_error_without_question_is_an_answer_of_a_server_that_could_not_read_it() -> None:
+@pytest.mark.parametrize(
+    ("rcode", "is_one"), [(0, False), (1, True), (2, True), (3, False), (4, True), (5, True)]
+)
+def test_error_without_question_is_an_answer_of_a_server_that_does_not_serve_it(
+    rcode: int, is_one: bool
+) -> None:
     query = build_query(7, "app.example", A)
-    assert is_answer(struct.pack("!6H", 7, 0x8181, 0, 0, 0, 0), query)
-    assert not is_answer(struct.pack("!6H", 7, 0x8182, 0, 0, 0, 0), query)
-    assert not is_answer(struct.pack("!6H", 7, 0x8181, 2, 0, 0, 0) + QUESTION, query)
+    assert is_answer(struct.pack("!6H", 7, 0x8180 | rcode, 0, 0, 0, 0), query) == is_one
+    assert not is_answer(struct.pack("!6H", 8, 0x8180 | rcode, 0, 0, 0, 0), query)
+    assert not is_answer(struct.pack("!6H", 7, 0x8180 | rcode, 2, 0, 0, 0) + QUESTION, query)
 
 
 def test_answer_with_record_is_found() -> None:
