@@ -41,15 +41,15 @@ def detach(child: Callable[[Callable[[], None]], None]) -> None:
         os.close(reading)
         os.setsid()
         _run_child(child, writing)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        try:
+    try:
+        os.close(writing)
+        with open(reading, "rb") as pipe:
             packed = pipe.read()
-        except KeyboardInterrupt:
-            # The user has given up: the tunnel must not come up later.
-            os.kill(pid, signal.SIGTERM)
-            os.waitpid(pid, 0)
-            raise
+    except KeyboardInterrupt:
+        # The user has given up: the tunnel must not come up later.
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
     if not packed:
         os.waitpid(pid, 0)
         raise OverlayError("the client ended before it was ready")

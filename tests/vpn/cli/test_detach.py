@@ -14,6 +14,9 @@ from pathlib import Path
 from vpn.cli import detach
 from vpn.errors import ConfigurationError, OverlayError
 
+# Whoever starts the tests in the background may have them ignore the interrupt key.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def parent(child):
     try:
         detach.detach(child)
@@ -83,6 +86,9 @@ def test_interrupt_ends_the_child() -> None:
     code = """
 def child(ready):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stat = Path(f"/proc/{os.getppid()}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.01)
     os.kill(os.getppid(), signal.SIGINT)
     time.sleep(20)
 try:
